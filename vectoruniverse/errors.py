@@ -1,0 +1,66 @@
+"""What goes wrong, told to the person who can mend it.
+
+A ``UserError`` is a mistake in a config, a data folder or the surroundings of a run: the command line prints it in
+one or two lines and leaves with its ``exit_code``. Everything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+
+class UserError(ValueError):
+    """A mistake that a user can mend: what is wrong, where, and what to do about it.
+
+    Args:
+        message: what is wrong, one sentence.
+        file: the file it is about.
+        line: 1-based line in that file.
+        key: dotted path of a config key, such as ``train.lr``.
+        remedy: what to do, one sentence.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: Path | str | None = None,
+        line: int | None = None,
+        key: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.message, self.file, self.line, self.key, self.remedy = message, file, line, key, remedy
+        place = ":".join(str(part) for part in (file, line) if part is not None)
+        where = ", ".join(part for part in (place, key) if part)
+        super().__init__(f"{where}: {message}" if where else message)
+
+
+class ConfigError(UserError):
+    """The experiment file or the command line asks for something that cannot be."""
+
+
+class DataError(UserError):
+    """A data folder cannot be used as it is."""
+
+    exit_code = 3
+
+
+class DivergedError(UserError):
+    """Training produced numbers that are not finite, or the embedding space collapsed."""
+
+    exit_code = 4
+
+
+class ResourceError(UserError):
+    """Memory or disk ran out."""
+
+    exit_code = 5
+
+
+class LockedError(UserError):
+    """Another process works on the same thing."""
+
+    exit_code = 75
