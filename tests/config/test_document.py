@@ -1,0 +1,84 @@
+"""The generated documentation holds every key, and the committed schema is the generated one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vectoruniverse.config.document import json_schema, keys, keys_table
+from vectoruniverse.config.schema import Section
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_committed_schema_is_the_generated_one() -> None:
+    committed = json.loads((CONFIGS / "experiment.schema.json").read_text(encoding="utf-8"))
+    assert committed == json_schema()
+    assert committed["$schema"].startswith("https://json-schema.org/")
+    assert committed["title"]
+
+
+def test_schema_refuses_unknown_keys_in_every_section() -> None:
+    schema = json_schema()
+    sections = [schema, *schema["$defs"].values()]
+    assert len(sections) == len(Section.__subclasses__())
+    assert all(section["additionalProperties"] is False for section in sections)
+
+
+@pytest.mark.parametrize("section", Section.__subclasses__(), ids=lambda section: section.__name__)
+def test_table_lists_every_field_of_every_section_with_its_description(section: type[Section]) -> None:
+    lines = keys_table().splitlines()
+    for name, field in section.model_fields.items():
+        assert field.description
+        described = field.description.replace("|", "\\|")
+        rows = [line for line in lines if line.endswith(f"| {described} |")]
+        assert any(row.split("`")[1].rsplit(".", 1)[-1] == name for row in rows), name
+
+
+def test_table_has_one_row_for_each_key_and_four_cells_in_each() -> None:
+    lines = keys_table().splitlines()
+    assert len(lines) == 2 + len(keys())
+    assert len(set(lines)) == len(lines)
+    assert all(line.replace("\\|", "").count("|") == 5 for line in lines)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| `train.lr` | number > 0 | `5e-05` | Peak learning rate. |",
+        "| `data.root` | text | required | Folder that holds the metadata file and the pictures. |",
+        "| `views.count` | whole number ≥ 1 and ≤ 2 | `2` | Views of a picture in one step: 2 gives I and I+. |",
+        "| `loss` | section | `alignment_anisotropy` | What is minimised. |",
+        (
+            "| `adapter.alpha` | number > 0 or null | `null` "
+            "| The update is scaled by alpha / rank (lora); null: alpha = rank. |"
+        ),
+        (
+            "| `train.schedule.final` (name: cosine) | number ≥ 0 and ≤ 1 | `0.0` "
+            "| Learning rate at the end as a share of train.lr. |"
+        ),
+        "| `eval.recall_at` | list of whole number ≥ 1 (at least 1) | `[1, 5, 10]` | The k of recall@k. |",
+    ],
+)
+def test_table_tells_type_range_and_default(row: str) -> None:
+    assert row in keys_table().splitlines()
+
+
+def test_documentation_is_the_same_in_another_process_and_needs_no_torch() -> None:
+    code = (
+        "import sys, vectoruniverse.config, vectoruniverse.config.loading\n"
+        "from vectoruniverse.config.document import keys_table, json_schema\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+        "sys.stdout.buffer.write((keys_table() + repr(json_schema())).encode())"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+    assert other.stdout.decode() == keys_table() + repr(json_schema())
+
+
+def test_the_room_itself_loads_nothing_heavy() -> None:
+    code = "import sys, vectoruniverse.config; assert not {'torch', 'pydantic', 'yaml'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

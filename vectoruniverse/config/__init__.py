@@ -1,0 +1,1 @@
+"""The experiment file: its fields, its strict loading, its documentation."""

@@ -1,0 +1,127 @@
+"""The documentation of the experiment file, made from the models in schema.py: JSON Schema, and a table of all keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic_core import to_jsonable_python
+
+from vectoruniverse.config.schema import Experiment, Section
+
+_TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
+_LIMITS = {
+    "minimum": "≥ {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "≤ {}",
+    "exclusiveMaximum": "< {}",
+    "minItems": "at least {}",
+    "maxItems": "at most {}",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the experiment file.
+
+    Attributes:
+        path: dotted path, such as ``train.lr``.
+        variant: the variant of a section that it belongs to, such as ``name: info_nce``; empty where there is one only.
+        type: what may be written, in words.
+        default: the default in YAML flow style, or ``required``.
+        description: what it means.
+    """
+
+    path: str
+    variant: str
+    type: str
+    default: str
+    description: str
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the experiment file, for editors."""
+    schema = TypeAdapter(Experiment).json_schema()
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "vectoruniverse experiment"}
+    return head | {name: part for name, part in schema.items() if name != "title"}
+
+
+def keys_table() -> str:
+    """Markdown table of every key: type, default and description; the variants of a section one after another."""
+    rows = ["| key | type | default | description |", "|---|---|---|---|"]
+    for key in keys():
+        name = f"`{key.path}`" + (f" ({key.variant})" if key.variant else "")
+        default = key.default if key.default in ("", "required") else f"`{key.default}`"
+        cells = (name, key.type, default, key.description)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+@cache
+def keys() -> tuple[Key, ...]:
+    """Every key of the experiment file, in the order of the models; a section stands before its keys."""
+    schema = TypeAdapter(Experiment).json_schema()
+    return tuple(_walk(schema, schema.get("$defs", {}), prefix="", variant=""))
+
+
+def _walk(section: dict[str, Any], definitions: dict[str, Any], prefix: str, variant: str) -> Iterator[Key]:
+    model = _models()[section["title"]]
+    for name, field in section["properties"].items():
+        path = f"{prefix}{name}"
+        required = name in section.get("required", ())
+        default = "required" if required else _default(model, name)
+        sections = [definitions[reference] for reference in _references(field)]
+        tagged = len(_alternatives(field)) > 1
+        yield Key(path, variant, _type(field), default, field["description"])
+        for inner in sections:
+            yield from _walk(inner, definitions, f"{path}.", _tag(inner) if tagged else variant)
+
+
+def _models() -> dict[str, type[BaseModel]]:
+    """The sections by class name."""
+    return {model.__name__: model for model in Section.__subclasses__()}
+
+
+def _default(model: type[BaseModel], name: str) -> str:
+    """The default in YAML's flow style; for a section its tag, or nothing where its keys have defaults of their own."""
+    value = model.model_fields[name].get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, Section):
+        return str(getattr(value, "name", ""))
+    return value if isinstance(value, str) and value else json.dumps(to_jsonable_python(value), ensure_ascii=False)
+
+
+def _alternatives(field: dict[str, Any]) -> list[dict[str, Any]]:
+    return next((field[word] for word in ("oneOf", "anyOf") if word in field), [field])
+
+
+def _references(field: dict[str, Any]) -> list[str]:
+    """Names of the sections that may stand as the value of a field."""
+    return [one["$ref"].rsplit("/", 1)[1] for one in _alternatives(field) if "$ref" in one]
+
+
+def _tag(section: dict[str, Any]) -> str:
+    """The word that tells a variant from its siblings: its first key of a single allowed value."""
+    name, tag = next((name, field["const"]) for name, field in section["properties"].items() if "const" in field)
+    return f"{name}: {tag}"
+
+
+def _type(field: dict[str, Any]) -> str:
+    return " or ".join(dict.fromkeys(_word(one) for one in _alternatives(field)))
+
+
+def _word(field: dict[str, Any]) -> str:
+    """What may be written for one alternative of a field."""
+    if "$ref" in field:
+        return "section"
+    if "const" in field or "enum" in field:
+        return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
+    limits = " and ".join(text.format(f"{field[word]:g}") for word, text in _LIMITS.items() if word in field)
+    if field["type"] == "array":
+        return f"list of {_word(field['items'])}" + (f" ({limits})" if limits else "")
+    if field["type"] == "object":
+        return f"mapping of text to {_word(field['additionalProperties'])}"
+    return _TYPES[field["type"]] + (f" {limits}" if limits else "")

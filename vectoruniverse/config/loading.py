@@ -1,0 +1,146 @@
+"""From an experiment file to a checked experiment, and back: find, read strictly, override, check, write, fingerprint.
+
+A bare file name (no slash) that is not in the working directory is also looked up in ``configs/`` of the working
+directory and, when the package runs from a checkout, in the ``configs/`` of that checkout. A path with a slash is taken
+as it stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from vectoruniverse.config.problems import OVERRIDE, Sources, config_error
+from vectoruniverse.config.schema import Experiment
+from vectoruniverse.config.strict_yaml import MAX_BYTES, KeyPath, dotted, parse, shown, write
+from vectoruniverse.errors import ConfigError
+
+# Names, records and places: they change what a run is called, shows or where it computes, not what it learns.
+NOT_IN_FINGERPRINT = ("name", "wandb", "data.cache_dir", "train.device", "train.log_every", "eval.batch_size")
+
+
+def load_experiment(config: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+    """Reads and checks an experiment file.
+
+    Args:
+        config: the file; a bare name is also looked up as the module says.
+        overrides: ``KEY=VALUE`` each, such as ``train.lr=7e-7``: a dotted path, and a value as it would stand in the
+            file (``[1, 2]`` is a list, nothing is null). Split at the first ``=``; a later one beats an earlier one.
+
+    Raises:
+        ConfigError: the file is not found or refused, a key is unknown, a value not allowed, settings contradict each
+            other; names file, line and key of each problem, or ``--set``.
+    """
+    path = find_config(config)
+    document = parse(_read(path), str(path))
+    if not isinstance(document.value, dict):
+        said = "holds nothing" if document.value is None else f"must be a section of keys, got {shown(document.value)}"
+        raise ConfigError(said, file=path, remedy="start from a file in configs/")
+    sources = Sources(str(path), dict(document.lines))
+    for override in overrides:
+        _override(document.value, sources.lines, override)
+    try:
+        return TypeAdapter(Experiment).validate_python(document.value)
+    except ValidationError as error:
+        raise config_error(error, document.value, sources) from None
+
+
+def find_config(config: Path | str) -> Path:
+    """Path of an experiment file.
+
+    Raises:
+        ConfigError: there is no such file; tells the closest name and those in ``configs/``.
+    """
+    path = Path(config)
+    bare, name = path.name == str(config), str(config) if str(config).isprintable() else shown(str(config))
+    for candidate in [path, *(folder / path for folder in _config_folders() if bare)]:
+        try:
+            if candidate.is_file():
+                return candidate
+        except OSError as error:
+            raise ConfigError(f"cannot be read: {error.strerror}", file=name) from None
+    if path.is_dir():
+        raise ConfigError("is a folder, not an experiment file", file=path)
+    names = sorted(
+        {file.name for folder in _config_folders() for file in folder.glob("*.yaml") if file.name.isprintable()}
+    )
+    match = get_close_matches(path.name[:80], names, n=1, cutoff=0.5)
+    meant = f"; did you mean {match[0]}?" if match else ""
+    known = f"configs/ has {', '.join(names[:20])}" if names else "give the path of an experiment file"
+    raise ConfigError(f"no such experiment file{meant}", file=name, remedy=known)
+
+
+def dump_experiment(experiment: Experiment) -> str:
+    """YAML of an experiment with every default written out; ``load_experiment`` makes an equal experiment of it."""
+    return write(experiment.model_dump(mode="json"))
+
+
+def fingerprint(experiment: Experiment) -> str:
+    """SHA-256 (hexadecimal) of the settings that determine the result, as JSON with sorted keys.
+
+    Two experiments of one fingerprint learn the same from the same data. Left out are ``NOT_IN_FINGERPRINT``: name,
+    tracking, logging, cache, device, evaluation batch. ``data.root`` counts as it is written, not by what it holds.
+    """
+    settings: dict[str, Any] = experiment.model_dump(mode="json")
+    for path in NOT_IN_FINGERPRINT:
+        *sections, key = path.split(".")
+        section = settings
+        for name in sections:
+            section = section[name]
+        del section[key]
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _config_folders() -> list[Path]:
+    """``configs/`` of the working directory, then of the checkout that this file belongs to."""
+    checkout = Path(__file__).resolve().parents[2]
+    return [Path("configs"), *([checkout / "configs"] if (checkout / "pyproject.toml").is_file() else [])]
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            # one byte more than allowed tells that there is more, however large the file is
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", file=path) from None
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"longer than {MAX_BYTES // 1024} KiB, which no experiment needs", file=path)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError("is not UTF-8 text", file=path, line=line, remedy="save it as UTF-8") from None
+
+
+def _override(root: dict[str, Any], lines: dict[KeyPath, int | None], override: str) -> None:
+    """Sets one ``KEY=VALUE`` in the file's values, and notes that this key no longer comes from the file."""
+    dotted_key, sign, text = override.partition("=")
+    path = tuple(dotted_key.strip().split("."))
+    if not sign or not all(name and name.isprintable() for name in path):
+        raise ConfigError(f"{shown(override)} is not KEY=VALUE", file=OVERRIDE, remedy="as in --set train.lr=7e-7")
+    try:
+        value = parse(text, OVERRIDE).value
+    except ConfigError as error:
+        remedy = "a value with , { [ # or : may need quotes of its own, as in --set 'data.text=\"{title}\"'"
+        raise ConfigError(error.message, file=OVERRIDE, key=dotted(path), remedy=remedy) from None
+    section = root
+    for depth, name in enumerate(path[:-1], start=1):
+        lines.setdefault(path[:depth], None)
+        section = section.setdefault(name, {})
+        if not isinstance(section, dict):
+            said = f"has the value {shown(section)}, so nothing can be set below it"
+            raise ConfigError(
+                said, file=OVERRIDE, key=dotted(path[:depth]), remedy=f"set {dotted(path[:depth])} itself"
+            )
+    section[path[-1]] = value
+    for key in [key for key in lines if key[: len(path)] == path]:
+        del lines[key]
+    lines[path] = None
