@@ -1,0 +1,1 @@
+"""Rows, pictures and views: from a metadata file to uint8 pictures and texts."""

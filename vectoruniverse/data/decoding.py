@@ -1,0 +1,199 @@
+"""A picture file, which anybody may have made, becomes a square of RGB bytes or a one-line refusal.
+
+Formats: JPEG, PNG, WebP, GIF and BMP (first frame only): what the web and cameras deliver. TIFF is refused on purpose:
+its decoder is the widest door Pillow has (dozens of codecs behind one header), its float and 32-bit greyscales have no
+agreed white, and a PNG can hold what a model needs of it.
+
+Limits are checked on the header, before pixels are allocated: bytes of the file, width x height, and the aspect ratio
+(a 1 x 60,000 strip is small, but resized to 224 on its short side it would take 9 GB).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from vectoruniverse.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+MAX_FILE_BYTES = 128 * 2**20
+MAX_ASPECT = 32
+
+# A symlink, or a pipe that would block for ever, may stand where a picture should; flags that a system lacks count 0.
+_OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+
+_UPRIGHT = {  # EXIF orientation → what puts the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PictureError(DataError):
+    """One picture cannot be used; the message is one line and begins with the file's name."""
+
+    def __init__(self, source: Path, reason: str) -> None:
+        super().__init__(_one_line(reason), file=_one_line(str(source)))
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRecipe:
+    """How a picture becomes a square.
+
+    Args:
+        size: side of the square, pixels.
+        fit: ``crop``: short side to ``size``, then the middle, exactly as Hugging Face's CLIP image processor (PIL)
+            does; ``squash``: both sides to ``size``; ``pad``: long side to ``size``, black around it.
+        resample: Pillow's filter.
+        max_pixels: refuse pictures of more pixels (width x height). Pillow itself refuses above 178,956,970.
+    """
+
+    size: int
+    fit: Literal["crop", "squash", "pad"] = "crop"
+    resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    max_pixels: int = 64_000_000
+
+    @property
+    def key(self) -> str:
+        """Name of everything that determines the pixels: equal keys, equal bytes. Fit to name a folder."""
+        pillow = PIL.__version__.partition(".")[0]
+        return f"{self.fit}-{self.size}-{self.resample}-pillow{pillow}-v1"  # raise v when this file draws differently
+
+
+def decode_picture(source: Path, recipe: PictureRecipe) -> NDArray[np.uint8]:
+    """Decode one picture file into RGB bytes of shape (size, size, 3).
+
+    The EXIF rotation is applied, transparency lies on white, greyscale is repeated into three channels (16 bits are
+    scaled by 1/257), CMYK is taken as inverted in JPEG as Adobe writes it, and colour profiles are ignored.
+
+    Raises:
+        PictureError: the file is no regular file, no picture of a known format, too large, or broken.
+    """
+    content, _ = read_picture_file(source)
+    with pillow_warnings_silenced():
+        return decode_content(content, source, recipe)
+
+
+def read_picture_file(source: Path) -> tuple[bytes, os.stat_result]:
+    """Read a regular file of at most ``MAX_FILE_BYTES``; also returns its status at the time of reading.
+
+    Raises:
+        PictureError: it is missing, unreadable, a symbolic link (resolve paths first), a folder, a pipe, or too large.
+    """
+    try:
+        with open(source, "rb", opener=lambda name, _: os.open(name, _OPEN_FLAGS)) as handle:
+            status = os.fstat(handle.fileno())
+            usable = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES
+            content = handle.read(status.st_size) if usable else b""
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        symlink = isinstance(error, OSError) and error.errno == errno.ELOOP
+        reason = "is a symbolic link" if symlink else f"cannot be read ({getattr(error, 'strerror', error)})"
+        raise PictureError(source, reason) from error
+    if not usable:
+        regular = stat.S_ISREG(status.st_mode)
+        raise PictureError(source, f"is larger than {MAX_FILE_BYTES >> 20} MiB" if regular else "is not a regular file")
+    return content, status
+
+
+def decode_content(content: bytes, source: Path, recipe: PictureRecipe) -> NDArray[np.uint8]:
+    """Decode the bytes of a picture file; safe in threads, which must run inside ``pillow_warnings_silenced``.
+
+    Returns:
+        RGB bytes of shape (size, size, 3).
+
+    Raises:
+        PictureError: the bytes are no picture of a known format, too large, or broken; names ``source``.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _refuse_extremes(image, source, recipe.max_pixels)
+            image.load()
+            return np.array(_fit(_upright(_to_rgb(image), image), recipe))
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError(source, f"is not one of {', '.join(FORMATS)}, or its header is broken") from error
+    except Exception as error:  # broken files make Pillow raise anything, from SyntaxError to KeyError and MemoryError
+        raise PictureError(source, f"cannot be decoded ({error or type(error).__name__})") from error
+
+
+@contextlib.contextmanager
+def pillow_warnings_silenced() -> Iterator[None]:
+    """Ignore Pillow's warnings, which concern single files and turn into refusals here.
+
+    Warning filters belong to the process, so one thread enters this around all the threads that decode.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+        yield
+
+
+def _one_line(text: str) -> str:
+    """The text itself, or its escaped form where it holds line ends, terminal codes or undecodable bytes."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _refuse_extremes(image: Image.Image, source: Path, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PictureError(source, f"has {width} x {height} pixels, more than data.max_pixels allows ({max_pixels:,})")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise PictureError(source, f"has {width} x {height} pixels: longer than {MAX_ASPECT} times its width or height")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # Pillow's own conversion turns every 16-bit grey above 255 into white
+        return _wide_grey_to_rgb(image)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _wide_grey_to_rgb(image: Image.Image) -> Image.Image:
+    """16-bit greyscale to RGB: round(value / 257), so that 0 → 0 and 65535 → 255."""
+    grey = np.asarray(image).clip(0, 65535).astype(np.uint32)
+    eight_bits = ((grey + 128) // 257).astype(np.uint8)
+    if "transparency" in image.info:
+        eight_bits[grey == image.info["transparency"]] = 255
+    return Image.fromarray(eight_bits).convert("RGB")
+
+
+def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """Rotate or mirror ``pixels`` as the EXIF data of ``image`` asks."""
+    orientation = None
+    with contextlib.suppress(Exception):  # broken EXIF beside sound pixels is common, and raises anything
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    return pixels.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else pixels
+
+
+def _fit(image: Image.Image, recipe: PictureRecipe) -> Image.Image:
+    size, resample = recipe.size, Image.Resampling[recipe.resample.upper()]
+    (width, height), short, long = image.size, min(image.size), max(image.size)
+    if recipe.fit == "squash":
+        return image.resize((size, size), resample)
+    if recipe.fit == "pad":
+        inner = (max(1, round(size * width / long)), max(1, round(size * height / long)))
+        square = Image.new("RGB", (size, size))
+        square.paste(image.resize(inner, resample), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+        return square
+    outer = (int(size * width / short), int(size * height / short))  # rounded down, as transformers does
+    left, top = (outer[0] - size) // 2, (outer[1] - size) // 2
+    return image.resize(outer, resample).crop((left, top, left + size, top + size))

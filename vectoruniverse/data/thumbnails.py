@@ -1,0 +1,249 @@
+"""Pictures decoded once: an append-only store of small RGB squares, found by the content of their files.
+
+A store is a folder ``<cache_dir>/<recipe key>/`` of
+
+- ``pictures.u8``: records of size x size x 3 bytes, one after the other; record n is slot n;
+- ``index.jsonl``: its journal, ``{"sha256": of the picture file, "slot": n, "crc32": of the record}``; the last line
+  of a digest counts;
+- ``files.jsonl``: path, size and times of files seen, so that an unchanged file is not read again to be hashed;
+- ``lock``: held while a chunk of pictures is looked up, decoded and written.
+
+A slot is written once, and named in the journal only after its bytes are on disk. So SIGKILL at any moment leaves at
+worst bytes that no line names (the next writer overwrites them) and a torn last line (cut off by the next writer).
+
+Decoding happens under the lock, so no picture is decoded twice, and the lock is let go after each chunk, so that a
+process which wants ten pictures does not wait for another one's hundred thousand. Taking turns costs nothing: either
+one keeps all cores busy.
+
+Threads, not processes: Pillow decodes and resizes without the GIL. 1280x720 JPEGs to 224 (no ``draft``, whose pixels
+would differ from the CLIP processor's), two shared cores: one thread 10-11 ms a picture, two threads 6-7, two
+processes 8-9 (they also have to start, and to send the pixels back).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from vectoruniverse.data.decoding import (
+    PictureError,
+    PictureRecipe,
+    decode_content,
+    decode_picture,
+    pillow_warnings_silenced,
+    read_picture_file,
+)
+from vectoruniverse.data.journal import JsonLines
+from vectoruniverse.errors import ConfigError, LockedError, ResourceError
+
+__all__ = ["PictureError", "PictureRecipe", "PictureStore", "Pictures", "decode_picture", "default_cache_dir"]
+
+CHUNK_BYTES = 32 * 2**20  # decoded pixels that wait in memory to be written
+CHUNK_ROWS = 128
+LOCK_SECONDS = 600.0
+POLL_SECONDS = 0.005
+
+
+def default_cache_dir() -> Path:
+    """``$VU_CACHE``, or ``$XDG_CACHE_HOME/vectoruniverse``, or ``~/.cache/vectoruniverse``."""
+    if chosen := os.environ.get("VU_CACHE"):
+        return Path(chosen).expanduser()
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (shared if shared.is_absolute() else Path.home() / ".cache") / "vectoruniverse"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """Decoded pictures in the order in which their paths were given."""
+
+    digests: list[str | None]  # sha256 of each file's content, hex; None where the picture is bad
+    errors: dict[int, str]  # index of each bad picture → the reason, one line that names the file
+    _slots: NDArray[np.int64]
+    _records: NDArray[np.uint8]  # read-only map of the store's records
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def take(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Copy pictures out of the store: indices (B,) → RGB bytes (B, S, S, 3). Bad pictures have none."""
+        slots = self._slots[indices]
+        assert (slots >= 0).all(), "a bad picture was asked for"
+        pictures: NDArray[np.uint8] = self._records[slots]
+        return pictures
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of one path; ``pixels`` only where they have to be written, ``file_row`` where the file was read."""
+
+    digest: str | None = None
+    error: str | None = None
+    pixels: NDArray[np.uint8] | None = None
+    file_row: dict[str, object] | None = None
+
+
+class PictureStore:
+    """Decoded pictures of one recipe on disk; several processes may use the same folder at once."""
+
+    def __init__(self, folder: Path, recipe: PictureRecipe) -> None:
+        """Use ``open``, which also makes the folder."""
+        self._folder, self._recipe, self._record_bytes = folder, recipe, recipe.size**2 * 3
+        self._journal, self._files = JsonLines(folder / "index.jsonl"), JsonLines(folder / "files.jsonl")
+        self._records: NDArray[np.uint8] = np.empty((0, recipe.size, recipe.size, 3), np.uint8)
+        self._slots: dict[str, tuple[int, int]] = {}  # sha256 → slot, crc32
+        self._next_slot = 0
+        self._seen: dict[str, tuple[tuple[int, ...], str]] = {}  # path → size and times, sha256
+
+    @classmethod
+    def open(cls, cache_dir: Path, recipe: PictureRecipe) -> PictureStore:
+        """Open, or make, the store of a recipe below ``cache_dir``.
+
+        Raises:
+            ConfigError: the folder cannot be made or written.
+        """
+        folder = cache_dir / recipe.key
+        with _disk_errors_told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("pictures.u8", "index.jsonl", "files.jsonl"):
+                with (folder / name).open("ab"):
+                    pass
+        return cls(folder, recipe)
+
+    def ensure(
+        self,
+        paths: Sequence[Path],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        workers: int | None = None,
+    ) -> Pictures:
+        """Decode what the store lacks of these pictures; checks the crc32 of what it has.
+
+        Args:
+            paths: picture files; equal content shares a record.
+            on_progress: called in this thread with (paths settled, paths in all) after each chunk.
+            workers: threads; None takes one for each core this process may use. Each may hold one file and its
+                decoded form: about 0.5 GB at the default ``max_pixels``, a few MB for usual pictures.
+
+        Raises:
+            ConfigError: the store's folder cannot be written.
+            ResourceError: the disk is full.
+            LockedError: another process held the lock for ten minutes.
+        """
+        outcomes: list[_Outcome] = []
+        rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // self._record_bytes))
+        usable_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        with pillow_warnings_silenced(), ThreadPoolExecutor(workers or usable_cores) as pool:
+            for start in range(0, len(paths), rows):
+                outcomes += self._settle(paths[start : start + rows], pool)
+                if on_progress:
+                    on_progress(len(outcomes), len(paths))
+        digests = [outcome.digest for outcome in outcomes]
+        errors = {index: outcome.error for index, outcome in enumerate(outcomes) if outcome.error is not None}
+        slots = np.array([-1 if digest is None else self._slots[digest][0] for digest in digests], np.int64)
+        return Pictures(digests, errors, slots, self._records)
+
+    def _settle(self, chunk: Sequence[Path], pool: ThreadPoolExecutor) -> list[_Outcome]:
+        with _disk_errors_told(self._folder), self._locked():
+            self._catch_up()
+            outcomes = list(pool.map(self._load, chunk))
+            fresh = {out.digest: out.pixels for out in outcomes if out.digest is not None and out.pixels is not None}
+            self._append(fresh, [out.file_row for out in outcomes if out.file_row is not None])
+        if fresh:
+            time.sleep(2 * POLL_SECONDS)  # file locks are not fair: without a pause the others would never get it
+        return outcomes
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            held = FileLock(self._folder / "lock").acquire(timeout=LOCK_SECONDS, poll_interval=POLL_SECONDS)
+        except Timeout as error:
+            message, remedy = "another process holds the picture cache", "Wait for that process, or end it."
+            raise LockedError(message, file=self._folder, remedy=remedy) from error
+        with held:
+            yield
+
+    def _catch_up(self) -> None:
+        """Take in what this or another process has appended since the last look."""
+        pictures, shape = self._folder / "pictures.u8", self._records.shape[1:]
+        count = pictures.stat().st_size // self._record_bytes
+        if count != len(self._records):
+            mapped = np.memmap(pictures, np.uint8, mode="r", shape=(count, *shape)) if count else np.empty((0, *shape))
+            self._records = np.asarray(mapped, np.uint8)
+        for row in self._journal.read_new():
+            self._next_slot += 1  # a damaged line counts too: its slot may be in use elsewhere
+            match row:
+                case {"sha256": str(digest), "slot": int(slot), "crc32": int(crc)} if 0 <= slot < count:
+                    self._slots[digest] = slot, crc
+                    self._next_slot = max(self._next_slot, slot + 1)
+        for row in self._files.read_new():
+            match row:
+                case {"path": str(path), "size": int(n), "mtime_ns": int(m), "ctime_ns": int(c), "sha256": str(digest)}:
+                    self._seen[path] = (n, m, c), digest
+
+    def _load(self, path: Path) -> _Outcome:
+        """Settle one path in a worker thread, reading and decoding no more than is needed."""
+        try:
+            digest = self._remembered(path)
+            if digest is not None and self._is_intact(digest):
+                return _Outcome(digest)
+            content, status = read_picture_file(path)
+            digest = hashlib.sha256(content).hexdigest()
+            pixels = None if self._is_intact(digest) else decode_content(content, path, self._recipe)
+        except PictureError as error:
+            return _Outcome(error=str(error))
+        size, mtime, ctime = _stamp(status)
+        row = {"path": str(path.absolute()), "size": size, "mtime_ns": mtime, "ctime_ns": ctime, "sha256": digest}
+        return _Outcome(digest, pixels=pixels, file_row=row)
+
+    def _remembered(self, path: Path) -> str | None:
+        stamp, digest = self._seen.get(str(path.absolute()), ((), None))
+        with contextlib.suppress(OSError, ValueError):  # told by read_picture_file, which comes next
+            return digest if digest and _stamp(os.lstat(path)) == stamp else None
+        return None
+
+    def _is_intact(self, digest: str) -> bool:
+        slot, crc = self._slots.get(digest, (len(self._records), 0))
+        return slot < len(self._records) and zlib.crc32(self._records[slot].data) == crc
+
+    def _append(self, fresh: dict[str, NDArray[np.uint8]], file_rows: list[dict[str, object]]) -> None:
+        journal_rows: list[dict[str, object]] = []
+        with (self._folder / "pictures.u8").open("r+b") as handle:
+            handle.seek(self._next_slot * self._record_bytes)
+            for slot, (digest, pixels) in enumerate(fresh.items(), self._next_slot):
+                handle.write(pixels.data)
+                journal_rows.append({"sha256": digest, "slot": slot, "crc32": zlib.crc32(pixels.data)})
+            handle.flush()
+            os.fsync(handle.fileno())
+        self._journal.append(journal_rows)
+        self._files.append(file_rows)
+        self._catch_up()
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file changes; the ctime also where a copy restored size and mtime."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@contextlib.contextmanager
+def _disk_errors_told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            remedy = "Free some space, or set data.cache_dir (or $VU_CACHE) to a folder on a larger disk."
+            raise ResourceError("no space left for the picture cache", file=folder, remedy=remedy) from error
+        remedy = "Set data.cache_dir (or $VU_CACHE) to a folder that you can write."
+        message = f"the picture cache cannot be written ({error.strerror or error})"
+        raise ConfigError(message, file=folder, key="data.cache_dir", remedy=remedy) from error
