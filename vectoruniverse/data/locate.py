@@ -1,0 +1,135 @@
+"""Finding the picture of a row: a regular file inside the data folder, links followed, or the reason why not."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import stat
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from vectoruniverse.errors import ConfigError, DataError
+
+_CHANNEL = "Channel"
+_PICTURE_SUFFIXES = {"avif", "bmp", "gif", "jfif", "jpeg", "jpg", "png", "tif", "tiff", "webp"}
+_COPY = re.compile(r"(?P<stem>.+) \(\d+\)")
+
+Finder = Callable[[Mapping[str, str]], Path]
+"""From a row's cells by column to its picture; raises ``UnusableError``."""
+
+
+class UnusableError(Exception):
+    """Why one row is set aside."""
+
+
+def by_file(root: Path, folder: Path, column: str) -> Finder:
+    """Finder of pictures whose path, relative to ``folder``, is in the column; ``root`` has its links followed."""
+    check = _checker(root)
+
+    def find(columns: Mapping[str, str]) -> Path:
+        name = columns[column].strip()
+        if not name:
+            raise UnusableError(f"{column} is empty")
+        return check(folder / name)
+
+    return find
+
+
+def by_id(root: Path, images: str, column: str) -> Finder:
+    """Finder of pictures that are named after the id in the column, anywhere below ``root/images``.
+
+    The folder is walked once. ``<Id> (1).jpg`` stands in for ``<Id>.jpg``; of several files one in
+    ``images/<Channel>/`` is preferred, then one without ``(1)``; what is still ambiguous is unusable.
+
+    Raises:
+        ConfigError: ``images`` leads outside ``root``.
+        DataError: there is no such folder.
+    """
+    folder = root / images
+    if not _real(folder).is_relative_to(root):
+        raise ConfigError(
+            f"{images!r} leads outside the data folder {root}",
+            key="data.images",
+            remedy="Name a folder below data.root, and move the pictures there if it is a link.",
+        )
+    if not folder.is_dir():
+        raise DataError("there is no such folder of pictures", file=folder, remedy="Check data.root and data.images.")
+    pictures, check = _index(folder), _checker(root)
+
+    def find(columns: Mapping[str, str]) -> Path:
+        name = columns[column].strip()
+        if not name:
+            raise UnusableError(f"{column} is empty")
+        found = pictures.get(_normal(name), [])
+        if len(found) > 1:
+            found = _preferred(found, name, folder / columns.get(_CHANNEL, "").strip())
+        if not found:
+            raise UnusableError(f"no picture named {name!r} below {images}")
+        if len(found) > 1:
+            listed = ", ".join(sorted(str(path.relative_to(folder)) for path in found))
+            raise UnusableError(f"the id is ambiguous; it could be any of {listed}")
+        return check(found[0])
+
+    return find
+
+
+def _index(images: Path) -> dict[str, list[Path]]:
+    """Pictures by the id that they can belong to; ``x (1).jpg`` belongs to ``x (1)`` and to ``x``."""
+    index: dict[str, list[Path]] = defaultdict(list)
+    for parent, _, names in os.walk(images):
+        folder = Path(parent)
+        for name in names:
+            stem, _, suffix = _normal(name).rpartition(".")
+            if suffix.lower() not in _PICTURE_SUFFIXES or name.startswith("."):
+                continue
+            path = folder / name
+            index[stem].append(path)
+            if copy := _COPY.fullmatch(stem):
+                index[copy["stem"]].append(path)
+    return index
+
+
+def _normal(name: str) -> str:
+    # macOS stores accents and Hangul in file names decomposed
+    return unicodedata.normalize("NFC", name)
+
+
+def _preferred(found: list[Path], name: str, channel: Path) -> list[Path]:
+    """Those in the channel's folder where there are some; of these, those without ``(1)`` where there are some."""
+    found = [path for path in found if path.parent == channel] or found
+    return [path for path in found if _normal(path.stem) == _normal(name)] or found
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve would raise on a loop of links
+
+
+def _checker(root: Path) -> Callable[[Path], Path]:
+    """From a path to the regular file below ``root`` that it leads to."""
+    # Following links costs a system call for each part of a path, and many pictures share a folder.
+    real_folder = functools.cache(_real)
+    inside = str(root).rstrip(os.sep) + os.sep
+
+    def check(path: Path) -> Path:
+        real = real_folder(path.parent) / path.name
+        mode = _mode(real)
+        if stat.S_ISLNK(mode) or path.name == "..":
+            real = _real(path)
+            mode = _mode(real)
+        if not str(real).startswith(inside):  # without links and dots, the spelling tells
+            raise UnusableError(f"{path.name!r} leads outside the data folder")
+        if not stat.S_ISREG(mode):
+            raise UnusableError(f"{path.name!r} is not a file")
+        return real
+
+    return check
+
+
+def _mode(path: Path) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except OSError:  # missing, or a name that is too long
+        return 0
