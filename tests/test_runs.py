@@ -1,0 +1,238 @@
+"""Run folders never collide, are never half written, and are found again whatever else lies beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from vectoruniverse.errors import ConfigError, LockedError, ResourceError
+from vectoruniverse.runs.durable import write_durably
+from vectoruniverse.runs.environment import environment, without_secrets
+from vectoruniverse.runs.folder import Run, create_run
+from vectoruniverse.runs.listing import find_run, list_runs
+
+
+def named_run(runs: Path, name: str, started: str) -> Run:
+    run = Run(runs / name)
+    run.path.mkdir(parents=True)
+    run.write_json("state.json", {"state": "finished", "started": started})
+    return run
+
+
+def test_a_run_is_named_after_its_experiment_and_the_time(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "a" / "runs", "clip_lora_r8")
+    assert re.fullmatch(r"clip_lora_r8-\d{8}-\d{4}-[a-z0-9]{4}", run.name)
+    assert run.experiment == "clip_lora_r8"
+    assert (
+        abs((datetime.now(UTC) - datetime.strptime(run.name[13:26] + "+0000", "%Y%m%d-%H%M%z")).total_seconds()) < 120
+    )
+
+
+def test_a_name_that_is_taken_is_never_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter("aaaa" + "aaaa" + "bbbb")
+    monkeypatch.setattr("secrets.choice", lambda _: next(drawn))
+    first, second = create_run(tmp_path, "x"), create_run(tmp_path, "x")
+    assert (first.name[-4:], second.name[-4:]) == ("aaaa", "bbbb")
+
+
+def test_a_runs_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    for runs in (tmp_path / "runs", tmp_path / "runs" / "below"):
+        with pytest.raises(ConfigError, match="runs"):
+            create_run(runs, "x")
+
+
+def test_readers_never_meet_half_a_file(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "x")
+    run.write_json("evaluation.json", [0] * 5000)
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            run.write_json("evaluation.json", [number] * 5000)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(100):
+            values = json.loads(run.evaluation_file.read_text(encoding="utf-8"))
+            assert len(values) == 5000
+            assert len(set(values)) == 1
+    finally:
+        stop.set()
+        writer.join()
+    assert list(run.path.iterdir()) == [run.evaluation_file]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_and_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.json"
+    write_durably(path, "earlier")
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", lambda _, __, **options: opened(Path("/dev/full"), "w", **options))
+    with pytest.raises(ResourceError, match="disk is full") as caught:
+        write_durably(path, "later")
+    assert caught.value.exit_code == 5
+    monkeypatch.undo()
+    assert path.read_text(encoding="utf-8") == "earlier"
+
+
+def test_state_keeps_earlier_facts_over_a_resume(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "x")
+    run.set_state("running")
+    started = run.read_state()["started"]
+    run.set_state("interrupted", message="Ctrl-C", metric="recall@5", best=0.5, epoch=3)
+    assert [(summary.state, summary.message) for summary in list_runs(tmp_path)] == [("interrupted", "Ctrl-C")]
+    run.set_state("running")
+    (summary,) = list_runs(tmp_path)
+    assert (summary.state, summary.started, summary.ended, summary.message) == ("running", started, None, None)
+    assert (summary.metric, summary.best, summary.epoch) == ("recall@5", 0.5, 3)
+    assert run.read_state()["pid"] == os.getpid()
+    run.set_state("finished", best=0.75)
+    assert list_runs(tmp_path)[0].best == 0.75
+    assert list_runs(tmp_path)[0].ended is not None
+
+
+def test_a_run_whose_process_is_gone_is_dead(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from vectoruniverse.runs.folder import Run; "
+    code += "Run(Path(sys.argv[1])).set_state('running')"
+    run = create_run(tmp_path, "x")
+    subprocess.run([sys.executable, "-c", code, str(run.path)], check=True)
+    assert [summary.state for summary in list_runs(tmp_path)] == ["dead"]
+    elsewhere = {**run.read_state(), "host": "elsewhere"}
+    run.write_json("state.json", elsewhere)
+    assert [summary.state for summary in list_runs(tmp_path)] == ["running"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the start time of a process")
+def test_a_later_process_with_the_same_pid_does_not_revive_a_run(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "x")
+    run.set_state("running")
+    assert [summary.state for summary in list_runs(tmp_path)] == ["running"]
+    run.write_json("state.json", {**run.read_state(), "process": 1})
+    assert [summary.state for summary in list_runs(tmp_path)] == ["dead"]
+
+
+def test_the_list_is_in_order_of_start_and_passes_foreign_folders_over(tmp_path: Path) -> None:
+    late = named_run(tmp_path, "x-20260101-0000-zzzz", "2026-01-01T00:00:09+00:00")
+    early = named_run(tmp_path, "x-20260101-0000-aaaa", "2026-01-01T00:00:01+00:00")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "x-20260101-0000-file").touch()
+    torn = tmp_path / "x-20260101-0000-torn"
+    torn.mkdir()
+    for content in (
+        '{"state": "runn',
+        "[]",
+        '{"state": 3, "pid": "x", "best": "y", "epoch": [1]}',
+        "[" * 100_000,
+        "\x00",
+    ):
+        (torn / "state.json").write_text(content, encoding="utf-8")
+        summaries = list_runs(tmp_path)
+        assert [summary.run for summary in summaries] == [early, late, Run(torn)]
+        assert (summaries[2].state, summaries[2].best, summaries[2].epoch) == ("unknown", None, None)
+    for pid in (-1, 0, 10**30):
+        (torn / "state.json").write_text(json.dumps({**Run(torn).read_state(), "pid": pid}), encoding="utf-8")
+        assert len(list_runs(tmp_path)) == 3
+    assert list_runs(tmp_path / "absent") == []
+
+
+def test_a_run_is_found_by_path_name_prefix_experiment_and_latest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    first = named_run(runs, "clip-20260101-0000-aaaa", "2026-01-01T00:00:00+00:00")
+    second = named_run(runs, "clip-20260102-0000-bbbb", "2026-01-02T00:00:00+00:00")
+    other = named_run(runs, "text-20260103-0000-cccc", "2026-01-03T00:00:00+00:00")
+    monkeypatch.chdir(tmp_path)
+    assert find_run(runs, "runs/clip-20260101-0000-aaaa").path.samefile(first.path)
+    assert find_run(runs, first.name) == first
+    assert find_run(runs, "clip-20260101") == first
+    assert find_run(runs, "text") == other
+    assert find_run(runs, "clip") == second
+    assert find_run(runs, "latest") == other
+
+
+@pytest.mark.parametrize("reference", ["cli", "nothing", "", "..", "\x00", "a" * 5000, "[/]"])
+def test_an_ambiguous_or_unknown_reference_lists_the_choices(tmp_path: Path, reference: str) -> None:
+    named_run(tmp_path, "clip-20260101-0000-aaaa", "2026-01-01T00:00:00+00:00")
+    named_run(tmp_path, "clip-20260102-0000-bbbb", "2026-01-02T00:00:00+00:00")
+    with pytest.raises(ConfigError) as caught:
+        find_run(tmp_path, reference)
+    assert "clip-20260101-0000-aaaa, clip-20260102-0000-bbbb" in (caught.value.remedy or "")
+
+
+def test_a_second_process_is_kept_off_until_the_first_dies(tmp_path: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from vectoruniverse.runs.folder import Run\n"
+    code += "run = Run(Path(sys.argv[1]))\n"
+    code += "with run.lock():\n    run.set_state('running'); print(1, flush=True); time.sleep(60)"
+    run = create_run(tmp_path, "x")
+    with subprocess.Popen([sys.executable, "-c", code, str(run.path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(LockedError, match=f"process {holder.pid} on"), run.lock():
+            pass
+        holder.kill()
+    with run.lock():
+        run.set_state("running")
+    with run.lock():
+        pass
+
+
+def test_the_environment_is_json_and_tells_versions_and_commit(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=n", "-c", "user.email=e"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert environment(tmp_path)["git"] is None
+    git("init")
+    (tmp_path / "file").touch()
+    git("add", "file")
+    git("commit", "-m", "m")
+    told = json.loads(json.dumps(environment(tmp_path)))
+    assert told["git"] == {"commit": git("rev-parse", "HEAD"), "changed": False}
+    assert told["python"] == ".".join(map(str, sys.version_info[:3]))
+    import torch
+
+    assert told["packages"]["torch"] == torch.__version__
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    assert environment(tmp_path)["git"] == {"commit": git("rev-parse", "HEAD"), "changed": True}
+
+
+def test_secrets_stay_out_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "0123456789abcdef" * 2 + "01234567"
+    monkeypatch.setenv("WANDB_API_KEY", secret)
+    monkeypatch.setattr(
+        sys, "argv", ["vu", "--api-key", secret, f"--token={secret}", f"x={secret}", f"u://me:{secret}@h"]
+    )
+    assert secret not in json.dumps(environment(tmp_path))
+
+
+def test_ordinary_arguments_are_kept() -> None:
+    arguments = [
+        "vu",
+        "train",
+        "--config",
+        "configs/clip_lora_r8_on_a_very_long_name_2026_of_mine.yaml",
+        "--set",
+        "train.lr=7e-7",
+    ]
+    assert without_secrets(arguments) == arguments
+    assert without_secrets(["--password", "p", "--set", "wandb.api_key=p", "hf_abcdefgh1"]) == [
+        "--password",
+        "***",
+        "--set",
+        "wandb.api_key=***",
+        "***",
+    ]

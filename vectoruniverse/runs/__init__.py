@@ -1,0 +1,1 @@
+"""Run folders: made, locked, described, listed and found again."""

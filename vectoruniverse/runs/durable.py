@@ -1,0 +1,53 @@
+"""Files that are replaced as a whole, so that no reader and no power cut meets half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from vectoruniverse.errors import ResourceError
+
+
+@contextlib.contextmanager
+def disk_full_is_told(path: Path) -> Iterator[None]:
+    """Turn "no space left" and "quota exceeded" into a ``ResourceError`` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ResourceError("the disk is full", file=path, remedy="make room, then resume the run") from error
+
+
+def write_durably(path: Path, content: str) -> None:
+    """Replace a file as a whole: written beside it, fsynced, renamed over it, and the folder fsynced.
+
+    Raises:
+        ResourceError: the disk is full; the earlier file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with disk_full_is_told(path):
+            with temporary.open("x", encoding="utf-8", newline="\n") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` survive a power cut (where the system lets one fsync a folder)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
