@@ -41,7 +41,10 @@ def test_to_input_normalises_as_transformers_does():
     from transformers import CLIPImageProcessorPil
 
     processor = CLIPImageProcessorPil(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_mean=MEAN.tolist(), image_std=STD.tolist()
+        size={"shortest_edge": 32},
+        crop_size={"height": 32, "width": 32},
+        image_mean=MEAN.tolist(),
+        image_std=STD.tolist(),
     )
     theirs = processor([Image.fromarray(p.numpy()) for p in noise()], return_tensors="pt")["pixel_values"]
     assert torch.allclose(to_input(noise(), 32, MEAN, STD), theirs, atol=1e-5)
@@ -71,7 +74,11 @@ def test_a_flip_mirrors_left_and_right_only():
 
 @pytest.mark.parametrize(
     ("name", "place", "enhance"),
-    [("brightness", 5, ImageEnhance.Brightness), ("contrast", 6, ImageEnhance.Contrast), ("saturation", 7, ImageEnhance.Color)],
+    [
+        ("brightness", 5, ImageEnhance.Brightness),
+        ("contrast", 6, ImageEnhance.Contrast),
+        ("saturation", 7, ImageEnhance.Color),
+    ],
 )
 @pytest.mark.parametrize("u", [0.0, 0.8])
 def test_colour_jitter_equals_pillow(name, place, enhance, u):

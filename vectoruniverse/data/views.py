@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812  (torch's own convention)
+from torch.nn import functional as F
 
 _DRAWS = 8
 """Random numbers of one view: area, ratio, x, y, flip, brightness, contrast, saturation."""

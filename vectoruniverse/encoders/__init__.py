@@ -1,0 +1,1 @@
+"""Hugging Face models that turn pictures and texts into vectors."""
