@@ -1,7 +1,7 @@
 """What goes wrong, told to the person who can mend it.
 
 A ``UserError`` is a mistake in a config, a data folder or the surroundings of a run: the command line prints it in
-one or two lines and leaves with its ``exit_code``. Everything else that escapes is a bug of ours and keeps its traceback.
+one or two lines and leaves with its ``exit_code``. Whatever else escapes is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations

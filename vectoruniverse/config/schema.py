@@ -6,6 +6,7 @@ found before a night of training and not after it. Values are strict: no text th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -157,6 +158,12 @@ class AdapterConfig(Section):
         return {key: value for key, value in fields.items() if self.method == "lora" or key not in LORA_ONLY}
 
 
+def _refuse_self_pairs(key: str, pairs: Sequence[str]) -> None:
+    for pair in pairs:
+        if pair in ("II", "TT", "I+I+", "T+T+"):
+            raise ValueError(f"{key}: {pair} pairs a vector with itself; its cosine is always 1")
+
+
 class AlignmentAnisotropyConfig(Section):
     """Alignment + anisotropy in the manner of SimCSE (arXiv:2104.08821), over two views of pictures and texts."""
 
@@ -183,9 +190,7 @@ class AlignmentAnisotropyConfig(Section):
     def _meaningful(self) -> AlignmentAnisotropyConfig:
         if self.form == "linear" and self.symmetric:
             raise ValueError("symmetric changes nothing in the linear form, whose sum is the same both ways; remove it")
-        for pair in self.alignment_pairs:
-            if pair in ("II", "TT", "I+I+", "T+T+"):
-                raise ValueError(f"alignment_pairs: {pair} pairs a vector with itself; its cosine is always 1")
+        _refuse_self_pairs("alignment_pairs", self.alignment_pairs)
         return self
 
 
@@ -195,6 +200,11 @@ class InfoNceConfig(Section):
     name: Literal["info_nce"] = Field(description="Which loss.")
     temperature: Positive | None = Field(None, description="Divides the cosine; null takes the model's logit scale.")
     pairs: list[PairKind] = Field(default=["IT"], min_length=1, description="Kinds of pairs; the losses are averaged.")
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> InfoNceConfig:
+        _refuse_self_pairs("pairs", self.pairs)
+        return self
 
 
 class SiglipConfig(Section):
@@ -279,6 +289,7 @@ class EvalConfig(Section):
         default=[1, 5, 10], min_length=1, description="The k of recall@k."
     )
     monitor: str = Field("recall@5", description="Metric that picks the best checkpoint (mean of both directions).")
+    keep: Literal["best", "last"] = Field("best", description="Checkpoint that becomes the run's adapter.")
     batch_size: int = Field(256, ge=1, description="Rows encoded at a time.")
 
     @model_validator(mode="after")

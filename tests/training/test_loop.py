@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vectoruniverse.errors import DataError, DivergedError
+from vectoruniverse.tasks.contract import Evaluation, StepLoss
+from vectoruniverse.training.loop import (
+    InterruptedTraining,
+    Settings,
+    Snapshot,
+    Trainer,
+    batches,
+    steps_per_epoch,
+)
+from vectoruniverse.training.optim import adamw, constant, parameter_groups
+
+ROWS = 10
+
+
+class Line:
+    """Task: find y = 2x + 1 with dropout on x; the score is minus the distance to it."""
+
+    def __init__(self, scores=None, poison_at=None):
+        self.model = nn.Linear(1, 1)
+        with torch.no_grad():
+            self.model.weight.zero_()
+            self.model.bias.zero_()
+        self.scores, self.poison_at, self.calls = scores, poison_at, 0
+        self.train_rows = ROWS
+
+    def trained(self):
+        return dict(self.model.named_parameters())
+
+    def modules(self):
+        return list(self.model.modules())
+
+    def loss(self, rows, epoch):
+        x = torch.from_numpy(rows).float()[:, None] / ROWS
+        noisy = nn.functional.dropout(x, 0.1)
+        total = (self.model(noisy) - (2 * x + 1)).square().mean()
+        if self.poison_at == self.calls:
+            total = total * float("nan")
+        self.calls += 1
+        return StepLoss(total, {"square": total.detach()}, self.embeddings(rows))
+
+    def embeddings(self, rows):
+        return None
+
+    def after_step(self):
+        pass
+
+    def evaluate(self):
+        if self.scores is not None:
+            return Evaluation({"score": self.scores.pop(0)})
+        with torch.no_grad():
+            return Evaluation({"score": -float((self.model.weight - 2).abs() + (self.model.bias - 1).abs())})
+
+
+class Recorder:
+    def __init__(self, stop_at=None):
+        self.steps, self.evaluations, self.warnings, self.saves, self.stop_at = [], [], [], [], stop_at
+
+    def on_step(self, step, values):
+        self.steps.append((step, dict(values)))
+
+    def on_evaluation(self, step, epoch, evaluation, is_best):
+        self.evaluations.append((epoch, is_best))
+
+    def on_warning(self, message):
+        self.warnings.append(message)
+
+    def save(self, snapshot, is_best):
+        tensors = {
+            group: {name: tensor.detach().clone() for name, tensor in named.items()}
+            for group, named in snapshot.tensors.items()
+        }
+        self.saves.append((Snapshot(snapshot.step, tensors, snapshot.state), is_best))
+
+    def interrupted(self):
+        return self.stop_at is not None and len(self.steps) >= self.stop_at
+
+
+def trainer(task, observer, scaler=False, **settings):
+    settings = {"epochs": 4, "batch_size": 4, "seed": 7, "monitor": "score", "log_every": 1} | settings
+    optimizer = adamw(parameter_groups(task.trained().items(), task.modules(), 0.0), fused=False)
+    return Trainer(
+        task,
+        optimizer,
+        constant(peak=0.05, steps=1, warmup=0.0),
+        Settings(**settings),
+        observer,
+        scaler=torch.amp.GradScaler("cpu", enabled=scaler),
+    )
+
+
+def test_every_row_comes_once_an_epoch_in_batches_of_even_size():
+    for epoch in range(3):
+        parts = batches(10, 4, seed=1, epoch=epoch)
+        assert sorted(np.concatenate(parts)) == list(range(10))
+        assert sorted(map(len, parts)) == [3, 3, 4]
+    assert steps_per_epoch(10, 4) == 3
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    one, same = (np.concatenate(batches(50, 8, 1, 2)) for _ in range(2))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, np.concatenate(batches(50, 8, 1, 3)))
+    assert not np.array_equal(one, np.concatenate(batches(50, 8, 2, 2)))
+
+
+def test_training_learns_and_reports():
+    task, seen = Line(), Recorder()
+    position = trainer(task, seen, epochs=60).fit()
+    losses = [values["loss"] for _, values in seen.steps]
+    assert np.mean(losses[-20:]) < np.mean(losses[:20]) / 5
+    assert position.step == 180 and len(seen.steps) == 180
+    assert {"loss", "loss/square", "lr", "grad_norm", "pairs_per_second"} <= seen.steps[0][1].keys()
+    assert seen.evaluations[0] == (0, True), "the base is judged before the first step"
+    assert len(seen.evaluations) == 61 and len(seen.saves) == 61
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_does(stop_at):
+    straight = Line()
+    trainer(straight, Recorder()).fit()
+
+    first, seen = Line(), Recorder(stop_at)
+    with pytest.raises(InterruptedTraining):
+        trainer(first, seen).fit()
+    again, rest = Line(), Recorder()
+    resumed = trainer(again, rest)
+    resumed.restore(seen.saves[-1][0])
+    resumed.fit()
+    assert len(rest.steps) == 12 - stop_at
+    assert torch.equal(again.model.weight, straight.model.weight)
+    assert torch.equal(again.model.bias, straight.model.bias)
+
+
+def test_a_snapshot_of_other_parameters_is_refused():
+    seen = Recorder()
+    trainer(Line(), seen, epochs=0).fit()
+    saved = seen.saves[0][0]
+    stranger = Snapshot(0, {**saved.tensors, "model": {"weight": torch.zeros(2, 2)}}, saved.state)
+    with pytest.raises(DataError, match="other parameters"):
+        trainer(Line(), Recorder()).restore(stranger)
+
+
+def test_the_best_epoch_is_marked_and_patience_ends_training():
+    seen = Recorder()
+    position = trainer(Line(scores=[0.1, 0.5, 0.4, 0.5, 0.9]), seen, epochs=9, early_stopping=2).fit()
+    assert seen.evaluations == [(0, True), (1, True), (2, False), (3, False)]
+    assert (position.best, position.best_epoch) == (0.5, 1)
+    assert [is_best for _, is_best in seen.saves] == [True, True, False, False]
+
+
+def test_a_nan_is_caught_before_it_reaches_a_parameter():
+    task, seen = Line(poison_at=5), Recorder()
+    with pytest.raises(DivergedError, match=r"loss is not finite at step 5 .*square"):
+        trainer(task, seen).fit()
+    assert all(torch.isfinite(p).all() for p in task.trained().values())
+    assert len(seen.steps) == 5
+
+
+def test_an_overflow_under_the_scaler_is_skipped_and_lowers_the_scale():
+    class Overflows(Line):
+        def loss(self, rows, epoch):
+            step = super().loss(rows, epoch)
+            # a gradient of 1e35 stays finite until it is scaled by 65,536
+            factor = 1e35 if self.calls == 1 else 1.0
+            return StepLoss(step.total * factor, step.parts)
+
+    task = Overflows()
+    loop = trainer(task, Recorder(), scaler=True, epochs=1)
+    before = loop.scaler.get_scale()
+    loop.fit()
+    assert loop.scaler.get_scale() == before / 2
+    assert all(torch.isfinite(p).all() for p in task.trained().values())
+    assert task.model.weight.item() != 0.0, "later steps are taken"
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for():
+    task = Line()
+    loop = trainer(task, Recorder(), clip_grad_norm=1e-3)
+    taken = []
+    step = loop.optimizer.step
+    loop.optimizer.step = lambda *args, **kwargs: (
+        taken.append(torch.cat([p.grad.flatten() for p in task.trained().values()]).norm().item()),
+        step(*args, **kwargs),
+    )
+    values = loop.train_step(np.arange(4), 0)
+    assert values["grad_norm"] > 1e-3
+    assert taken == pytest.approx([1e-3], rel=1e-3)
+
+
+class Collapses(Line):
+    """Embeddings that spread over 8 directions at first and over one from the fourth step on."""
+
+    def embeddings(self, rows):
+        return torch.eye(8) if self.calls < 4 else torch.ones(8, 8) / 8**0.5
+
+
+def test_the_guard_warns_once_when_the_space_collapses():
+    seen = Recorder()
+    position = trainer(Collapses(), seen).fit()
+    assert len(seen.warnings) == 1
+    assert "effective rank 1.0 at step 3, 8.0 before the first" in seen.warnings[0]
+    assert position.collapsed_at == 3
+
+
+def test_the_guard_can_stop_or_be_off():
+    with pytest.raises(DivergedError, match="collapsing"):
+        trainer(Collapses(), Recorder(), guard="stop").fit()
+    seen = Recorder()
+    trainer(Collapses(), seen, guard="off").fit()
+    assert seen.warnings == []

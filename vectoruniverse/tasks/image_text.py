@@ -1,0 +1,194 @@
+"""Task ``image_text``: bring pictures and their texts together in one space, judged by retrieval in both directions.
+
+Shapes: B batch, N rows of a split, S side of the stored picture, H side of the model's input, E shared embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vectoruniverse.data.views import Augmentation, augment, draw, to_input
+from vectoruniverse.encoders.dual import DualEncoder
+from vectoruniverse.losses import LossValue
+from vectoruniverse.metrics.geometry import geometry
+from vectoruniverse.metrics.ranking import ranking_metrics, retrieval_ranks
+from vectoruniverse.tasks.contract import Evaluation, StepLoss
+
+ViewLoss = Callable[[Mapping[str, Tensor]], LossValue]
+"""Loss of the unit vectors ``{"I", "I+", "T", "T+"}``, each (B, E)."""
+
+
+class PictureSource(Protocol):
+    """Stored pictures, by position."""
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """uint8 (B, S, S, 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pictures and their texts, row by row.
+
+    Attributes:
+        pictures: stored pictures; row i's is at position ``positions[i]``.
+        positions: (N,) int64.
+        keys: stable 64-bit key of each row; views depend on it and not on the row's place.
+        tokens: token ids of each row's text, unpadded.
+        groups: (N,) int64; rows with the same text share a number and count as each other's positives.
+    """
+
+    pictures: PictureSource
+    positions: np.ndarray
+    keys: Sequence[int]
+    tokens: Sequence[np.ndarray]
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Unit vectors of a split's pictures and texts, both (N, E) float32 on the CPU."""
+
+    image: Tensor
+    text: Tensor
+
+
+class ImageTextTask:
+    """Contrastive training of a dual encoder."""
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        *,
+        train: Pairs,
+        val: Pairs,
+        loss: ViewLoss,
+        augmentation: Augmentation,
+        views: int,
+        text_is_random: bool,
+        seed: int,
+        recall_at: Sequence[int],
+        eval_batch: int,
+    ) -> None:
+        """Bind an encoder to its rows.
+
+        Args:
+            encoder: the model, with whatever is trained on it already in place.
+            train: training rows.
+            val: validation rows.
+            loss: what is minimised.
+            augmentation: how views are made.
+            views: 1 or 2 views of each picture per step.
+            text_is_random: whether dropout makes two passes of the same text differ; else T+ is T and costs nothing.
+            seed: seed of the views.
+            recall_at: the k of recall@k.
+            eval_batch: rows encoded at a time in evaluation.
+        """
+        self.encoder, self.train, self.val = encoder, train, val
+        self._loss, self._augmentation, self._text_is_random = loss, augmentation, text_is_random
+        self._views = views if augmentation.is_random else 1
+        self._seed, self._recall_at, self._eval_batch = seed, tuple(recall_at), eval_batch
+        self._mean = torch.tensor(encoder.picture.mean, device=encoder.device)
+        self._std = torch.tensor(encoder.picture.std, device=encoder.device)
+
+    @property
+    def train_rows(self) -> int:
+        """Number of training rows."""
+        return len(self.train)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Whatever the adapter left open to training, by its path in the model."""
+        return {name: p for name, p in self.encoder.model.named_parameters() if p.requires_grad}
+
+    def modules(self) -> list[nn.Module]:
+        """The model and all its layers."""
+        return list(self.encoder.model.modules())
+
+    def loss(self, rows: np.ndarray, epoch: int) -> StepLoss:
+        """Loss of the training rows at these positions in the views of this epoch."""
+        images = self._image_views(rows, epoch)
+        texts = self._text_views(rows)
+        value = self._loss({"I": images[0], "I+": images[-1], "T": texts[0], "T+": texts[-1]})
+        return StepLoss(value.total, value.parts, torch.cat([images[0], texts[0]]).detach())
+
+    def _image_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
+        """Unit vectors of each view, 1 or 2 times (B, E), from one pass over all views."""
+        encoder, size = self.encoder, self.encoder.picture.size
+        pictures = torch.from_numpy(self.train.pictures.take(self.train.positions[rows]))
+        pictures = pictures.to(encoder.device, non_blocking=True)
+        keys = [self.train.keys[row] for row in rows]
+        if not self._augmentation.is_random:
+            return [encoder.encode_images(to_input(pictures, size, self._mean, self._std))]
+        views = [
+            augment(pictures, draw(self._seed, epoch, keys, view), self._augmentation, size, self._mean, self._std)
+            for view in range(self._views)
+        ]
+        return list(encoder.encode_images(torch.cat(views)).chunk(self._views))
+
+    def _text_views(self, rows: np.ndarray) -> list[Tensor]:
+        ids, mask = self.encoder.pad([self.train.tokens[row] for row in rows])
+        ids, mask = ids.to(self.encoder.device), mask.to(self.encoder.device)
+        return [self.encoder.encode_texts(ids, mask) for _ in range(2 if self._text_is_random else 1)]
+
+    def after_step(self) -> None:
+        """Clamp a trained logit scale."""
+        self.encoder.clamp_logit_scale()
+
+    def embed(self, pairs: Pairs) -> Embeddings:
+        """Unit vectors of every row, unaugmented and without dropout."""
+        was_training = self.encoder.model.training
+        self.encoder.model.eval()
+        try:
+            with torch.inference_mode():
+                return Embeddings(self._embed_images(pairs), self._embed_texts(pairs))
+        finally:
+            self.encoder.model.train(was_training)
+
+    def _embed_images(self, pairs: Pairs) -> Tensor:
+        blocks = []
+        for start in range(0, len(pairs), self._eval_batch):
+            pictures = torch.from_numpy(pairs.pictures.take(pairs.positions[start : start + self._eval_batch]))
+            x = to_input(pictures.to(self.encoder.device), self.encoder.picture.size, self._mean, self._std)
+            blocks.append(self.encoder.encode_images(x).cpu())
+        return torch.cat(blocks)
+
+    def _embed_texts(self, pairs: Pairs) -> Tensor:
+        # texts of similar length share a batch, so that little of it is padding
+        order = np.argsort([len(row) for row in pairs.tokens], kind="stable")
+        blocks = []
+        for start in range(0, len(pairs), self._eval_batch):
+            ids, mask = self.encoder.pad([pairs.tokens[i] for i in order[start : start + self._eval_batch]])
+            blocks.append(self.encoder.encode_texts(ids.to(self.encoder.device), mask.to(self.encoder.device)).cpu())
+        embedded = torch.cat(blocks)
+        return torch.empty_like(embedded).index_copy_(0, torch.from_numpy(order), embedded)
+
+    def evaluate(self) -> Evaluation:
+        """Retrieval and geometry on the validation rows."""
+        return self.judge(self.val)
+
+    def judge(self, pairs: Pairs) -> Evaluation:
+        """Retrieval and geometry on any rows."""
+        return judge(self.embed(pairs), pairs.groups, self._recall_at)
+
+
+def judge(embeddings: Embeddings, groups: np.ndarray, recall_at: Sequence[int]) -> Evaluation:
+    """Retrieval in both directions and the geometry of the space."""
+    ids = torch.from_numpy(groups)
+    image_to_text = retrieval_ranks(embeddings.image, embeddings.text, ids, ids)
+    text_to_image = retrieval_ranks(embeddings.text, embeddings.image, ids, ids)
+    metrics = {
+        **ranking_metrics(image_to_text, text_to_image, recall_at),
+        **geometry(embeddings.image, embeddings.text),
+    }
+    return Evaluation(
+        metrics,
+        {"image_to_text/rank": image_to_text.cpu().numpy(), "text_to_image/rank": text_to_image.cpu().numpy()},
+    )

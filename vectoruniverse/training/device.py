@@ -1,0 +1,127 @@
+"""Which device, which number format, and whether this build of torch can use the GPU at all."""
+
+from __future__ import annotations
+
+import platform
+import resource
+from dataclasses import dataclass
+
+import torch
+
+from vectoruniverse.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Where and in which format a model computes.
+
+    Attributes:
+        device: the device of weights and batches.
+        dtype: format of activations and of frozen weights; trained parameters are always float32.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def needs_scaler(self) -> bool:
+        """float16 gradients underflow below 6e-8, so the loss is scaled up before backward."""
+        return self.dtype == torch.float16
+
+    @property
+    def attention(self) -> str:
+        """Attention kernel to ask transformers for.
+
+        On CPUs the backward pass of fused attention costs more than the memory it saves (35 % of a ViT-B/32 step in
+        bf16); on GPUs it is the faster one.
+        """
+        return "sdpa" if self.device.type == "cuda" else "eager"
+
+    def __str__(self) -> str:
+        return f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
+
+
+def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
+    """Resolve ``auto`` to what this machine has, and refuse what it does not have.
+
+    Args:
+        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        ConfigError: the device is absent, torch was built without its architecture, or cannot compute in the precision.
+    """
+    chosen = _choose_device(device)
+    if chosen.type == "cuda":
+        check_architecture(torch.cuda.get_device_capability(chosen), torch.cuda.get_arch_list())
+    if precision == "auto":
+        return Compute(chosen, _best_dtype(chosen))
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return Compute(chosen, dtype)
+
+
+def _choose_device(device: str) -> torch.device:
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device == "auto":
+        return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not (has_cuda and (chosen.index or 0) < torch.cuda.device_count()):
+        raise ConfigError(
+            f"there is no {device} here (torch sees {torch.cuda.device_count()} CUDA devices)",
+            key="train.device",
+            remedy="use train.device: auto, or install a CUDA build of torch and its driver",
+        )
+    if chosen.type == "mps" and not has_mps:
+        raise ConfigError("there is no mps device here", key="train.device", remedy="use train.device: auto")
+    return chosen
+
+
+def check_architecture(capability: tuple[int, int], built_for: list[str]) -> None:
+    """Raise where this build of torch carries no kernels for the GPU, before the first kernel fails obscurely.
+
+    CUDA binaries run on devices of the same major version and at least the same minor one; PTX (``compute_XX``) also
+    runs on every later device.
+
+    Raises:
+        ConfigError: with the command that installs a build which fits.
+    """
+    major, minor = capability
+    for name in built_for:
+        kind, _, number = name.partition("_")
+        digits = number.rstrip("af")
+        built_major, built_minor = int(digits[:-1]), int(digits[-1])
+        if kind == "sm" and built_major == major and built_minor <= minor:
+            return
+        if kind == "compute" and (built_major, built_minor) <= (major, minor):
+            return
+    raise ConfigError(
+        f"this build of torch ({torch.__version__}) has no kernels for the GPU (compute capability {major}.{minor}; "
+        f"built for {', '.join(built_for)})",
+        key="train.device",
+        remedy="a V100 or older GPU needs the CUDA 12.6 build: "
+        "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126",
+    )
+
+
+def _best_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        real_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if real_bf16 else torch.float16
+    if device.type == "cpu" and _cpu_has_bf16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 in hardware; elsewhere bf16 is emulated and slower than float32."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: on the GPU where there is one, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024

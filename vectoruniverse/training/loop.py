@@ -1,0 +1,278 @@
+"""The training loop, for every task: one update after another, judged after each epoch, resumable at every step.
+
+Nothing random is kept between steps: the order of rows is a function of seed and epoch, dropout of seed and step, and
+views of seed, epoch and row. So parameters, optimizer, scaler and position are all there is to save.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vectoruniverse.errors import DataError, DivergedError
+from vectoruniverse.metrics.geometry import effective_rank
+from vectoruniverse.tasks.contract import Evaluation, StepLoss, Task
+from vectoruniverse.training.optim import Schedule
+from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Plain settings of the loop; see the fields of the same names in the experiment file."""
+
+    epochs: int
+    batch_size: int
+    seed: int
+    monitor: str
+    clip_grad_norm: float | None = 1.0
+    early_stopping: int | None = None
+    log_every: int = 10
+    guard: Literal["warn", "stop", "off"] = "warn"
+    guard_min_share: float = 0.5
+
+
+@dataclass(slots=True)
+class Position:
+    """Where training stands; all of it is saved with every checkpoint."""
+
+    step: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    initial_rank: float | None = None
+    collapsed_at: int | None = None
+    base: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything needed to go on from here: groups of tensors by name, and JSON."""
+
+    step: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, Any]
+
+
+class Observer(Protocol):
+    """Is told what happens: trackers, a progress display, the checkpoint folder."""
+
+    def on_step(self, step: int, values: Mapping[str, float]) -> None:
+        """After every update: loss parts, learning rate, gradient norm, pairs/s, effective rank."""
+
+    def on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
+        """After every evaluation; epoch 0 is the one before the first step."""
+
+    def on_warning(self, message: str) -> None:
+        """Something a person should know; training goes on."""
+
+    def save(self, snapshot: Snapshot, is_best: bool) -> None:
+        """Write a checkpoint."""
+
+    def interrupted(self) -> bool:
+        """Whether a person or the system asked to stop."""
+
+
+class InterruptedTraining(Exception):  # noqa: N818  (not an error: somebody asked for it)
+    """Training was asked to stop; the last checkpoint holds everything done so far.
+
+    Attributes:
+        remedy: how to go on.
+        exit_code: 130 after SIGINT, 143 after SIGTERM.
+    """
+
+    remedy: str | None = None
+    exit_code: int = 130
+
+
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Number of batches: as few as batch_size allows."""
+    return -(-rows // batch_size)
+
+
+def batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Positions of the rows of each batch: a new order every epoch, every row once, sizes that differ by one at most.
+
+    Even sizes matter to contrastive losses: a small last batch would be a much easier task.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(rows)
+    return np.array_split(order, steps_per_epoch(rows, batch_size))
+
+
+class Trainer:
+    """Parameters, optimizer, scaler and position, and the loop over them."""
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        settings: Settings,
+        observer: Observer,
+        *,
+        scaler: torch.amp.GradScaler,
+    ) -> None:
+        """Bind a task to its optimizer, before the first step; ``restore`` goes on from a checkpoint."""
+        self.task, self.optimizer, self.schedule = task, optimizer, schedule
+        self.settings, self.observer, self.scaler = settings, observer, scaler
+        self.position = Position()
+        self._trained = dict(task.trained())
+        self._names = optimizer_names(optimizer, self._trained)
+
+    def snapshot(self) -> Snapshot:
+        """Parameters, optimizer, scaler and position, as they are now."""
+        moments, facts = optimizer_tensors(self.optimizer, self._names)
+        state = {"position": asdict(self.position), "optimizer": facts, "scaler": self.scaler.state_dict()}
+        return Snapshot(self.position.step, {"model": self._trained, "optimizer": moments}, state)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on exactly where the snapshot was taken.
+
+        Raises:
+            DataError: the snapshot is of other parameters.
+        """
+        restore_parameters(self._trained, snapshot.tensors["model"])
+        restore_optimizer(self.optimizer, self._names, snapshot.tensors["optimizer"], snapshot.state["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(snapshot.state["scaler"])
+        self.position = Position(**snapshot.state["position"])
+
+    def fit(self) -> Position:
+        """Train to the end, to early stopping, or to an interruption.
+
+        Raises:
+            DivergedError: a loss or gradient is not finite, or the space collapsed and the guard is set to stop.
+            InterruptedTraining: somebody asked to stop; a checkpoint was written.
+        """
+        if self.position.step == 0 and not self.position.base:
+            self._judge(epoch=0)
+        per_epoch = steps_per_epoch(self.task.train_rows, self.settings.batch_size)
+        for epoch in range(self.position.step // per_epoch, self.settings.epochs):
+            for rows in self._remaining_batches(epoch, per_epoch):
+                values = self.train_step(rows, epoch)
+                self.observer.on_step(self.position.step, values)
+                self._stop_if_interrupted()
+            self._judge(epoch + 1)
+            if self._is_out_of_patience(epoch + 1):
+                break
+        return self.position
+
+    def _remaining_batches(self, epoch: int, per_epoch: int) -> Iterator[np.ndarray]:
+        done = self.position.step - epoch * per_epoch
+        yield from batches(self.task.train_rows, self.settings.batch_size, self.settings.seed, epoch)[done:]
+
+    def train_step(self, rows: np.ndarray, epoch: int) -> dict[str, float]:
+        """One update; returns what happened, by name."""
+        started, position = time.perf_counter(), self.position
+        torch.manual_seed(_mix(self.settings.seed, position.step))
+        learning_rate = self.schedule(position.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+        loss = self.task.loss(rows, epoch)
+        torch.autograd.backward(self.scaler.scale(loss.total))
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self._trained.values(), self.settings.clip_grad_norm or float("inf"))
+        self._refuse_nonfinite(loss, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.task.after_step()
+
+        values = {"loss": float(loss.total.detach()), "lr": learning_rate, "grad_norm": float(norm)}
+        values |= {f"loss/{name}": float(part) for name, part in loss.parts.items()}
+        if position.step % self.settings.log_every == 0:
+            values |= self._watch_space(loss.embeddings)
+        position.step += 1
+        return values | {"pairs_per_second": len(rows) / (time.perf_counter() - started)}
+
+    def _refuse_nonfinite(self, loss: StepLoss, norm: Tensor) -> None:
+        """A NaN survives clipping and would poison every parameter, so it is caught before the update."""
+        if torch.isfinite(loss.total) and torch.isfinite(norm):
+            return
+        if self.scaler.is_enabled() and torch.isfinite(loss.total) and self.scaler.get_scale() > 1.0:
+            return  # an overflow of the scaled gradient: the scaler skips this update and lowers its scale
+        what = "loss" if not torch.isfinite(loss.total) else "gradient"
+        parts = ", ".join(f"{name} {float(part):.4g}" for name, part in loss.parts.items())
+        raise DivergedError(
+            f"the {what} is not finite at step {self.position.step} ({parts})",
+            remedy="lower train.lr, set train.clip_grad_norm, or use train.precision: fp32; the checkpoint is intact",
+        )
+
+    def _watch_space(self, embeddings: Tensor | None) -> dict[str, float]:
+        """Effective rank of this batch's embeddings; a warning, or the end, when it collapses."""
+        settings, position = self.settings, self.position
+        if embeddings is None:
+            return {}
+        rank = effective_rank(embeddings)
+        if position.initial_rank is None:
+            position.initial_rank = rank
+        collapsed = rank < settings.guard_min_share * position.initial_rank
+        if collapsed and position.collapsed_at is None and settings.guard != "off":
+            position.collapsed_at = position.step
+            message = (
+                f"the embedding space is collapsing: effective rank {rank:.1f} at step {position.step}, "
+                f"{position.initial_rank:.1f} before the first"
+            )
+            if settings.guard == "stop":
+                raise DivergedError(
+                    message, key="guard.action", remedy="use loss.form: log_sum_exp or a lower train.lr"
+                )
+            self.observer.on_warning(message)
+        return {"effective_rank": rank}
+
+    def _judge(self, epoch: int) -> None:
+        """Evaluate, remember the best, save."""
+        position = self.position
+        evaluation = self.task.evaluate()
+        score = evaluation.metrics[self.settings.monitor]
+        is_best = position.best is None or score > position.best
+        if is_best:
+            position.best, position.best_epoch = score, epoch
+        if epoch == 0:
+            position.base = dict(evaluation.metrics)
+        self.observer.on_evaluation(position.step, epoch, evaluation, is_best)
+        self.observer.save(self.snapshot(), is_best)
+
+    def _is_out_of_patience(self, epoch: int) -> bool:
+        patience = self.settings.early_stopping
+        return patience is not None and epoch - self.position.best_epoch >= patience
+
+    def _stop_if_interrupted(self) -> None:
+        if self.observer.interrupted():
+            self.observer.save(self.snapshot(), is_best=False)
+            raise InterruptedTraining(f"stopped at step {self.position.step}")
+
+
+def optimizer_names(optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter]) -> list[str]:
+    """Names of the optimizer's parameters, in its own order."""
+    names = {id(parameter): name for name, parameter in trained.items()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def restore_parameters(trained: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]) -> None:
+    """Copy saved values into the parameters of the same names.
+
+    Raises:
+        DataError: names or shapes differ.
+    """
+    different = sorted(trained.keys() ^ saved.keys())
+    different += [name for name in trained.keys() & saved.keys() if trained[name].shape != saved[name].shape]
+    if different:
+        raise DataError(
+            f"the checkpoint holds other parameters than this experiment trains: {different[0]} "
+            f"and {len(different) - 1} more differ",
+            remedy="resume with the config the run was started with",
+        )
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(saved[name])
+
+
+def _mix(seed: int, step: int) -> int:
+    """A 63-bit seed for torch from two numbers."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
