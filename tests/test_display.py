@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from vectoruniverse.display import Display, step_detail
+
+
+def a_display(terminal: bool, quiet: bool = False) -> tuple[Display, io.StringIO]:
+    stream = io.StringIO()
+    return Display(Console(file=stream, force_terminal=terminal, width=100), quiet=quiet), stream
+
+
+def test_square_brackets_in_titles_are_text():
+    display, stream = a_display(terminal=False)
+    display.say("[/] [bold]x[/bold]")
+    display.warn("[/red]")
+    display.table("[/]", ["[a]"], [["[/b]"]])
+    assert "[/] [bold]x[/bold]" in stream.getvalue()
+    assert "[/red]" in stream.getvalue() and "[/b]" in stream.getvalue()
+
+
+def test_without_a_terminal_a_short_stage_says_one_line():
+    display, stream = a_display(terminal=False)
+    for done in range(1, 101):
+        display.advance("pictures", done, 100)
+    assert stream.getvalue().splitlines() == ["pictures: 100/100"]
+
+
+def test_in_a_terminal_there_is_a_live_bar_that_ends():
+    display, stream = a_display(terminal=True)
+    display.advance("training", 1, 2, "loss 0.5 [/]")
+    display.advance("training", 2, 2, "loss 0.4")
+    display.close()
+    assert "training" in stream.getvalue() and "2/2" in stream.getvalue()
+    display.say("after")
+    assert stream.getvalue().rstrip().endswith("after")
+
+
+def test_quiet_keeps_warnings_only():
+    display, stream = a_display(terminal=False, quiet=True)
+    display.say("hello")
+    display.advance("x", 1, 1)
+    display.warn("careful")
+    assert stream.getvalue() == "warning: careful\n"
+
+
+def test_step_detail_names_what_a_person_watches():
+    line = step_detail(
+        {"loss": 1.0, "loss/alignment": -2.0, "lr": 1e-4, "pairs_per_second": 100.2, "effective_rank": 9.87}
+    )
+    assert line == "loss 1.000  alignment -2.000  lr 1.0e-04  eff. rank 9.9  100 pairs/s"

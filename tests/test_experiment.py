@@ -1,0 +1,289 @@
+"""Whole runs on a small folder of real pictures, through the same functions that the command line calls."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.encoders.models import SAVE, save_clip
+from vectoruniverse.config.loading import load_experiment
+from vectoruniverse.display import Display
+from vectoruniverse.errors import ConfigError, DataError, DivergedError
+from vectoruniverse.experiment import dry_run, evaluate_run, resume, train
+from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.tracking.jsonl import read_metrics
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return save_clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.fixture
+def experiment(shapes, clip, tmp_path):
+    """Write an experiment file over the shapes; keyword arguments replace whole sections."""
+
+    def write(**sections):
+        base = {
+            "name": "shapes",
+            "task": "image_text",
+            "model": str(clip),
+            "data": {"root": str(shapes), "split": {"val_fraction": 0.25}},
+            "adapter": {"method": "lora", "rank": 2},
+            "train": {"epochs": 2, "batch_size": 12, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1},
+            "wandb": {"mode": "disabled"},
+        }
+        file = tmp_path / "shapes.yaml"
+        file.write_text(yaml.safe_dump(base | sections), encoding="utf-8")
+        return load_experiment(file)
+
+    return write
+
+
+def quiet():
+    return Display(quiet=True)
+
+
+def test_a_run_leaves_everything_behind_that_a_person_wants(experiment, tmp_path):
+    outcome = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
+    folder = outcome.run.path
+    assert json.loads((folder / "state.json").read_text())["state"] == "finished"
+    assert json.loads((folder / "environment.json").read_text())
+    record = json.loads((folder / "evaluation.json").read_text())
+    assert record["base"].keys() == record["adapted"].keys()
+    assert record["adapted"] == dict(outcome.adapted)
+    assert load_experiment(folder / "config.yaml") == experiment()
+    steps = [line for line in read_metrics(folder / "metrics.jsonl") if "train/loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert {"train/loss/alignment", "train/loss/anisotropy", "train/lr", "train/effective_rank"} <= steps[0].keys()
+    assert {path.name for path in (folder / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    assert "| image → text recall@5 |" in (folder / "README.md").read_text()
+    assert not list(folder.rglob("*.pt")) and not list(folder.rglob("*.bin"))
+
+
+def test_the_evaluation_before_the_first_step_is_the_base_model_s(experiment, tmp_path):
+    outcome = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
+    comparison = evaluate_run("latest", runs_dir=tmp_path / "runs", split="val", display=quiet())
+    assert comparison.base.metrics == pytest.approx(dict(outcome.base))
+    assert comparison.adapted.metrics == pytest.approx(dict(outcome.adapted), abs=1e-5)
+    assert comparison.rows == 8
+
+
+def test_the_snippet_in_the_run_s_readme_gives_the_same_vectors(experiment, tmp_path, monkeypatch):
+    outcome = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
+    readme = (outcome.run.path / "README.md").read_text()
+    snippet = readme.split("```python")[1].split("```")[0]
+    monkeypatch.chdir(outcome.run.path)
+    names: dict[str, object] = {}
+    with pytest.warns(FutureWarning, match="is_gradient_checkpointing") if _peft_warns() else _nothing():
+        exec(snippet, names)
+    trained = load_file(outcome.run.path / "adapter" / "adapter_model.safetensors")
+    loaded = names["model"].state_dict()
+    for key, value in trained.items():
+        ours = key.replace(".weight", ".default.weight")
+        assert torch.equal(loaded[ours], value)
+
+
+def _peft_warns():
+    from peft import __version__
+
+    return __version__.startswith("0.21")
+
+
+def _nothing():
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+def test_the_same_experiment_gives_the_same_numbers(experiment, tmp_path):
+    first, second = (train(experiment(), runs_dir=tmp_path / f"runs{i}", display=quiet()) for i in range(2))
+    assert first.adapted == second.adapted
+    weights = [load_file(o.run.path / "adapter" / "adapter_model.safetensors") for o in (first, second)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_full_training_from_scratch_learns_the_shapes(experiment, tmp_path):
+    """Colour, shape and place are learned from 24 pictures and found again in 8 new combinations of them."""
+    scratch = {
+        "scratch": "clip", "image_size": 48, "patch_size": 8, "width": 64, "heads": 2, "vision_layers": 2,
+        "text_layers": 1, "projection_dim": 32, "vocab_size": 560, "max_text_tokens": 16,
+    }  # fmt: skip
+    outcome = train(
+        experiment(
+            model=scratch,
+            adapter={"method": "full", "train_logit_scale": True},
+            loss={"name": "info_nce"},
+            views={"count": 1},
+            train={"epochs": 80, "batch_size": 24, "lr": 3e-3, "device": "cpu", "precision": "fp32"},
+            eval={"recall_at": [1, 3], "monitor": "recall@1"},
+        ),
+        runs_dir=tmp_path / "runs",
+        display=quiet(),
+    )
+    assert outcome.base["recall@1"] < 0.2, "8 held-out pictures: chance is 1/8"
+    assert outcome.adapted["recall@1"] > 0.4
+    assert outcome.adapted["recall@3"] > 0.8
+    from transformers import CLIPModel
+
+    CLIPModel.from_pretrained(outcome.run.path / "adapter")
+
+
+@pytest.mark.parametrize("family", sorted(SAVE))
+def test_every_family_trains_with_lora(family, experiment, tmp_path):
+    text = ["query", "value"] if family == "chinese_clip" else ["q_proj", "v_proj"]
+    outcome = train(
+        experiment(
+            model=str(SAVE[family](tmp_path / family)),
+            adapter={"method": "lora", "rank": 2, "vision_targets": ["q_proj", "v_proj"], "text_targets": text},
+            train={"epochs": 1, "batch_size": 12, "lr": 0.01, "device": "cpu", "precision": "fp32"},
+        ),
+        runs_dir=tmp_path / "runs",
+        display=quiet(),
+    )
+    assert all(math.isfinite(value) for value in outcome.adapted.values())
+    state = load_file(
+        outcome.run.checkpoints / (outcome.run.checkpoints / "last").read_text().strip() / "model.safetensors"
+    )
+    moved = [name for name, value in state.items() if name.endswith("lora_B") and value.abs().sum() > 0]
+    assert len(moved) == 8, "both towers, both layers, both targets are trained"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_half_precision_trains(precision, method, experiment, tmp_path):
+    adapter = {"method": "full"} if method == "full" else {"method": "lora", "rank": 2, "train_projections": True}
+    outcome = train(
+        experiment(
+            adapter=adapter,
+            train={"epochs": 2, "batch_size": 12, "lr": 0.003, "device": "cpu", "precision": precision, "log_every": 1},
+        ),
+        runs_dir=tmp_path / "runs",
+        display=quiet(),
+    )
+    losses = [line["train/loss"] for line in read_metrics(outcome.run.metrics_file) if "train/loss" in line]
+    assert all(math.isfinite(value) for value in losses)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"name": "alignment_anisotropy", "form": "linear"},
+        {"name": "alignment_anisotropy", "symmetric": True, "temperature": 0.1},
+        {"name": "info_nce"},
+        {"name": "info_nce", "temperature": 0.07, "pairs": ["IT", "I+T", "II+"]},
+        {"name": "siglip", "temperature": 0.1, "bias": -10.0},
+    ],
+)
+def test_every_loss_trains(loss, experiment, tmp_path):
+    outcome = train(experiment(loss=loss), runs_dir=tmp_path / "runs", display=quiet())
+    assert outcome.base != outcome.adapted or outcome.best_epoch == 0
+
+
+def test_trained_scalars_and_projections_come_back(experiment, tmp_path):
+    adapter = {"method": "lora", "rank": 2, "train_projections": True, "train_logit_scale": True}
+    outcome = train(experiment(adapter=adapter, loss={"name": "info_nce"}), runs_dir=tmp_path / "runs", display=quiet())
+    again = evaluate_run("latest", runs_dir=tmp_path / "runs", split="val", display=quiet())
+    assert again.adapted.metrics == pytest.approx(dict(outcome.adapted), abs=1e-5)
+    scalars = load_file(outcome.run.path / "adapter" / "logit_scalars.safetensors")
+    assert scalars.keys() == {"logit_scale"}
+
+
+def test_dry_run_tells_the_plan_and_writes_nothing(experiment, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    plan = dry_run(experiment(), quiet())
+    assert plan.rows == {"training": 24, "validation": 8, "set aside": 0}
+    assert (plan.steps_per_epoch, plan.steps) == (2, 4)
+    assert plan.parameters[-1].part == "total"
+    assert plan.parameters[-1].trainable == 2 * 2 * 4 * 2 * (32 + 32)  # towers, layers, targets, rank, in + out
+    assert plan.memory > 2**20 and plan.seconds_per_step > 0
+    assert sorted(tmp_path.rglob("*")) in (before, sorted([*before, tmp_path / "shapes.yaml"]))
+
+
+def test_resuming_a_finished_run_does_nothing(experiment, tmp_path):
+    train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
+    assert resume("latest", runs_dir=tmp_path / "runs", display=quiet()) is None
+
+
+def test_an_interrupted_run_goes_on_and_ends_where_an_uninterrupted_one_does(experiment, tmp_path):
+    config = {"epochs": 30, "batch_size": 12, "lr": 0.003, "precision": "fp32", "device": "cpu", "log_every": 1}
+    whole = train(experiment(train=config), runs_dir=tmp_path / "whole", display=quiet())
+
+    experiment(train=config)
+    command = [sys.executable, "-m", "vectoruniverse.cli", "train", "-c", str(tmp_path / "shapes.yaml"), "-q"]
+    child = subprocess.Popen(
+        [*command, "--runs-dir", str(tmp_path / "cut")], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    _wait_for_steps(tmp_path / "cut", 5)
+    child.send_signal(signal.SIGTERM)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 143
+    (run,) = list_runs(tmp_path / "cut")
+    assert run.state == "interrupted"
+    assert f"vu train --resume {run.run.name}" in said
+
+    resumed = resume("latest", runs_dir=tmp_path / "cut", display=quiet())
+    assert resumed is not None
+    assert resumed.adapted == whole.adapted
+    steps = [line["step"] for line in read_metrics(resumed.run.metrics_file) if "train/loss" in line]
+    assert steps == list(range(1, 61))
+
+
+def _wait_for_steps(runs_dir: Path, count: int) -> None:
+    for _ in range(600):
+        found = list(runs_dir.glob("*/metrics.jsonl"))
+        if found and sum("train/loss" in line for line in found[0].read_text().splitlines()) >= count:
+            return
+        time.sleep(0.05)
+    pytest.fail("the run did not start in 30 seconds")
+
+
+def test_too_many_bad_rows_stop_the_run_and_name_them(experiment, shapes, tmp_path):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(shapes, broken)
+    (broken / "images" / "red" / "red-circle-left.png").write_bytes(b"not a picture")
+    data = {"root": str(broken), "split": {"val_fraction": 0.25}}
+    with pytest.raises(DataError, match=r"line 2|metadata\.csv:2|:2") as error:
+        train(experiment(data=data), runs_dir=tmp_path / "runs", display=quiet())
+    assert "max_bad_share" in str(error.value.remedy)
+    assert Run(next((tmp_path / "runs").iterdir())).read_state()["state"] == "failed"
+    tolerant = experiment(data=data | {"max_bad_share": 0.1})
+    outcome = train(tolerant, runs_dir=tmp_path / "runs2", display=quiet())
+    assert outcome.best_epoch >= 0
+
+
+def test_a_wrong_target_is_told_with_the_names_that_exist(experiment, tmp_path):
+    with pytest.raises(ConfigError, match="q_projj") as error:
+        train(
+            experiment(adapter={"method": "lora", "vision_targets": ["q_projj"]}),
+            runs_dir=tmp_path / "runs",
+            display=quiet(),
+        )
+    assert error.value.key == "adapter.vision_targets" and "q_proj" in str(error.value.remedy)
+
+
+def test_a_learning_rate_that_blows_up_ends_with_exit_code_4(experiment, tmp_path):
+    wild = {"epochs": 3, "batch_size": 12, "lr": 1e30, "precision": "fp32", "device": "cpu", "clip_grad_norm": None}
+    with pytest.raises(DivergedError, match="not finite"):
+        train(experiment(train=wild), runs_dir=tmp_path / "runs", display=quiet())
+    assert Run(next((tmp_path / "runs").iterdir())).read_state()["state"] == "stopped"
+    assert DivergedError.exit_code == 4

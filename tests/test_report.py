@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from vectoruniverse.report import comparison_rows, markdown_table
+
+
+def test_comparison_shows_both_directions_then_geometry_with_signed_changes():
+    base = {"image_to_text/recall@1": 0.1, "text_to_image/recall@1": 0.2, "modality_gap": 0.9, "other": 1.0}
+    adapted = {"image_to_text/recall@1": 0.4, "text_to_image/recall@1": 0.1, "modality_gap": 0.2, "other": 2.0}
+    rows = comparison_rows(base, adapted)
+    assert rows[0] == ("image → text recall@1", "0.100", "0.400", "+0.300")
+    assert rows[1] == ("text → image recall@1", "0.200", "0.100", "-0.100")
+    assert rows[2][0].startswith("modality gap") and rows[2][3] == "-0.700"
+    assert len(rows) == 3
+
+
+def test_a_hostile_cell_cannot_break_the_markdown_table():
+    table = markdown_table(["a", "b"], [["x|y\n<script>", "\\|"]])
+    lines = table.splitlines()
+    assert len(lines) == 3
+    assert "<script>" not in table
+    assert lines[2] == "| x\\|y &lt;script> | \\\\\\| |"

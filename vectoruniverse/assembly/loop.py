@@ -1,0 +1,62 @@
+"""The loop's settings, its schedule and its trackers."""
+
+from __future__ import annotations
+
+from vectoruniverse.config.schema import CosineConfig, CosineRestartsConfig, Experiment, TrainConfig
+from vectoruniverse.display import Display
+from vectoruniverse.runs.folder import Run
+from vectoruniverse.tracking.contract import Trackers
+from vectoruniverse.tracking.jsonl import JsonlTracker
+from vectoruniverse.tracking.weights_and_biases import WandbSettings, WandbTracker
+from vectoruniverse.training.loop import Settings
+from vectoruniverse.training.optim import Schedule, constant, cosine, cosine_restarts
+
+
+def build_schedule(train: TrainConfig, steps: int) -> Schedule:
+    """The configured learning rate over ``steps`` updates."""
+    config = train.schedule
+    if isinstance(config, CosineRestartsConfig):
+        return cosine_restarts(
+            peak=train.lr, base=config.base_lr, period=config.period, warmup=config.warmup, decay=config.decay
+        )
+    if isinstance(config, CosineConfig):
+        return cosine(peak=train.lr, steps=steps, warmup=config.warmup, final=config.final)
+    return constant(peak=train.lr, steps=steps, warmup=config.warmup)
+
+
+def loop_settings(experiment: Experiment) -> Settings:
+    """What the loop needs to know of the experiment."""
+    train = experiment.train
+    return Settings(
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        seed=experiment.seed,
+        monitor=experiment.eval.monitor,
+        clip_grad_norm=train.clip_grad_norm,
+        early_stopping=train.early_stopping,
+        log_every=train.log_every,
+        guard=experiment.guard.action,
+        guard_min_share=experiment.guard.min_share,
+    )
+
+
+def build_trackers(experiment: Experiment, run: Run, display: Display, resume_step: int | None) -> Trackers:
+    """metrics.jsonl always, Weights & Biases unless it is disabled."""
+    config = experiment.wandb
+    settings = WandbSettings(
+        mode=config.mode,
+        project=config.project,
+        entity=config.entity,
+        group=config.group,
+        tags=tuple(config.tags),
+        notes=config.notes,
+    )
+    wandb = WandbTracker(
+        run.path,
+        run.name,
+        experiment.model_dump(mode="json"),
+        display.warn,
+        settings,
+        best={"val/*recall@*": "max", "val/recall@*": "max"},
+    )
+    return Trackers([JsonlTracker(run.metrics_file, resume_step), wandb], display.warn)

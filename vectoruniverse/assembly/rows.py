@@ -1,0 +1,109 @@
+"""Data: metadata file → usable rows → decoded pictures → training and validation rows."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from vectoruniverse.config.schema import DataConfig
+from vectoruniverse.data.metadata import BadRow, Metadata, Row, read_metadata, refuse_if_too_many_bad
+from vectoruniverse.data.splits import Split, group_rows, split_rows
+from vectoruniverse.data.thumbnails import PictureRecipe, Pictures, PictureStore, default_cache_dir
+from vectoruniverse.display import Display
+from vectoruniverse.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTextData:
+    """Usable rows, their decoded pictures, and their division.
+
+    Attributes:
+        metadata: what was read; ``bad`` includes rows whose picture cannot be used.
+        rows: usable rows.
+        pictures: decoded pictures of ``rows``, position by position.
+        split: positions of training and validation rows.
+    """
+
+    metadata: Metadata
+    rows: list[Row]
+    pictures: Pictures
+    positions: np.ndarray
+    split: Split
+
+    def train_texts(self) -> list[str]:
+        """Texts of the training rows."""
+        return [self.rows[i].text for i in self.split.train]
+
+    def fingerprint(self) -> str:
+        """sha256 over every row's id, text and picture and over the split: equal data, equal number."""
+        digest = hashlib.sha256()
+        for name, part in (("train", self.split.train), ("val", self.split.val)):
+            for i in part:
+                row = self.rows[i]
+                digest.update(f"{name}\0{row.id}\0{row.text}\0{self.pictures.digests[self.positions[i]]}\n".encode())
+        return digest.hexdigest()
+
+
+def read_rows(data: DataConfig) -> Metadata:
+    """Read and check the metadata file."""
+    metadata = read_metadata(
+        Path(data.root).expanduser(),
+        metadata=data.metadata,
+        layout=data.layout,
+        images=data.images,
+        columns=data.columns.model_dump(),
+        text=data.text,
+        label_separator=data.label_separator,
+        include=data.include,
+        exclude=data.exclude,
+    )
+    total = len(metadata.rows) + len(metadata.bad)
+    refuse_if_too_many_bad(metadata.file, metadata.bad, total, data.max_bad_share)
+    return metadata
+
+
+def decode(data: DataConfig, metadata: Metadata, size: int, resample: str, display: Display) -> ImageTextData:
+    """Decode every picture once, set bad ones aside, divide the rest."""
+    cache = Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir()
+    recipe = PictureRecipe(size, data.fit, resample, data.max_pixels)  # type: ignore[arg-type]
+    pictures = PictureStore.open(cache, recipe).ensure(
+        [row.path for row in metadata.rows], on_progress=partial(display.advance, "pictures")
+    )
+    bad = [
+        *metadata.bad,
+        *(bad_row(metadata.rows[i], reason) for i, reason in sorted(pictures.errors.items())),
+    ]
+    total = len(metadata.rows) + len(metadata.bad)
+    refuse_if_too_many_bad(metadata.file, bad, total, data.max_bad_share)
+    positions = np.array([i for i in range(len(metadata.rows)) if i not in pictures.errors], dtype=np.int64)
+    rows = [metadata.rows[i] for i in positions]
+    split = split_rows(
+        [row.id for row in rows],
+        groups=_groups(data, rows, [str(pictures.digests[i]) for i in positions]),
+        val_fraction=data.split.val_fraction,
+        seed=data.split.seed,
+    )
+    kept = Metadata(metadata.file, metadata.root, metadata.rows, bad)
+    return ImageTextData(kept, rows, pictures, positions, split)
+
+
+def bad_row(row: Row, reason: str) -> BadRow:
+    """The row as one that cannot be used."""
+    return BadRow(row.line, row.id, reason)
+
+
+def _groups(data: DataConfig, rows: list[Row], digests: list[str]) -> list[str]:
+    column = data.split.group_by
+    if column is None:
+        return group_rows(digests, None)
+    if rows and column not in rows[0].columns:
+        raise ConfigError(
+            f"there is no column {column!r} to group by; there are {', '.join(rows[0].columns)}",
+            key="data.split.group_by",
+            remedy="name one of these columns, or null",
+        )
+    return group_rows(digests, [row.columns[column] for row in rows])

@@ -1,0 +1,342 @@
+"""THE TABLE OF CONTENTS: one run, from top to bottom, in the order in which data flows.
+
+config → data → encoder (+ adapter) → task (loss) → loop → metrics → tracking → report
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vectoruniverse.adapters.apply import LoraAdapter, ParameterCount, parameter_table
+from vectoruniverse.assembly.image_text import build_task
+from vectoruniverse.assembly.loop import build_schedule, build_trackers, loop_settings
+from vectoruniverse.assembly.model import ADAPTERS, build_encoder, input_size, load_adapted, load_encoder, save_adapted
+from vectoruniverse.assembly.rows import ImageTextData, decode, read_rows
+from vectoruniverse.config.loading import dump_experiment, fingerprint, load_experiment
+from vectoruniverse.config.schema import Experiment
+from vectoruniverse.display import Display
+from vectoruniverse.encoders.dual import DualEncoder, local_source
+from vectoruniverse.errors import ConfigError, DivergedError
+from vectoruniverse.observer import RunObserver
+from vectoruniverse.report import comparison_rows, run_readme
+from vectoruniverse.runs.environment import environment
+from vectoruniverse.runs.folder import Run, create_run
+from vectoruniverse.runs.listing import find_run
+from vectoruniverse.tasks.contract import Evaluation
+from vectoruniverse.tasks.image_text import ImageTextTask
+from vectoruniverse.tracking.contract import Trackers
+from vectoruniverse.training.checkpoint import Checkpoint, latest
+from vectoruniverse.training.device import Compute, choose_compute, peak_memory
+from vectoruniverse.training.interruption import Interruption
+from vectoruniverse.training.loop import (
+    InterruptedTraining,
+    Snapshot,
+    Trainer,
+    batches,
+    restore_parameters,
+    steps_per_epoch,
+)
+from vectoruniverse.training.optim import adamw, parameter_groups
+
+LORA_SNIPPET = """
+from peft import PeftModel  # pip install peft
+from transformers import CLIPModel
+
+model = PeftModel.from_pretrained(CLIPModel.from_pretrained("{base}"), "adapter")
+"""
+
+FULL_SNIPPET = """
+from transformers import CLIPModel
+
+model = CLIPModel.from_pretrained("adapter")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything a run works with, before its first step."""
+
+    experiment: Experiment
+    compute: Compute
+    data: ImageTextData
+    encoder: DualEncoder
+    adapter: LoraAdapter | None
+    task: ImageTextTask
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a training found: metrics of the held-out rows before the first step and with the best checkpoint."""
+
+    run: Run
+    base: Mapping[str, float]
+    adapted: Mapping[str, float]
+    best_epoch: int
+    seconds: float
+
+
+def prepare(experiment: Experiment, display: Display) -> Prepared:
+    """Config → data → encoder (+ adapter) → task; nothing is written but the cache of decoded pictures."""
+    compute = choose_compute(experiment.train.device, experiment.train.precision)
+    metadata = read_rows(experiment.data)
+    encoder = load_encoder(experiment, compute)
+    data = decode(experiment.data, metadata, *input_size(experiment, encoder), display)
+    encoder = encoder or build_encoder(experiment, compute, data.train_texts())
+    adapter = ADAPTERS[experiment.adapter.method](encoder, experiment.adapter, experiment.seed)
+    return Prepared(experiment, compute, data, encoder, adapter, build_task(experiment, encoder, data))
+
+
+def train(experiment: Experiment, *, runs_dir: Path, display: Display) -> Outcome:
+    """A new run of the experiment, to its end.
+
+    Raises:
+        UserError: whatever the user can mend; ``state.json`` of the run tells it too.
+        InterruptedTraining: somebody asked to stop; ``resume`` goes on from there.
+    """
+    run = create_run(runs_dir, experiment.name)
+    run.write_text("config.yaml", dump_experiment(experiment))
+    run.write_json("environment.json", environment())
+    return _execute(experiment, run, display)
+
+
+def resume(reference: str, *, runs_dir: Path, display: Display) -> Outcome | None:
+    """Continue a run from its last checkpoint, with the config it was started with; None when it is already done."""
+    run = find_run(runs_dir, reference)
+    if run.read_state().get("state") == "finished":
+        return None
+    return _execute(load_experiment(run.config_file), run, display)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """An adapted model beside its base, on the same rows by the same code."""
+
+    run: Run
+    rows: int
+    base: Evaluation
+    adapted: Evaluation
+
+
+def evaluate_run(reference: str, *, runs_dir: Path, split: str, display: Display) -> Comparison:
+    """Judge a finished run's adapter and its base on a split of the run's data.
+
+    Raises:
+        ConfigError: there is no such run, or it has no adapter yet.
+    """
+    run = find_run(runs_dir, reference)
+    if not run.adapter.is_dir():
+        raise ConfigError(
+            f"{run.name} has no adapter yet (state: {run.read_state().get('state', 'unknown')})",
+            remedy=f"finish it: vu train --resume {run.name}",
+        )
+    experiment = load_experiment(run.config_file)
+    compute = choose_compute(experiment.train.device, experiment.train.precision)
+    adapted = load_adapted(experiment, compute, run.adapter)
+    data = decode(experiment.data, read_rows(experiment.data), *input_size(experiment, adapted), display)
+    results = []
+    for encoder in (load_base(experiment, compute, data), adapted):
+        task = build_task(experiment, encoder, data)
+        results.append(task.judge(task.train if split == "train" else task.val))
+    return Comparison(run, len(data.split.train if split == "train" else data.split.val), *results)
+
+
+def load_base(experiment: Experiment, compute: Compute, data: ImageTextData) -> DualEncoder:
+    """The model before any training."""
+    encoder = load_encoder(experiment, compute) or build_encoder(experiment, compute, data.train_texts())
+    encoder.model.to(compute.dtype)
+    return encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a training would do, and what one batch of it took."""
+
+    rows: Mapping[str, int]
+    steps_per_epoch: int
+    steps: int
+    parameters: list[ParameterCount]
+    compute: str
+    loss: Mapping[str, float]
+    seconds_per_step: float
+    memory: int
+
+
+def dry_run(experiment: Experiment, display: Display) -> Plan:
+    """Load everything, take one batch forward and backward, write nothing."""
+    prepared = prepare(experiment, display)
+    task, data = prepared.task, prepared.data
+    rows = batches(task.train_rows, experiment.train.batch_size, experiment.seed, 0)[0]
+    started = time.perf_counter()
+    loss = task.loss(rows, 0)
+    torch.autograd.backward(loss.total)
+    per_epoch = steps_per_epoch(task.train_rows, experiment.train.batch_size)
+    return Plan(
+        rows={
+            "training": len(data.split.train),
+            "validation": len(data.split.val),
+            "set aside": len(data.metadata.bad),
+        },
+        steps_per_epoch=per_epoch,
+        steps=per_epoch * experiment.train.epochs,
+        parameters=parameter_table(prepared.encoder.model),
+        compute=str(prepared.compute),
+        loss={"total": float(loss.total.detach()), **{name: float(part) for name, part in loss.parts.items()}},
+        seconds_per_step=time.perf_counter() - started,
+        memory=peak_memory(prepared.compute.device),
+    )
+
+
+def _execute(experiment: Experiment, run: Run, display: Display) -> Outcome:
+    """Train under the run's lock, and leave its state.json telling how it went, however it went."""
+    with run.lock(), Interruption() as interruption:
+        run.set_state("running", metric=experiment.eval.monitor, message=None)
+        display.say(f"run {run.path}")
+        try:
+            return _train(experiment, run, display, interruption)
+        except InterruptedTraining as stopped:
+            run.set_state("interrupted")
+            stopped.exit_code, stopped.remedy = interruption.exit_code, f"go on with: vu train --resume {run.name}"
+            raise
+        except KeyboardInterrupt:
+            run.set_state("interrupted")
+            raise
+        except BaseException as error:
+            run.set_state("stopped" if isinstance(error, DivergedError) else "failed", message=str(error)[:500])
+            raise
+        finally:
+            display.close()
+
+
+def _train(experiment: Experiment, run: Run, display: Display, interruption: Interruption) -> Outcome:
+    """Prepare → fit → conclude, with the trackers told of the end whatever it is."""
+    started = time.monotonic()
+    prepared = prepare(experiment, display)
+    checkpoint = latest(run.checkpoints, "last", display.warn) if run.checkpoints.is_dir() else None
+    display.say(plan_line(prepared))
+    if checkpoint is not None:
+        display.say(f"resumed at step {checkpoint.step}")
+    trackers = build_trackers(experiment, run, display, checkpoint.step if checkpoint else None)
+    try:
+        trainer = _fit(prepared, run, trackers, display, interruption, checkpoint)
+        outcome = _conclude(prepared, run, trackers, trainer, display, started)
+    except InterruptedTraining:
+        trackers.finish("interrupted")
+        raise
+    except BaseException:
+        trackers.finish("failed")
+        raise
+    trackers.finish("finished")
+    return outcome
+
+
+def _fit(
+    prepared: Prepared,
+    run: Run,
+    trackers: Trackers,
+    display: Display,
+    interruption: Interruption,
+    checkpoint: Checkpoint | None,
+) -> Trainer:
+    """The loop, from the start or from where the checkpoint stands."""
+    experiment, task = prepared.experiment, prepared.task
+    groups = parameter_groups(task.trained().items(), task.modules(), experiment.train.weight_decay)
+    total = experiment.train.epochs * steps_per_epoch(task.train_rows, experiment.train.batch_size)
+    observer = RunObserver(
+        run,
+        trackers,
+        display,
+        interruption,
+        total_steps=total,
+        log_every=experiment.train.log_every,
+        monitor=experiment.eval.monitor,
+    )
+    trainer = Trainer(
+        task,
+        adamw(groups, fused=prepared.compute.device.type == "cuda"),
+        build_schedule(experiment.train, total),
+        loop_settings(experiment),
+        observer,
+        scaler=torch.amp.GradScaler(prepared.compute.device.type, enabled=prepared.compute.needs_scaler),
+    )
+    if checkpoint is not None:
+        trainer.restore(Snapshot(checkpoint.step, checkpoint.tensors, checkpoint.state))
+    trainer.fit()
+    return trainer
+
+
+def _conclude(
+    prepared: Prepared, run: Run, trackers: Trackers, trainer: Trainer, display: Display, started: float
+) -> Outcome:
+    """Put the parameters to keep back, judge them once more, write what a person wants to have."""
+    kept = latest(run.checkpoints, prepared.experiment.eval.keep, display.warn)
+    assert kept is not None, "the first evaluation writes a checkpoint"
+    restore_parameters(prepared.task.trained(), kept.tensors["model"])
+    evaluation, position = prepared.task.evaluate(), trainer.position
+    save_adapted(prepared.encoder, prepared.adapter, prepared.experiment.adapter, run.adapter)
+    outcome = Outcome(run, position.base, evaluation.metrics, position.best_epoch, time.monotonic() - started)
+    run.write_json("evaluation.json", evaluation_record(prepared, position.base, evaluation, epoch=position.best_epoch))
+    run.write_text("README.md", run_readme(**readme_facts(prepared, outcome)))
+    trackers.summary({f"best/{name}": value for name, value in evaluation.metrics.items()})
+    run.set_state(
+        "finished",
+        best=position.best,
+        epoch=position.best_epoch,
+        epochs=prepared.experiment.train.epochs,
+        seconds=round(outcome.seconds, 1),
+        device=str(prepared.compute),
+    )
+    return outcome
+
+
+def evaluation_record(
+    prepared: Prepared, base: Mapping[str, float], adapted: Evaluation, *, epoch: int | None
+) -> dict[str, object]:
+    """What evaluation.json holds."""
+    return {
+        "split": "val",
+        "rows": len(prepared.task.val),
+        "data": prepared.data.fingerprint(),
+        "experiment": fingerprint(prepared.experiment),
+        "best_epoch": epoch,
+        "base": dict(base),
+        "adapted": dict(adapted.metrics),
+    }
+
+
+def plan_line(prepared: Prepared) -> str:
+    """Rows, trained parameters and device in one line."""
+    data, trained = prepared.data, sum(p.numel() for p in prepared.task.trained().values())
+    total = sum(p.numel() for p in prepared.encoder.model.parameters())
+    bad = f" ({len(data.metadata.bad)} set aside)" if data.metadata.bad else ""
+    return (
+        f"{len(data.split.train)} training and {len(data.split.val)} validation rows{bad}; "
+        f"{trained:,} of {total:,} parameters trained; {prepared.compute}"
+    )
+
+
+def readme_facts(prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
+    """What the run folder's README tells."""
+    experiment, encoder = prepared.experiment, prepared.encoder
+    full = prepared.adapter is None
+    return {
+        "name": outcome.run.name,
+        "facts": {
+            "base model": f"`{encoder.name}`" + (f" at commit `{encoder.commit}`" if encoder.commit else ""),
+            "data": f"`{experiment.data.root}`, {len(prepared.data.split.train)} training and "
+            f"{len(prepared.data.split.val)} validation rows, fingerprint `{prepared.data.fingerprint()[:16]}`",
+            "trained": f"{experiment.adapter.method}"
+            + ("" if full else f", rank {experiment.adapter.rank}")
+            + f", {sum(p.numel() for p in prepared.task.trained().values()):,} parameters",
+            "loss": experiment.loss.name,
+            "best epoch": f"{outcome.best_epoch} of {experiment.train.epochs}, by {experiment.eval.monitor}",
+            "time": f"{outcome.seconds:.0f} s on {prepared.compute}",
+        },
+        "comparison": comparison_rows(outcome.base, outcome.adapted),
+        "how_to_load": FULL_SNIPPET if full else LORA_SNIPPET.format(base=local_source(encoder.name)),
+    }

@@ -1,0 +1,64 @@
+"""What the loop reports to: the trackers, the display and the checkpoint folder of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vectoruniverse.display import Display, step_detail
+from vectoruniverse.runs.folder import Run
+from vectoruniverse.tasks.contract import Evaluation
+from vectoruniverse.tracking.contract import Trackers
+from vectoruniverse.training.checkpoint import point, prune, save_checkpoint
+from vectoruniverse.training.interruption import Interruption
+from vectoruniverse.training.loop import Snapshot
+
+
+class RunObserver:
+    """Writes everything down where it belongs."""
+
+    def __init__(
+        self,
+        run: Run,
+        trackers: Trackers,
+        display: Display,
+        interruption: Interruption,
+        *,
+        total_steps: int,
+        log_every: int,
+        monitor: str,
+    ) -> None:
+        """Report to ``run``'s folder, ``trackers`` and ``display``; ``interruption`` says when to stop."""
+        self._run, self._trackers, self._display, self._interruption = run, trackers, display, interruption
+        self._total, self._log_every, self._monitor = total_steps, log_every, monitor
+
+    def on_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Move the progress bar; every ``log_every`` steps tell the trackers."""
+        self._display.advance("training", step, self._total, step_detail(values))
+        if step % self._log_every == 1 or self._log_every == 1 or step == self._total:
+            self._trackers.log(step, {f"train/{name}": value for name, value in values.items()})
+
+    def on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
+        """Tell trackers every metric, and people the one that counts."""
+        self._trackers.log(
+            step, {f"val/{name}": value for name, value in evaluation.metrics.items()} | {"epoch": epoch}
+        )
+        score, rank = evaluation.metrics[self._monitor], evaluation.metrics.get("effective_rank")
+        line = f"epoch {epoch}: {self._monitor} {score:.3f}{' (best)' if is_best and epoch else ''}"
+        self._display.say(line if rank is None else f"{line}, effective rank {rank:.1f}")
+
+    def on_warning(self, message: str) -> None:
+        """Tell people."""
+        self._display.warn(message)
+
+    def save(self, snapshot: Snapshot, is_best: bool) -> None:
+        """Write a checkpoint, let ``last`` (and ``best``) name it, drop those that nobody names any more."""
+        folder = self._run.checkpoints
+        checkpoint = save_checkpoint(folder, snapshot.step, snapshot.tensors, snapshot.state)
+        point(folder, "last", checkpoint)
+        if is_best:
+            point(folder, "best", checkpoint)
+        prune(folder)
+
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C or SIGTERM came."""
+        return bool(self._interruption)
