@@ -1,0 +1,75 @@
+"""How labels and lengths are distributed, as plain numbers that others draw."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vectoruniverse.data.metadata import Row
+
+TokenCounter = Callable[[Sequence[str]], Sequence[int]]
+"""From texts to their lengths in the model's tokens, marks included and nothing cut off."""
+
+_QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class DataStats:
+    """Distributions over rows.
+
+    Attributes:
+        rows: number of rows.
+        label_counts: rows of each label, most frequent first, equal ones by name.
+        labels_per_row: number of labels → rows that have so many.
+        title_characters: length of each row's title in code points, in the rows' order.
+        text_tokens: length of each row's filled-in text in tokens, or None where no tokenizer was given.
+        max_tokens: the model's limit, where known.
+    """
+
+    rows: int
+    label_counts: dict[str, int]
+    labels_per_row: dict[int, int]
+    title_characters: tuple[int, ...]
+    text_tokens: tuple[int, ...] | None
+    max_tokens: int | None
+
+    def summary(self) -> dict[str, object]:
+        """The numbers without a value for each row."""
+        return {
+            "rows": self.rows,
+            "label_counts": self.label_counts,
+            "labels_per_row": self.labels_per_row,
+            "title_characters": quantiles(self.title_characters),
+            "text_tokens": None if self.text_tokens is None else quantiles(self.text_tokens),
+            "max_tokens": self.max_tokens,
+        }
+
+
+def data_stats(
+    rows: Sequence[Row], *, token_counts: TokenCounter | None = None, max_tokens: int | None = None
+) -> DataStats:
+    """Count labels and measure titles and texts.
+
+    Args:
+        rows: the rows.
+        token_counts: lengths in tokens; None leaves them out.
+        max_tokens: the model's limit, passed on for whoever draws.
+    """
+    labels = Counter(label for row in rows for label in row.labels)
+    per_row = Counter(len(row.labels) for row in rows)
+    return DataStats(
+        rows=len(rows),
+        label_counts=dict(sorted(labels.items(), key=lambda item: (-item[1], item[0]))),
+        labels_per_row=dict(sorted(per_row.items())),
+        title_characters=tuple(len(row.title) for row in rows),
+        text_tokens=None if token_counts is None else tuple(token_counts([row.text for row in rows])),
+        max_tokens=max_tokens,
+    )
+
+
+def quantiles(values: Sequence[int]) -> dict[str, float]:
+    """Minimum, quartiles, 95th percentile and maximum; empty for no values."""
+    return {name: float(np.quantile(values, share)) for name, share in _QUANTILES.items()} if values else {}
