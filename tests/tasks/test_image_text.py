@@ -140,5 +140,6 @@ def test_evaluation_counts_equal_titles_as_joint_positives(folder):
         best = max(row[j] for j in positives)
         hits += sum(row[j] >= best for j in range(8) if j not in positives) == 0
     assert evaluation.metrics["image_to_text/recall@1"] == pytest.approx(hits / 8)
-    assert evaluation.per_query["image_to_text/rank"].shape == (8,)
+    assert evaluation.per_query["image_to_text/recall@1"].sum() == hits
+    assert evaluation.ranks["image_to_text"].shape == (8,)
     assert {"recall@5", "modality_gap", "effective_rank", "alignment"} <= evaluation.metrics.keys()

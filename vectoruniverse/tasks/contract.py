@@ -32,10 +32,12 @@ class Evaluation:
     Attributes:
         metrics: named numbers.
         per_query: what the metrics are means of, one value per row, so that two models can be compared row by row.
+        ranks: rank of each row's best right answer, by direction, for whoever shows single rows.
     """
 
     metrics: Mapping[str, float]
     per_query: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ranks: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Task(Protocol):

@@ -5,7 +5,8 @@ Shapes: B batch, N rows of a split, S side of the stored picture, H side of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,9 +17,8 @@ from torch import Tensor, nn
 from vectoruniverse.data.views import Augmentation, augment, draw, to_input
 from vectoruniverse.encoders.dual import DualEncoder
 from vectoruniverse.losses import LossValue
-from vectoruniverse.metrics.geometry import geometry
-from vectoruniverse.metrics.ranking import ranking_metrics, retrieval_ranks
 from vectoruniverse.tasks.contract import Evaluation, StepLoss
+from vectoruniverse.tasks.judging import Embeddings, Labels, judge, judge_labels
 
 ViewLoss = Callable[[Mapping[str, Tensor]], LossValue]
 """Loss of the unit vectors ``{"I", "I+", "T", "T+"}``, each (B, E)."""
@@ -32,6 +32,15 @@ class PictureSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class LabelTexts:
+    """Label names (C), token ids of each label's text, and which row has which label, (N, C) bool."""
+
+    names: Sequence[str]
+    tokens: Sequence[np.ndarray]
+    of_row: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Pairs:
     """Pictures and their texts, row by row.
 
@@ -41,6 +50,7 @@ class Pairs:
         keys: stable 64-bit key of each row; views depend on it and not on the row's place.
         tokens: token ids of each row's text, unpadded.
         groups: (N,) int64; rows with the same text share a number and count as each other's positives.
+        labels: the rows' labels; None where there are none.
     """
 
     pictures: PictureSource
@@ -48,17 +58,10 @@ class Pairs:
     keys: Sequence[int]
     tokens: Sequence[np.ndarray]
     groups: np.ndarray
+    labels: LabelTexts | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
-
-
-@dataclass(frozen=True, slots=True)
-class Embeddings:
-    """Unit vectors of a split's pictures and texts, both (N, E) float32 on the CPU."""
-
-    image: Tensor
-    text: Tensor
 
 
 class ImageTextTask:
@@ -104,6 +107,10 @@ class ImageTextTask:
         """Number of training rows."""
         return len(self.train)
 
+    def part(self, split: str) -> Pairs:
+        """Rows of ``train`` or ``val``."""
+        return {"train": self.train, "val": self.val}[split]
+
     def trained(self) -> dict[str, nn.Parameter]:
         """Whatever the adapter left open to training, by its path in the model."""
         return {name: p for name, p in self.encoder.model.named_parameters() if p.requires_grad}
@@ -144,11 +151,21 @@ class ImageTextTask:
 
     def embed(self, pairs: Pairs) -> Embeddings:
         """Unit vectors of every row, unaugmented and without dropout."""
+        with self._evaluating():
+            return Embeddings(self._embed_images(pairs), self._embed_texts(pairs.tokens))
+
+    def _embed_tokens(self, tokens: Sequence[np.ndarray]) -> Tensor:
+        with self._evaluating():
+            return self._embed_texts(tokens)
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """No dropout and no gradients; the model's mode is put back afterwards."""
         was_training = self.encoder.model.training
         self.encoder.model.eval()
         try:
             with torch.inference_mode():
-                return Embeddings(self._embed_images(pairs), self._embed_texts(pairs))
+                yield
         finally:
             self.encoder.model.train(was_training)
 
@@ -160,35 +177,31 @@ class ImageTextTask:
             blocks.append(self.encoder.encode_images(x).cpu())
         return torch.cat(blocks)
 
-    def _embed_texts(self, pairs: Pairs) -> Tensor:
+    def _embed_texts(self, tokens: Sequence[np.ndarray]) -> Tensor:
         # texts of similar length share a batch, so that little of it is padding
-        order = np.argsort([len(row) for row in pairs.tokens], kind="stable")
+        order = np.argsort([len(row) for row in tokens], kind="stable")
         blocks = []
-        for start in range(0, len(pairs), self._eval_batch):
-            ids, mask = self.encoder.pad([pairs.tokens[i] for i in order[start : start + self._eval_batch]])
+        for start in range(0, len(tokens), self._eval_batch):
+            ids, mask = self.encoder.pad([tokens[i] for i in order[start : start + self._eval_batch]])
             blocks.append(self.encoder.encode_texts(ids.to(self.encoder.device), mask.to(self.encoder.device)).cpu())
         embedded = torch.cat(blocks)
         return torch.empty_like(embedded).index_copy_(0, torch.from_numpy(order), embedded)
 
     def evaluate(self) -> Evaluation:
         """Retrieval and geometry on the validation rows."""
-        return self.judge(self.val)
+        return judge(self.embed(self.val), self.val.groups, self._recall_at)
 
-    def judge(self, pairs: Pairs) -> Evaluation:
-        """Retrieval and geometry on any rows."""
-        return judge(self.embed(pairs), pairs.groups, self._recall_at)
-
-
-def judge(embeddings: Embeddings, groups: np.ndarray, recall_at: Sequence[int]) -> Evaluation:
-    """Retrieval in both directions and the geometry of the space."""
-    ids = torch.from_numpy(groups)
-    image_to_text = retrieval_ranks(embeddings.image, embeddings.text, ids, ids)
-    text_to_image = retrieval_ranks(embeddings.text, embeddings.image, ids, ids)
-    metrics = {
-        **ranking_metrics(image_to_text, text_to_image, recall_at),
-        **geometry(embeddings.image, embeddings.text),
-    }
-    return Evaluation(
-        metrics,
-        {"image_to_text/rank": image_to_text.cpu().numpy(), "text_to_image/rank": text_to_image.cpu().numpy()},
-    )
+    def judge(self, pairs: Pairs) -> tuple[Evaluation, Embeddings]:
+        """Everything there is to say about any rows: retrieval, labels and geometry, and the vectors themselves."""
+        embeddings = self.embed(pairs)
+        retrieval = judge(embeddings, pairs.groups, self._recall_at)
+        if pairs.labels is None:
+            return retrieval, embeddings
+        labels = Labels(pairs.labels.names, self._embed_tokens(pairs.labels.tokens), pairs.labels.of_row)
+        by_label = judge_labels(embeddings, labels)
+        whole = Evaluation(
+            {**retrieval.metrics, **by_label.metrics},
+            {**retrieval.per_query, **by_label.per_query},
+            retrieval.ranks,
+        )
+        return whole, embeddings
