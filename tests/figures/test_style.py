@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from vectoruniverse.figures import style
+
+
+def _drawn() -> style.Figure:
+    with style.drawing(2.0) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1, 2], [3.0, 1.0, 2.0], label="a line")
+        axes.fill_between([0, 1, 2], [1, 1, 1], hatch="/")  # hatches and clip paths get salted ids in SVG
+        axes.set_title("a title")
+    return figure
+
+
+def test_saved_files_are_the_same_bytes_each_time(tmp_path: Path) -> None:
+    first = style.save(_drawn(), tmp_path / "a", "line")
+    second = style.save(_drawn(), tmp_path / "b", "line")
+    assert [path.name for path in first] == ["line.png", "line.svg"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert b"dc:date" not in first[1].read_bytes()
+
+
+def test_png_has_150_dots_per_inch(tmp_path: Path) -> None:
+    png, _ = style.save(_drawn(), tmp_path, "line")
+    with Image.open(png) as image:
+        assert image.size == (round(style.WIDTH * 150), 300)
+
+
+def test_settings_of_the_person_neither_count_nor_change() -> None:
+    ours = style.svg(_drawn())
+    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 30, "svg.fonttype": "none"}):
+        assert style.svg(_drawn()) == ours
+        assert matplotlib.rcParams["axes.facecolor"] == "red"
+
+
+def test_pyplot_stays_out() -> None:
+    modules = "curves, gallery, retrieval, space, style"
+    code = f"import sys; from vectoruniverse.figures import {modules}; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_undrawable_characters_become_question_marks_and_draw_without_a_warning() -> None:
+    text = style.drawable("a\U000fffffb\x00c\td\u202ee\ufe0f\n$x$")  # private use, NUL, override, variation selector
+    assert text == "a?b?c d?e $x$"
+    with style.drawing(1.0) as figure:
+        figure.text(0, 0.5, style.drawable("한국어 日本語 🎉 שלום $\\frac{1}{0}$"))
+    assert style.png(figure)  # warnings are errors here
+
+
+def test_end_labels_keep_apart_and_near_their_lines() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        wanted = sorted(random.uniform(size=6).tolist())
+        placed = style._apart(wanted, 0.1)
+        assert (np.diff(placed) >= 0.1 - 1e-9).all()
+        assert np.mean(placed) == pytest.approx(np.mean(wanted))
+    assert style._apart([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert style._apart([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])

@@ -1,0 +1,1 @@
+"""Figures of a run: numbers in, `matplotlib.figure.Figure` out."""

@@ -1,0 +1,170 @@
+"""What the numbers of a run say, in plain words: did it get better, and is the space healthy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+MIN_SHARE = 0.5
+"""A space that keeps less than this share of its first effective rank has collapsed; the live guard's default."""
+
+MIN_RANK = 2.0
+"""A space with a smaller effective rank has collapsed whatever it was before: it is little more than one direction."""
+
+DOMINANT_SHARE = 1 / 3
+"""A direction that holds more of the variance than this is named."""
+
+CONE_COSINE = 0.5
+"""Unrelated rows with a greater mean cosine lie in a narrow cone (within about 60° of each other)."""
+
+GAP = 0.5
+"""A greater distance between the means of pictures and texts is named; CLIP models start at about 0.8."""
+
+Outcome = Literal["better", "worse", "unclear", "unchanged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Whether a run made its metric better.
+
+    Attributes:
+        outcome: ``better`` and ``worse`` are claimed only when the interval of the change excludes 0, or when there is
+            no interval at all; ``unclear`` has 0 within its interval.
+        headline: one short sentence.
+        detail: the interval, or that there is none.
+    """
+
+    outcome: Outcome
+    headline: str
+    detail: str
+
+
+def answer(
+    metric: str,
+    base: Mapping[str, float],
+    adapted: Mapping[str, float],
+    intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+) -> Answer:
+    """Judge the change of one metric that is better when greater.
+
+    Args:
+        metric: such as ``recall@5``; both models have it.
+        base: metrics of the base model.
+        adapted: metrics of the adapted model on the same rows.
+        intervals: of a metric, ``difference`` as [estimate, low, high].
+    """
+    before, after = base[metric], adapted[metric]
+    change = after - before
+    bounds = (intervals or {}).get(metric, {}).get("difference")
+    if bounds is None:
+        outcome: Outcome = "better" if change > 0 else "worse" if change < 0 else "unchanged"
+        detail = f"Change {_points(change)} points. No interval was computed, so this may be an accident of these rows."
+    else:
+        _, low, high = bounds
+        outcome = "better" if low > 0 else "worse" if high < 0 else "unclear"
+        remark = "zero is within it, so these rows cannot tell" if outcome == "unclear" else "clear of zero"
+        detail = f"Change {_points(change)} points, 95 % interval {_points(low)} to {_points(high)}: {remark}."
+    return Answer(
+        outcome, f"{_OPENING[outcome]}: {metric} went from {before * 100:.1f} % to {after * 100:.1f} %", detail
+    )
+
+
+def _points(change: float) -> str:
+    return f"{change * 100:+.1f}"
+
+
+_OPENING: Mapping[Outcome, str] = {
+    "better": "Better",
+    "worse": "Worse",
+    "unclear": "Not clear",
+    "unchanged": "No change",
+}
+
+
+def verdict(
+    base: Mapping[str, float],
+    adapted: Mapping[str, float],
+    history: Sequence[Mapping[str, float | int | str]] = (),
+    *,
+    min_share: float = MIN_SHARE,
+) -> list[str]:
+    """The health of the adapted space beside the base's: one sentence, or one for each thing that is wrong.
+
+    Args:
+        base: geometry of the base model, as `vectoruniverse.metrics.geometry.geometry` names it.
+        adapted: geometry of the adapted model; what it lacks is not judged.
+        history: records of ``metrics.jsonl``; ``train/effective_rank`` is watched from its first value on.
+        min_share: a batch's effective rank below this share of the first counts as collapse.
+
+    Returns:
+        The worst first. A single sentence that starts with ``healthy`` when nothing is wrong.
+    """
+    found = [
+        *_not_finite(adapted),
+        *_collapse(base, adapted, min_share),
+        *_collapse_while_training(history, min_share),
+        *_dominant_direction(base, adapted),
+        *_cone(base, adapted),
+        *_gap(base, adapted),
+    ]
+    return found or [_healthy(base, adapted)]
+
+
+def _healthy(base: Mapping[str, float], adapted: Mapping[str, float]) -> str:
+    if "effective_rank" not in adapted:
+        return "not judged: there are no numbers about the space"
+    return f"healthy: effective rank {_beside(base, adapted, 'effective_rank', '.1f')}"
+
+
+def _not_finite(adapted: Mapping[str, float]) -> list[str]:
+    names = sorted(name for name, value in adapted.items() if not math.isfinite(value))
+    return [f"not finite: {', '.join(names)}"] if names else []
+
+
+def _collapse(base: Mapping[str, float], adapted: Mapping[str, float], min_share: float) -> list[str]:
+    rank = adapted.get("effective_rank", math.inf)
+    if rank < max(MIN_RANK, min_share * base.get("effective_rank", 0.0)):
+        return [f"collapsed: effective rank {_beside(base, adapted, 'effective_rank', '.1f')}"]
+    return []
+
+
+def _collapse_while_training(history: Sequence[Mapping[str, float | int | str]], min_share: float) -> list[str]:
+    watched = [(record["step"], record.get("train/effective_rank")) for record in history]
+    # what is no number at all was written as "NaN", which the loop tells in its own way
+    ranks = [(step, float(rank)) for step, rank in watched if isinstance(rank, int | float)]
+    low = [step for step, rank in ranks if rank < min_share * ranks[0][1]]
+    if not low:
+        return []
+    least = min(rank for _, rank in ranks)
+    text = f"collapsed at step {low[0]}: effective rank of batches fell from {ranks[0][1]:.1f} to {least:.1f}"
+    return [text if low[-1] == ranks[-1][0] else f"{text}, and recovered by step {ranks[-1][0]}"]
+
+
+def _dominant_direction(base: Mapping[str, float], adapted: Mapping[str, float]) -> list[str]:
+    key = "largest_eigenvalue_share"
+    if adapted.get(key, 0.0) <= DOMINANT_SHARE:
+        return []
+    beside = f" (base {base[key] * 100:.0f} %)" if key in base else ""
+    return [f"one direction holds {adapted[key] * 100:.0f} % of the variance{beside}"]
+
+
+def _cone(base: Mapping[str, float], adapted: Mapping[str, float]) -> list[str]:
+    found = []
+    for modality, name in (("image", "pictures"), ("text", "texts")):
+        key = f"{modality}/mean_cosine"
+        if adapted.get(key, 0.0) > CONE_COSINE:
+            found.append(f"{name} lie in a narrow cone: mean cosine {_beside(base, adapted, key, '.2f')}")
+    return found
+
+
+def _gap(base: Mapping[str, float], adapted: Mapping[str, float]) -> list[str]:
+    if adapted.get("modality_gap", 0.0) <= GAP:
+        return []
+    return [f"pictures and texts stand apart: modality gap {_beside(base, adapted, 'modality_gap', '.2f')}"]
+
+
+def _beside(base: Mapping[str, float], adapted: Mapping[str, float], key: str, form: str) -> str:
+    beside = f" (base {base[key]:{form}})" if key in base else ""
+    return f"{adapted[key]:{form}}{beside}"
