@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ def config(shapes, clip, tmp_path):
         "data": {"root": str(shapes), "split": {"val_fraction": 0.25}},
         "adapter": {"method": "lora", "rank": 2},
         "train": {"epochs": 1, "batch_size": 12, "lr": 0.01, "device": "cpu"},
+        "eval": {"report": False},
         "wandb": {"mode": "disabled"},
     }
     file = tmp_path / "shapes.yaml"
@@ -86,6 +88,9 @@ def test_train_eval_and_runs_tell_one_story(config, tmp_path):
     assert [(run["run"], run["state"]) for run in listed] == [(name, "finished")]
     table = vu("runs", cwd=tmp_path).stdout
     assert name in table and "finished" in table
+
+    base = json.loads(vu("eval", "-c", str(config), "--json", cwd=tmp_path).stdout)
+    assert base["base"] == pytest.approx(record["base"])
 
     again = vu("train", "--resume", "latest", cwd=tmp_path)
     assert again.returncode == 0 and "already finished" in again.stdout
@@ -124,6 +129,10 @@ def test_dry_run_prints_the_plan(config, tmp_path):
         (["train", "--resume", "latest"], 2, "no run"),
         (["train", "--resume", "latest", "--dry-run"], 2, "do not go with it"),
         (["eval", "nothing"], 2, "nothing"),
+        (["eval"], 2, "RUN or --config FILE"),
+        (["eval", "latest", "--set", "seed=1"], 2, "--set goes with --config"),
+        (["data", "check"], 2, "a folder or --config FILE"),
+        (["data", "check", "/nowhere"], 3, "/nowhere"),
         (["eval", "latest", "--split", "test"], 2, "neither val nor train"),
         (["config", "check", "nothing.yaml"], 2, "nothing.yaml"),
     ],
@@ -161,6 +170,37 @@ def test_data_demo_builds_what_quickstart_reads(tmp_path):
     )  # fmt: skip
     assert plan.returncode == 0, plan.stderr
     assert json.loads(plan.stdout)["rows"] == {"training": 1592, "validation": 398, "set aside": 0}
+
+
+def test_data_check_names_what_is_wrong_and_its_exit_code_says_how_much(shapes, tmp_path):
+    clean = vu("data", "check", str(shapes))
+    assert clean.returncode == 0, clean.stderr
+    assert "32 usable rows" in clean.stdout
+
+    broken = tmp_path / "broken"
+    shutil.copytree(shapes, broken)
+    (broken / "images" / "red" / "red-circle-left.png").write_bytes(b"")
+    done = vu("data", "check", str(broken), "--csv", str(tmp_path / "faults.csv"))
+    assert done.returncode == 3
+    assert "red-circle-left" in (tmp_path / "faults.csv").read_text()
+    findings = json.loads(vu("data", "check", str(broken), "--json").stdout)["findings"]
+    assert any(f["line"] == 2 and f["row_id"] == "red-circle-left" for f in findings)
+
+
+def test_data_check_of_an_experiment_measures_texts_in_its_own_tokens(config):
+    long = "'data.text=\"{title} " + "word " * 20 + "\"'"
+    done = vu("data", "check", "--config", str(config), "--set", long.strip("'"))
+    assert done.returncode == 0, done.stderr
+    assert "long" in done.stdout and "32" in done.stdout
+
+
+def test_data_stats_counts_labels_and_draws_them(shapes, tmp_path):
+    done = vu("data", "stats", str(shapes), "--out", str(tmp_path / "stats"))
+    assert done.returncode == 0
+    assert "circle" in done.stdout
+    assert {path.name for path in (tmp_path / "stats").iterdir()} >= {"labels.png", "title_lengths.svg"}
+    numbers = json.loads(vu("data", "stats", str(shapes), "--json").stdout)
+    assert numbers["rows"] == 32 and numbers["label_counts"]["red"] == 8
 
 
 def test_a_reader_that_goes_away_is_no_error(config):

@@ -20,7 +20,7 @@ from tests.encoders.models import SAVE, save_clip
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DataError, DivergedError
-from vectoruniverse.experiment import dry_run, evaluate_run, resume, train
+from vectoruniverse.experiment import dry_run, evaluate_base, evaluate_run, resume, train
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.tracking.jsonl import read_metrics
@@ -43,6 +43,7 @@ def experiment(shapes, clip, tmp_path):
             "data": {"root": str(shapes), "split": {"val_fraction": 0.25}},
             "adapter": {"method": "lora", "rank": 2},
             "train": {"epochs": 2, "batch_size": 12, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1},
+            "eval": {"report": False},
             "wandb": {"mode": "disabled"},
         }
         file = tmp_path / "shapes.yaml"
@@ -57,14 +58,24 @@ def quiet():
 
 
 def test_a_run_leaves_everything_behind_that_a_person_wants(experiment, tmp_path):
-    outcome = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
+    outcome = train(experiment(eval={"report": True}), runs_dir=tmp_path / "runs", display=quiet())
     folder = outcome.run.path
     assert json.loads((folder / "state.json").read_text())["state"] == "finished"
     assert json.loads((folder / "environment.json").read_text())
     record = json.loads((folder / "evaluation.json").read_text())
     assert record["base"].keys() == record["adapted"].keys()
+    assert {"image_to_text/recall@1", "zero_shot/accuracy@1", "map/image_to_text", "effective_rank"} <= record[
+        "base"
+    ].keys()
+    estimate, low, high = record["intervals"]["recall@5"]["difference"]
+    assert low <= estimate <= high
+    assert sum(record["spectra"]["base"]["both"]) == pytest.approx(1.0, abs=1e-6)
+    assert "<title>" in (folder / "report.html").read_text()
+    assert {"training.svg", "spectrum.png", "retrievals_image_to_text.png"} <= {
+        f.name for f in (folder / "figures").iterdir()
+    }
     assert record["adapted"] == dict(outcome.adapted)
-    assert load_experiment(folder / "config.yaml") == experiment()
+    assert load_experiment(folder / "config.yaml") == experiment(eval={"report": True})
     steps = [line for line in read_metrics(folder / "metrics.jsonl") if "train/loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     assert {"train/loss/alignment", "train/loss/anisotropy", "train/lr", "train/effective_rank"} <= steps[0].keys()
@@ -78,7 +89,7 @@ def test_a_run_leaves_everything_behind_that_a_person_wants(experiment, tmp_path
 
 def test_the_evaluation_before_the_first_step_is_the_base_model_s(experiment, tmp_path):
     outcome = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
-    comparison = evaluate_run("latest", runs_dir=tmp_path / "runs", split="val", display=quiet())
+    _, comparison = evaluate_run("latest", runs_dir=tmp_path / "runs", split="val", display=quiet())
     assert comparison.base.metrics == pytest.approx(dict(outcome.base))
     assert comparison.adapted.metrics == pytest.approx(dict(outcome.adapted), abs=1e-5)
     assert comparison.rows == 8
@@ -131,7 +142,7 @@ def test_full_training_from_scratch_learns_the_shapes(experiment, tmp_path):
             loss={"name": "info_nce"},
             views={"count": 1},
             train={"epochs": 80, "batch_size": 24, "lr": 3e-3, "device": "cpu", "precision": "fp32"},
-            eval={"recall_at": [1, 3], "monitor": "recall@1"},
+            eval={"recall_at": [1, 3], "monitor": "recall@1", "report": False},
         ),
         runs_dir=tmp_path / "runs",
         display=quiet(),
@@ -199,7 +210,7 @@ def test_every_loss_trains(loss, experiment, tmp_path):
 def test_trained_scalars_and_projections_come_back(experiment, tmp_path):
     adapter = {"method": "lora", "rank": 2, "train_projections": True, "train_logit_scale": True}
     outcome = train(experiment(adapter=adapter, loss={"name": "info_nce"}), runs_dir=tmp_path / "runs", display=quiet())
-    again = evaluate_run("latest", runs_dir=tmp_path / "runs", split="val", display=quiet())
+    _, again = evaluate_run("latest", runs_dir=tmp_path / "runs", split="val", display=quiet())
     assert again.adapted.metrics == pytest.approx(dict(outcome.adapted), abs=1e-5)
     scalars = load_file(outcome.run.path / "adapter" / "logit_scalars.safetensors")
     assert scalars.keys() == {"logit_scale"}
@@ -215,6 +226,31 @@ def test_dry_run_tells_the_plan_and_writes_nothing(experiment, tmp_path, monkeyp
     assert plan.parameters[-1].trainable == 2 * 2 * 4 * 2 * (32 + 32)  # towers, layers, targets, rank, in + out
     assert plan.memory > 2**20 and plan.seconds_per_step > 0
     assert sorted(tmp_path.rglob("*")) in (before, sorted([*before, tmp_path / "shapes.yaml"]))
+
+
+def test_intervals_are_drawn_by_the_column_that_the_split_is_grouped_by(experiment, shapes, tmp_path):
+    data = {"root": str(shapes), "split": {"val_fraction": 0.5, "group_by": "Channel"}}
+    outcome = train(experiment(data=data), runs_dir=tmp_path / "runs", display=quiet())
+    record = outcome.run.read_evaluation()
+    assert record["intervals_drawn_by"] == "Channel"
+    assert record["rows"] == 16
+
+
+def test_a_run_is_set_beside_the_best_earlier_one_on_the_same_data(experiment, shapes, tmp_path):
+    first = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
+    assert first.earlier is None
+    second = train(experiment(seed=1), runs_dir=tmp_path / "runs", display=quiet())
+    assert second.earlier is not None
+    assert (second.earlier.name, second.earlier.score) == (first.run.name, first.score)
+    other = {"root": str(shapes), "split": {"val_fraction": 0.5}}
+    assert train(experiment(data=other), runs_dir=tmp_path / "runs", display=quiet()).earlier is None
+
+
+def test_the_base_alone_is_judged_as_beside_an_adapter(experiment, tmp_path):
+    outcome = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
+    rows, judged = evaluate_base(experiment(), split="val", display=quiet())
+    assert rows == 8
+    assert judged.metrics == pytest.approx(dict(outcome.base))
 
 
 def test_resuming_a_finished_run_does_nothing(experiment, tmp_path):

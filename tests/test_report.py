@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from vectoruniverse.report import comparison_rows, markdown_table
+from vectoruniverse.report import comparison_rows, markdown_table, model_card
 
 
 def test_comparison_shows_both_directions_then_geometry_with_signed_changes():
@@ -9,8 +9,29 @@ def test_comparison_shows_both_directions_then_geometry_with_signed_changes():
     rows = comparison_rows(base, adapted)
     assert rows[0] == ("image → text recall@1", "0.100", "0.400", "+0.300")
     assert rows[1] == ("text → image recall@1", "0.200", "0.100", "-0.100")
-    assert rows[2][0].startswith("modality gap") and rows[2][3] == "-0.700"
+    assert rows[2][0] == "modality gap" and rows[2][3] == "-0.700"
     assert len(rows) == 3
+
+
+def test_a_change_shows_its_interval_where_there_is_one():
+    bounds = {"image_to_text/recall@1": {"difference": [0.3, 0.21, 0.4]}}
+    metrics = {"image_to_text/recall@1": 0.4, "text_to_image/mrr": 0.5}
+    rows = comparison_rows({"image_to_text/recall@1": 0.1, "text_to_image/mrr": 0.5}, metrics, bounds)
+    assert [row[3] for row in rows] == ["+0.300 [+0.210, +0.400]", "+0.000"]
+
+
+def test_a_card_has_the_hub_s_front_matter_and_the_snippet():
+    card = model_card(
+        name="r",
+        facts={"data": "`x`"},
+        columns=["m", "b"],
+        table=[["a|b", "1"]],
+        snippet="import x\n",
+        tags=["peft", "clip"],
+    )
+    assert card.startswith("---\nlibrary_name: peft\ntags: [clip]\n---\n")
+    assert "```python\nimport x\n```" in card
+    assert "| a\\|b | 1 |" in card
 
 
 def test_a_hostile_cell_cannot_break_the_markdown_table():

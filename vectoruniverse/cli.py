@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
 
@@ -14,8 +14,10 @@ import typer
 from vectoruniverse.errors import UserError
 
 if TYPE_CHECKING:
+    from vectoruniverse.comparison import Comparison
     from vectoruniverse.display import Display
-    from vectoruniverse.experiment import Outcome, Plan
+    from vectoruniverse.experiment import Plan
+    from vectoruniverse.results import Outcome
 
 P = ParamSpec("P")
 
@@ -137,7 +139,13 @@ def train(
 @app.command("eval", rich_help_panel="Runs", epilog="Example: vu eval latest --json")
 @tells_errors
 def evaluate(
-    run: Annotated[str, typer.Argument(help="Run: name, unique prefix, path, experiment name or `latest`.")],
+    run: Annotated[
+        str | None, typer.Argument(help="Run: name, unique prefix, path, experiment name or `latest`.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", help="Judge an experiment's model as it is, before any training.")
+    ] = None,
+    overrides: SetOption = [],  # noqa: B006  (typer reads the default and never changes it)
     split: Annotated[str, typer.Option(help="Rows to judge on: val or train.")] = "val",
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
@@ -146,15 +154,32 @@ def evaluate(
     """Judge a run's adapter beside its base, on the same rows by the same code."""
     if split not in ("val", "train"):
         raise UserError(f"--split {split!r} is neither val nor train")
+    if (run is None) == (config is None):
+        raise UserError("give either a RUN or --config FILE", remedy="vu eval latest")
+    if run is not None and overrides:
+        raise UserError("a RUN is judged with its own config; --set goes with --config")
     from vectoruniverse import experiment as runner
+    from vectoruniverse.comparison import evaluation_record
+    from vectoruniverse.config.loading import load_experiment
+    from vectoruniverse.report import metric_rows
 
-    comparison = runner.evaluate_run(run, runs_dir=runs_dir, split=split, display=_display(quiet))
-    base, adapted = comparison.base.metrics, comparison.adapted.metrics
+    display = _display(quiet)
+    try:
+        if run is not None:
+            found, comparison = runner.evaluate_run(run, runs_dir=runs_dir, split=split, display=display)
+            record = {"run": found.name, **evaluation_record(comparison)}
+        else:
+            assert config is not None
+            rows, judged = runner.evaluate_base(load_experiment(config, overrides), split=split, display=display)
+            record = {"split": split, "rows": rows, "base": dict(judged.metrics), "spectra": judged.spectra()}
+    finally:
+        display.close()
     if as_json:
-        record = {"run": comparison.run.name, "split": split, "rows": comparison.rows}
-        typer.echo(json.dumps({**record, "base": base, "adapted": adapted}, indent=2))
-        return
-    _print_comparison(f"{comparison.run.name}: {comparison.rows} {split} rows", base, adapted)
+        typer.echo(json.dumps(record, indent=2))
+    elif run is not None:
+        _print_comparison(f"{found.name}: {comparison.rows} {split} rows", comparison)
+    else:
+        _print_table(f"{rows} {split} rows, base model", ("metric", "base"), metric_rows(judged.metrics))
 
 
 @app.command(rich_help_panel="Runs")
@@ -204,6 +229,65 @@ def data_demo(
     typer.echo(summary.attribution)
 
 
+@data_app.command("check", epilog="Example: vu data check data/youtube_thumbnails --csv faults.csv")
+@tells_errors
+def data_check(
+    root: Annotated[str | None, typer.Argument(help="Data folder with a metadata.csv.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", help="Check the data of an experiment, with its split and its model."),
+    ] = None,
+    overrides: SetOption = [],  # noqa: B006  (typer reads the default and never changes it)
+    as_json: JsonOption = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write every finding to this CSV file.")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Find what is wrong with a data folder: every finding with file, line and reason; exit code 3 above the share."""
+    from vectoruniverse import datasets
+    from vectoruniverse.data.findings import report_csv, report_json, summary_rows
+
+    display = _display(quiet)
+    try:
+        report, allowed = datasets.check(root, config, overrides, display)
+    finally:
+        display.close()
+    if csv_file is not None:
+        csv_file.write_text(report_csv(report), encoding="utf-8", newline="")
+    if as_json:
+        typer.echo(report_json(report))
+    else:
+        _print_table(f"{report.metadata}", ("finding", "count", "severity", "first"), summary_rows(report))
+        typer.echo(
+            f"{report.rows_usable} usable rows ({report.train_rows} training, {report.val_rows} validation), "
+            f"{report.rows_unusable} unusable ({report.bad_share:.1%}, allowed {allowed:.1%})"
+        )
+    if report.bad_share > allowed:
+        raise typer.Exit(3)
+
+
+@data_app.command("stats", epilog="Example: vu data stats data/openmoji --out stats")
+@tells_errors
+def data_stats(
+    root: Annotated[str | None, typer.Argument(help="Data folder with a metadata.csv.")] = None,
+    config: Annotated[str | None, typer.Option("--config", "-c", help="Describe the data of an experiment.")] = None,
+    overrides: SetOption = [],  # noqa: B006  (typer reads the default and never changes it)
+    as_json: JsonOption = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the figures (PNG and SVG).")] = None,
+) -> None:
+    """Describe a data folder: how often each label occurs, how long the texts are."""
+    from vectoruniverse import datasets
+
+    stats = datasets.describe(root, config, overrides)
+    if as_json:
+        typer.echo(json.dumps(stats.summary(), indent=2, ensure_ascii=False))
+        return
+    _print_table("labels", ("label", "rows"), datasets.label_rows(stats))
+    _print_table("lengths", ("", "min", "p25", "median", "p75", "p95", "max"), datasets.length_rows(stats))
+    if out is not None:
+        for path in datasets.draw(stats, out):
+            typer.echo(path)
+
+
 @config_app.command("check", epilog="Example: vu config check clip_lora_r8.yaml --set train.lr=7e-7")
 @tells_errors
 def config_check(
@@ -233,10 +317,12 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
     Console(highlight=False).print(make_table(title, columns, rows))
 
 
-def _print_comparison(title: str, base: Mapping[str, float], adapted: Mapping[str, float]) -> None:
+def _print_comparison(title: str, comparison: Comparison) -> None:
+    from vectoruniverse.comparison import plain_intervals
     from vectoruniverse.report import comparison_rows
 
-    _print_table(title, ("metric", "base", "adapted", "change"), comparison_rows(base, adapted))
+    rows = comparison_rows(comparison.base.metrics, comparison.adapted.metrics, plain_intervals(comparison))
+    _print_table(title, ("metric", "base", "adapted", "change [95 % interval]"), rows)
 
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
@@ -245,8 +331,14 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         typer.echo(json.dumps({**record, "base": outcome.base, "adapted": outcome.adapted}, indent=2))
         return
     title = f"{outcome.run.name}: held-out rows, best epoch {outcome.best_epoch}, {outcome.seconds:.0f} s"
-    _print_comparison(title, outcome.base, outcome.adapted)
+    _print_comparison(title, outcome.comparison)
+    if outcome.earlier is not None:
+        change = outcome.score - outcome.earlier.score
+        than = f"best earlier run on this data: {outcome.earlier.name} with {outcome.earlier.score:.3f}"
+        typer.echo(f"{outcome.monitor} {outcome.score:.3f}, {change:+.3f} against the {than}")
     typer.echo(f"adapter in {outcome.run.adapter}; again with: vu eval {outcome.run.name}")
+    if outcome.run.report_file.is_file():
+        typer.echo(f"report in {outcome.run.report_file}")
 
 
 def _print_plan(plan: Plan, as_json: bool) -> None:

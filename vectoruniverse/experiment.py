@@ -9,30 +9,28 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from vectoruniverse.adapters.apply import LoraAdapter, ParameterCount, parameter_table
+from vectoruniverse.adapters.apply import ParameterCount, parameter_table
 from vectoruniverse.assembly.image_text import build_task
 from vectoruniverse.assembly.loop import build_schedule, build_trackers, loop_settings
-from vectoruniverse.assembly.model import ADAPTERS, build_encoder, input_size, load_adapted, load_encoder, save_adapted
-from vectoruniverse.assembly.rows import ImageTextData, decode, read_rows
-from vectoruniverse.config.loading import dump_experiment, fingerprint, load_experiment
+from vectoruniverse.assembly.model import build_encoder, input_size, load_adapted, load_encoder, save_adapted
+from vectoruniverse.assembly.prepared import Prepared, prepare
+from vectoruniverse.assembly.rows import decode, read_rows
+from vectoruniverse.comparison import Comparison, Judged
+from vectoruniverse.config.loading import dump_experiment, load_experiment
 from vectoruniverse.config.schema import Experiment
 from vectoruniverse.display import Display
-from vectoruniverse.encoders.dual import DualEncoder, local_source
 from vectoruniverse.errors import ConfigError, DivergedError
 from vectoruniverse.observer import RunObserver
-from vectoruniverse.report import comparison_rows, run_readme
+from vectoruniverse.results import Outcome, beside_base, best_earlier, write_results
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.folder import Run, create_run
 from vectoruniverse.runs.listing import find_run
-from vectoruniverse.tasks.contract import Evaluation
-from vectoruniverse.tasks.image_text import ImageTextTask
 from vectoruniverse.tracking.contract import Trackers
 from vectoruniverse.training.checkpoint import Checkpoint, latest
-from vectoruniverse.training.device import Compute, choose_compute, peak_memory
+from vectoruniverse.training.device import choose_compute, peak_memory
 from vectoruniverse.training.interruption import Interruption
 from vectoruniverse.training.loop import (
     InterruptedTraining,
@@ -43,53 +41,6 @@ from vectoruniverse.training.loop import (
     steps_per_epoch,
 )
 from vectoruniverse.training.optim import adamw, parameter_groups
-
-LORA_SNIPPET = """
-from peft import PeftModel  # pip install peft
-from transformers import CLIPModel
-
-model = PeftModel.from_pretrained(CLIPModel.from_pretrained("{base}"), "adapter")
-"""
-
-FULL_SNIPPET = """
-from transformers import CLIPModel
-
-model = CLIPModel.from_pretrained("adapter")
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """Everything a run works with, before its first step."""
-
-    experiment: Experiment
-    compute: Compute
-    data: ImageTextData
-    encoder: DualEncoder
-    adapter: LoraAdapter | None
-    task: ImageTextTask
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a training found: metrics of the held-out rows before the first step and with the best checkpoint."""
-
-    run: Run
-    base: Mapping[str, float]
-    adapted: Mapping[str, float]
-    best_epoch: int
-    seconds: float
-
-
-def prepare(experiment: Experiment, display: Display) -> Prepared:
-    """Config → data → encoder (+ adapter) → task; nothing is written but the cache of decoded pictures."""
-    compute = choose_compute(experiment.train.device, experiment.train.precision)
-    metadata = read_rows(experiment.data)
-    encoder = load_encoder(experiment, compute)
-    data = decode(experiment.data, metadata, *input_size(experiment, encoder), display)
-    encoder = encoder or build_encoder(experiment, compute, data.train_texts())
-    adapter = ADAPTERS[experiment.adapter.method](encoder, experiment.adapter, experiment.seed)
-    return Prepared(experiment, compute, data, encoder, adapter, build_task(experiment, encoder, data))
 
 
 def train(experiment: Experiment, *, runs_dir: Path, display: Display) -> Outcome:
@@ -113,17 +64,7 @@ def resume(reference: str, *, runs_dir: Path, display: Display) -> Outcome | Non
     return _execute(load_experiment(run.config_file), run, display)
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """An adapted model beside its base, on the same rows by the same code."""
-
-    run: Run
-    rows: int
-    base: Evaluation
-    adapted: Evaluation
-
-
-def evaluate_run(reference: str, *, runs_dir: Path, split: str, display: Display) -> Comparison:
+def evaluate_run(reference: str, *, runs_dir: Path, split: str, display: Display) -> tuple[Run, Comparison]:
     """Judge a finished run's adapter and its base on a split of the run's data.
 
     Raises:
@@ -137,20 +78,19 @@ def evaluate_run(reference: str, *, runs_dir: Path, split: str, display: Display
         )
     experiment = load_experiment(run.config_file)
     compute = choose_compute(experiment.train.device, experiment.train.precision)
-    adapted = load_adapted(experiment, compute, run.adapter)
-    data = decode(experiment.data, read_rows(experiment.data), *input_size(experiment, adapted), display)
-    results = []
-    for encoder in (load_base(experiment, compute, data), adapted):
-        task = build_task(experiment, encoder, data)
-        results.append(task.judge(task.train if split == "train" else task.val))
-    return Comparison(run, len(data.split.train if split == "train" else data.split.val), *results)
+    encoder = load_adapted(experiment, compute, run.adapter)
+    data = decode(experiment.data, read_rows(experiment.data), *input_size(experiment, encoder), display)
+    prepared = Prepared(experiment, compute, data, encoder, None, build_task(experiment, encoder, data))
+    return run, beside_base(prepared, split)
 
 
-def load_base(experiment: Experiment, compute: Compute, data: ImageTextData) -> DualEncoder:
-    """The model before any training."""
-    encoder = load_encoder(experiment, compute) or build_encoder(experiment, compute, data.train_texts())
-    encoder.model.to(compute.dtype)
-    return encoder
+def evaluate_base(experiment: Experiment, *, split: str, display: Display) -> tuple[int, Judged]:
+    """Judge the model of an experiment as it is, before any training; number of rows and what it reaches."""
+    compute = choose_compute(experiment.train.device, experiment.train.precision)
+    encoder = load_encoder(experiment, compute)
+    data = decode(experiment.data, read_rows(experiment.data), *input_size(experiment, encoder), display)
+    task = build_task(experiment, encoder or build_encoder(experiment, compute, data.train_texts()), data)
+    return len(task.part(split)), Judged(*task.judge(task.part(split)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,40 +213,27 @@ def _fit(
 def _conclude(
     prepared: Prepared, run: Run, trackers: Trackers, trainer: Trainer, display: Display, started: float
 ) -> Outcome:
-    """Put the parameters to keep back, judge them once more, write what a person wants to have."""
-    kept = latest(run.checkpoints, prepared.experiment.eval.keep, display.warn)
+    """Put the parameters to keep back, judge them beside the base, write what a person wants to have."""
+    experiment, position = prepared.experiment, trainer.position
+    kept = latest(run.checkpoints, experiment.eval.keep, display.warn)
     assert kept is not None, "the first evaluation writes a checkpoint"
     restore_parameters(prepared.task.trained(), kept.tensors["model"])
-    evaluation, position = prepared.task.evaluate(), trainer.position
-    save_adapted(prepared.encoder, prepared.adapter, prepared.experiment.adapter, run.adapter)
-    outcome = Outcome(run, position.base, evaluation.metrics, position.best_epoch, time.monotonic() - started)
-    run.write_json("evaluation.json", evaluation_record(prepared, position.base, evaluation, epoch=position.best_epoch))
-    run.write_text("README.md", run_readme(**readme_facts(prepared, outcome)))
-    trackers.summary({f"best/{name}": value for name, value in evaluation.metrics.items()})
+    save_adapted(prepared.encoder, prepared.adapter, experiment.adapter, run.adapter)
+    comparison = beside_base(prepared, "val")
+    earlier = best_earlier(run, experiment.eval.monitor, prepared.data.fingerprint())
+    seconds = time.monotonic() - started
+    outcome = Outcome(run, comparison, experiment.eval.monitor, position.best_epoch, seconds, earlier)
+    write_results(prepared, outcome)
+    trackers.summary({f"best/{name}": value for name, value in comparison.adapted.metrics.items()})
     run.set_state(
         "finished",
-        best=position.best,
+        best=comparison.adapted.metrics[experiment.eval.monitor],
         epoch=position.best_epoch,
-        epochs=prepared.experiment.train.epochs,
+        epochs=experiment.train.epochs,
         seconds=round(outcome.seconds, 1),
         device=str(prepared.compute),
     )
     return outcome
-
-
-def evaluation_record(
-    prepared: Prepared, base: Mapping[str, float], adapted: Evaluation, *, epoch: int | None
-) -> dict[str, object]:
-    """What evaluation.json holds."""
-    return {
-        "split": "val",
-        "rows": len(prepared.task.val),
-        "data": prepared.data.fingerprint(),
-        "experiment": fingerprint(prepared.experiment),
-        "best_epoch": epoch,
-        "base": dict(base),
-        "adapted": dict(adapted.metrics),
-    }
 
 
 def plan_line(prepared: Prepared) -> str:
@@ -318,25 +245,3 @@ def plan_line(prepared: Prepared) -> str:
         f"{len(data.split.train)} training and {len(data.split.val)} validation rows{bad}; "
         f"{trained:,} of {total:,} parameters trained; {prepared.compute}"
     )
-
-
-def readme_facts(prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
-    """What the run folder's README tells."""
-    experiment, encoder = prepared.experiment, prepared.encoder
-    full = prepared.adapter is None
-    return {
-        "name": outcome.run.name,
-        "facts": {
-            "base model": f"`{encoder.name}`" + (f" at commit `{encoder.commit}`" if encoder.commit else ""),
-            "data": f"`{experiment.data.root}`, {len(prepared.data.split.train)} training and "
-            f"{len(prepared.data.split.val)} validation rows, fingerprint `{prepared.data.fingerprint()[:16]}`",
-            "trained": f"{experiment.adapter.method}"
-            + ("" if full else f", rank {experiment.adapter.rank}")
-            + f", {sum(p.numel() for p in prepared.task.trained().values()):,} parameters",
-            "loss": experiment.loss.name,
-            "best epoch": f"{outcome.best_epoch} of {experiment.train.epochs}, by {experiment.eval.monitor}",
-            "time": f"{outcome.seconds:.0f} s on {prepared.compute}",
-        },
-        "comparison": comparison_rows(outcome.base, outcome.adapted),
-        "how_to_load": FULL_SNIPPET if full else LORA_SNIPPET.format(base=local_source(encoder.name)),
-    }

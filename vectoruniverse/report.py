@@ -5,32 +5,65 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+Intervals = Mapping[str, Mapping[str, Sequence[float]]]
+"""Of a metric, ``difference`` as [estimate, low, high]."""
+
 DIRECTIONS = (("image_to_text/", "image → text "), ("text_to_image/", "text → image "))
+RANKS = {"median_rank": "median rank", "mrr": "MRR"}
 
-GEOMETRY = (
-    ("alignment", "alignment (mean ‖I − T‖², lower is tighter)"),
-    ("image/uniformity", "uniformity of images (lower is more spread)"),
-    ("text/uniformity", "uniformity of texts (lower is more spread)"),
-    ("image/mean_cosine", "mean off-diagonal cosine, images"),
-    ("text/mean_cosine", "mean off-diagonal cosine, texts"),
-    ("modality_gap", "modality gap ‖mean I − mean T‖"),
-    ("effective_rank", "effective rank of all embeddings"),
-)
+LABELS = {
+    "zero_shot/accuracy@1": "zero-shot label, top 1",
+    "zero_shot/accuracy@3": "zero-shot label, top 3",
+    "map/image_to_image": "label mAP, image → image",
+    "map/text_to_text": "label mAP, text → text",
+    "map/image_to_text": "label mAP, image → text",
+    "map/text_to_image": "label mAP, text → image",
+}
+
+GEOMETRY = {
+    "alignment": "alignment ‖I − T‖²",
+    "image/uniformity": "uniformity, images",
+    "text/uniformity": "uniformity, texts",
+    "image/mean_cosine": "mean cosine, images",
+    "text/mean_cosine": "mean cosine, texts",
+    "image/mean_norm": "norm of the mean, images",
+    "text/mean_norm": "norm of the mean, texts",
+    "modality_gap": "modality gap",
+    "effective_rank": "effective rank",
+    "largest_eigenvalue_share": "largest eigenvalue",
+}
 
 
-def comparison_rows(base: Mapping[str, float], adapted: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
-    """Metric, base, adapted and difference, as text, in the order a person reads them."""
-    names = [
-        (key, label + key.removeprefix(prefix))
-        for prefix, label in DIRECTIONS
-        for key in adapted
-        if key.startswith(f"{prefix}recall@")
-    ]
+def metric_labels(metrics: Mapping[str, float]) -> dict[str, str]:
+    """What a person calls each metric, in the order a person reads them."""
+    names = {}
+    for prefix, label in DIRECTIONS:
+        for key in metrics:
+            if key.startswith(prefix):
+                name = key.removeprefix(prefix)
+                names[key] = label + RANKS.get(name, name)
+    return {key: label for key, label in (names | LABELS | GEOMETRY).items() if key in metrics}
+
+
+def comparison_rows(
+    base: Mapping[str, float], adapted: Mapping[str, float], intervals: Intervals | None = None
+) -> list[tuple[str, str, str, str]]:
+    """Metric, base, adapted and change (with its 95 % interval, where there is one), as text."""
     rows = []
-    for key, label in [*names, *GEOMETRY]:
-        if key in base and key in adapted:
-            rows.append((label, _number(base[key]), _number(adapted[key]), f"{adapted[key] - base[key]:+.3f}"))
+    for key, label in metric_labels(adapted).items():
+        if key not in base:
+            continue
+        change = f"{adapted[key] - base[key]:+.3f}"
+        if intervals and key in intervals:
+            _, low, high = intervals[key]["difference"]
+            change += f" [{low:+.3f}, {high:+.3f}]"
+        rows.append((label, _number(base[key]), _number(adapted[key]), change))
     return rows
+
+
+def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Metric and value of one model, as text."""
+    return [(label, _number(metrics[key])) for key, label in metric_labels(metrics).items()]
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -48,23 +81,27 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else str(value)
 
 
-def run_readme(*, name: str, facts: Mapping[str, str], comparison: Sequence[Sequence[str]], how_to_load: str) -> str:
-    """The run folder's README.md: what was run, what came out, how to use it."""
-    return "\n".join(
-        [
-            f"# {name}",
-            "",
-            *(f"- {key}: {value}" for key, value in facts.items()),
-            "",
-            "Held-out rows, before the first step and with the best checkpoint, judged by the same code:",
-            "",
-            markdown_table(["metric", "base", "adapted", "change"], comparison),
-            "",
-            "## Load it",
-            "",
-            "```python",
-            how_to_load.strip(),
-            "```",
-            "",
-        ]
-    )
+def model_card(
+    *,
+    name: str,
+    facts: Mapping[str, str],
+    columns: Sequence[str],
+    table: Sequence[Sequence[str]],
+    snippet: str,
+    tags: Sequence[str],
+) -> str:
+    """A model card in the hub's form: what was run on what, what came out beside the base, how to load it.
+
+    Args:
+        name: of the run.
+        facts: Markdown, by name.
+        columns: heads of the table.
+        table: metrics of base and adapted model, as text.
+        snippet: Python that loads the adapter, run from the run folder.
+        tags: what the hub files it under; the first is the library.
+    """
+    front = ["---", f"library_name: {tags[0]}", f"tags: [{', '.join(tags[1:])}]", "---"]
+    body = [f"- {key}: {value}" for key, value in facts.items()]
+    told = "Held-out rows, base and adapted model judged by the same code; intervals are paired bootstraps over rows:"
+    code = ["## Load it", "", "Run in this folder:", "", "```python", snippet.strip(), "```", ""]
+    return "\n".join([*front, "", f"# {name}", "", *body, "", told, "", markdown_table(columns, table), "", *code])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vectoruniverse import losses
@@ -19,9 +21,10 @@ from vectoruniverse.config.schema import (
     SiglipConfig,
     ViewsConfig,
 )
+from vectoruniverse.data.metadata import Row
 from vectoruniverse.data.views import Augmentation
 from vectoruniverse.encoders.dual import DualEncoder
-from vectoruniverse.tasks.image_text import ImageTextTask, Pairs, ViewLoss
+from vectoruniverse.tasks.image_text import ImageTextTask, LabelTexts, Pairs, ViewLoss
 
 
 def build_loss(config: object, encoder: DualEncoder) -> ViewLoss:
@@ -66,6 +69,8 @@ def build_task(experiment: ImageTextExperiment, encoder: DualEncoder, data: Imag
     tokenized = encoder.tokenize([row.text for row in data.rows])
     _, groups = np.unique(np.array([row.text for row in data.rows], dtype=object).astype(str), return_inverse=True)
 
+    labels = label_texts(data.rows, encoder, experiment.eval.label_template)
+
     def pairs(part: np.ndarray) -> Pairs:
         return Pairs(
             data.pictures,
@@ -73,6 +78,7 @@ def build_task(experiment: ImageTextExperiment, encoder: DualEncoder, data: Imag
             [row_key(data.rows[i].id) for i in part],
             [tokenized.ids[i] for i in part],
             groups[part].astype(np.int64),
+            None if labels is None else LabelTexts(labels.names, labels.tokens, labels.of_row[part]),
         )
 
     return ImageTextTask(
@@ -87,6 +93,22 @@ def build_task(experiment: ImageTextExperiment, encoder: DualEncoder, data: Imag
         recall_at=experiment.eval.recall_at,
         eval_batch=experiment.eval.batch_size,
     )
+
+
+def label_texts(rows: Sequence[Row], encoder: DualEncoder, template: str | None) -> LabelTexts | None:
+    """The labels, most frequent first, and their texts as the encoder reads them.
+
+    A label that every row has tells no row from another and is left out.
+    """
+    counts = Counter(label for row in rows for label in set(row.labels))
+    names = sorted((label for label in counts if counts[label] < len(rows)), key=lambda label: (-counts[label], label))
+    if template is None or len(names) < 2:
+        return None
+    column = {name: i for i, name in enumerate(names)}
+    of_row = torch.zeros(len(rows), len(names), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        of_row[i, [column[label] for label in row.labels if label in column]] = True
+    return LabelTexts(names, encoder.tokenize([template.replace("{label}", name) for name in names]).ids, of_row)
 
 
 def row_key(row_id: str) -> int:

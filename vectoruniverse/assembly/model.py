@@ -47,14 +47,8 @@ def load_encoder(experiment: ImageTextExperiment, compute: Compute) -> DualEncod
     """
     if isinstance(experiment.model, ScratchClip):
         return None
-    return load_dual_encoder(
-        experiment.model,
-        revision=experiment.revision,
-        device=compute.device,
-        dtype=compute.dtype,
-        weights=torch.float32 if experiment.adapter.method == "full" else compute.dtype,
-        attention=compute.attention,
-    )
+    weights = torch.float32 if experiment.adapter.method == "full" else compute.dtype
+    return _load(experiment.model, experiment.revision, compute, weights)
 
 
 def build_encoder(experiment: ImageTextExperiment, compute: Compute, texts: list[str]) -> DualEncoder:
@@ -138,9 +132,9 @@ def save_adapted(encoder: DualEncoder, adapter: LoraAdapter | None, config: Adap
 def load_adapted(experiment: ImageTextExperiment, compute: Compute, folder: Path) -> DualEncoder:
     """The encoder as a run left it: its base with the saved adapter, or the saved model itself."""
     if experiment.adapter.method == "full":
-        return load_named(str(folder), None, compute)
-    assert isinstance(experiment.model, str)
-    encoder = load_named(experiment.model, experiment.revision, compute)
+        return _load(str(folder), None, compute, torch.float32)
+    encoder = load_encoder(experiment, compute)
+    assert encoder is not None, "a model from scratch is trained in full"
     load_lora(encoder.model, folder)
     if (scalars := folder / SCALARS_FILE).is_file():
         for name, value in load_file(scalars).items():
@@ -148,13 +142,12 @@ def load_adapted(experiment: ImageTextExperiment, compute: Compute, folder: Path
     return encoder
 
 
-def load_named(name: str, revision: str | None, compute: Compute) -> DualEncoder:
-    """A model as it is, frozen."""
+def _load(name: str, revision: str | None, compute: Compute, weights: torch.dtype) -> DualEncoder:
     return load_dual_encoder(
         name,
         revision=revision,
         device=compute.device,
         dtype=compute.dtype,
-        weights=compute.dtype,
+        weights=weights,
         attention=compute.attention,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,17 @@ class ImageTextData:
     pictures: Pictures
     positions: np.ndarray
     split: Split
+
+    def units(self, split: str, column: str | None) -> list[str] | None:
+        """Value of ``column`` in each row of a split, which the bootstrap draws together; None without a column."""
+        if column is None:
+            return None
+        return [self.rows[i].columns[column] for i in getattr(self.split, split)]
+
+    def thumbnails(self, split: str) -> Callable[[np.ndarray], np.ndarray]:
+        """Stored pictures uint8 (B, S, S, 3) of rows of a split, by their position in it."""
+        positions = self.positions[getattr(self.split, split)]
+        return lambda rows: self.pictures.take(positions[rows])
 
     def train_texts(self) -> list[str]:
         """Texts of the training rows."""

@@ -289,12 +289,18 @@ class EvalConfig(Section):
         default=[1, 5, 10], min_length=1, description="The k of recall@k."
     )
     monitor: str = Field("recall@5", description="Metric that picks the best checkpoint (mean of both directions).")
+    label_template: str | None = Field(
+        "{label}", description="Text of a label for zero-shot accuracy; null leaves labels out of the evaluation."
+    )
+    report: bool = Field(True, description="Write report.html and its figures at the end of a run.")
     keep: Literal["best", "last"] = Field("best", description="Checkpoint that becomes the run's adapter.")
     batch_size: int = Field(256, ge=1, description="Rows encoded at a time.")
 
     @model_validator(mode="after")
     def _monitored(self) -> EvalConfig:
         known = [f"recall@{k}" for k in self.recall_at]
+        if self.label_template is not None and "{label}" not in self.label_template:
+            raise ValueError("label_template: does not contain {label}")
         if self.monitor not in known:
             raise ValueError(f"monitor: {self.monitor!r} is not computed; choose one of {', '.join(known)}")
         return self

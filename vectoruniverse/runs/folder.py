@@ -79,6 +79,11 @@ class Run:
         return self.path / "evaluation.json"
 
     @property
+    def report_file(self) -> Path:
+        """The report, one self-contained page."""
+        return self.path / "report.html"
+
+    @property
     def readme_file(self) -> Path:
         """What the run is, for people."""
         return self.path / "README.md"
@@ -120,11 +125,11 @@ class Run:
 
     def read_state(self) -> dict[str, object]:
         """Return what ``state.json`` holds; an absent or damaged file gives an empty dict."""
-        try:
-            record = json.loads(self.state_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return record if isinstance(record, dict) else {}
+        return _read_object(self.state_file)
+
+    def read_evaluation(self) -> dict[str, object]:
+        """Return what ``evaluation.json`` holds; an absent or damaged file gives an empty dict."""
+        return _read_object(self.evaluation_file)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -174,3 +179,11 @@ def create_run(runs_dir: Path, experiment: str) -> Run:
                 remedy="choose a folder you can write",
             ) from error
         return Run(path)
+
+
+def _read_object(path: Path) -> dict[str, object]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
