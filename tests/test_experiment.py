@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.encoders.models import SAVE, save_clip
@@ -251,6 +253,15 @@ def test_the_base_alone_is_judged_as_beside_an_adapter(experiment, tmp_path):
     rows, judged = evaluate_base(experiment(), split="val", display=quiet())
     assert rows == 8
     assert judged.metrics == pytest.approx(dict(outcome.base))
+
+
+def test_wandb_is_written_offline_for_real_and_without_a_warning(experiment, tmp_path):
+    stream = io.StringIO()
+    display = Display(Console(file=stream, width=200))
+    outcome = train(experiment(wandb={"mode": "offline"}), runs_dir=tmp_path / "runs", display=display)
+    assert "warning" not in stream.getvalue()
+    (written,) = outcome.run.path.rglob("run-*.wandb")
+    assert written.stat().st_size > 1000
 
 
 def test_resuming_a_finished_run_does_nothing(experiment, tmp_path):

@@ -11,6 +11,9 @@ from vectoruniverse.tracking.weights_and_biases import WandbSettings, WandbTrack
 from vectoruniverse.training.loop import Settings
 from vectoruniverse.training.optim import Schedule, constant, cosine, cosine_restarts
 
+PREFIXES = ("", "image_to_text/", "text_to_image/")
+"""Of the metrics whose best value a run's summary keeps."""
+
 
 def build_schedule(train: TrainConfig, steps: int) -> Schedule:
     """The configured learning rate over ``steps`` updates."""
@@ -57,6 +60,6 @@ def build_trackers(experiment: Experiment, run: Run, display: Display, resume_st
         experiment.model_dump(mode="json"),
         display.warn,
         settings,
-        best={"val/*recall@*": "max", "val/recall@*": "max"},
+        best={f"val/{prefix}recall@{k}": "max" for prefix in PREFIXES for k in experiment.eval.recall_at},
     )
     return Trackers([JsonlTracker(run.metrics_file, resume_step), wandb], display.warn)

@@ -75,7 +75,7 @@ def _walk(section: dict[str, Any], definitions: dict[str, Any], prefix: str, var
         required = name in section.get("required", ())
         default = "required" if required else _default(model, name)
         sections = [definitions[reference] for reference in _references(field)]
-        tagged = len(_alternatives(field)) > 1
+        tagged = sum(one != {"type": "null"} for one in _alternatives(field)) > 1
         yield Key(path, variant, _type(field), default, field["description"])
         for inner in sections:
             yield from _walk(inner, definitions, f"{path}.", _tag(inner) if tagged else variant)

@@ -306,6 +306,21 @@ class EvalConfig(Section):
         return self
 
 
+class ForgettingConfig(Section):
+    """Rows of the same folder that the base model already knew, to see what adapting made it lose."""
+
+    include: dict[str, list[str]] = Field(
+        default_factory=dict, description="Keep only rows whose column (or one of its labels) is in the list."
+    )
+    exclude: dict[str, list[str]] = Field(
+        default_factory=dict, description="Drop rows whose column (or one of its labels) is in the list."
+    )
+    rows: int | None = Field(1000, ge=2, description="At most so many rows, chosen by their content; null takes all.")
+    scales: list[Annotated[float, Field(ge=0.0, le=1.0)]] = Field(
+        default=[0.0, 0.25, 0.5, 0.75, 1.0], min_length=2, description="Shares of the adapter's update to try."
+    )
+
+
 class WandbConfig(Section):
     """Weights & Biases; what is null is left to the WANDB_* variables."""
 
@@ -338,6 +353,9 @@ class ImageTextExperiment(Section):
     train: TrainConfig = Field(default_factory=TrainConfig, description="The loop.")
     guard: GuardConfig = Field(default_factory=GuardConfig, description="Collapse guard.")
     eval: EvalConfig = Field(default_factory=EvalConfig, description="Evaluation.")
+    forgetting: ForgettingConfig | None = Field(
+        None, description="The base's own task, for a sweep's forgetting ledger."
+    )
     wandb: WandbConfig = Field(default_factory=WandbConfig, description="Weights & Biases.")
 
     @model_validator(mode="after")

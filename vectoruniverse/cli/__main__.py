@@ -1,0 +1,5 @@
+"""``python -m vectoruniverse.cli`` is ``vu``."""
+
+from vectoruniverse.cli import main
+
+main()

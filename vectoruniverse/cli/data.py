@@ -1,0 +1,91 @@
+"""Commands about data sets: demo, check, stats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vectoruniverse.cli.shell import JsonOption, QuietOption, SetOption, open_display, print_table, tells_errors
+
+app = typer.Typer(no_args_is_help=True, help="Data sets.", rich_markup_mode="rich")
+
+
+@app.command("demo", epilog="Example: vu data demo --out data/openmoji")
+@tells_errors
+def data_demo(
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("data/openmoji"),
+    quiet: QuietOption = False,
+) -> None:
+    """Build a real data set offline: OpenMoji pictograms, their names and groups."""
+    from vectoruniverse.data.openmoji import build_demo
+    from vectoruniverse.display import Display
+
+    display = Display(quiet=quiet)
+    try:
+        summary = build_demo(out, on_progress=lambda done, total: display.advance("pictograms", done, total))
+    finally:
+        display.close()
+    typer.echo(f"{summary.rows} pictures in {summary.channels} channels in {summary.root}")
+    typer.echo(summary.attribution)
+
+
+@app.command("check", epilog="Example: vu data check data/youtube_thumbnails --csv faults.csv")
+@tells_errors
+def data_check(
+    root: Annotated[str | None, typer.Argument(help="Data folder with a metadata.csv.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", help="Check the data of an experiment, with its split and its model."),
+    ] = None,
+    overrides: SetOption = [],
+    as_json: JsonOption = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write every finding to this CSV file.")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Find what is wrong with a data folder: every finding with file, line and reason; exit code 3 above the share."""
+    from vectoruniverse import datasets
+    from vectoruniverse.data.findings import report_csv, report_json, summary_rows
+
+    display = open_display(quiet)
+    try:
+        report, allowed = datasets.check(root, config, overrides, display)
+    finally:
+        display.close()
+    if csv_file is not None:
+        csv_file.write_text(report_csv(report), encoding="utf-8", newline="")
+    if as_json:
+        typer.echo(report_json(report))
+    else:
+        print_table(f"{report.metadata}", ("finding", "count", "severity", "first"), summary_rows(report))
+        typer.echo(
+            f"{report.rows_usable} usable rows ({report.train_rows} training, {report.val_rows} validation), "
+            f"{report.rows_unusable} unusable ({report.bad_share:.1%}, allowed {allowed:.1%})"
+        )
+    if report.bad_share > allowed:
+        raise typer.Exit(3)
+
+
+@app.command("stats", epilog="Example: vu data stats data/openmoji --out stats")
+@tells_errors
+def data_stats(
+    root: Annotated[str | None, typer.Argument(help="Data folder with a metadata.csv.")] = None,
+    config: Annotated[str | None, typer.Option("--config", "-c", help="Describe the data of an experiment.")] = None,
+    overrides: SetOption = [],
+    as_json: JsonOption = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the figures (PNG and SVG).")] = None,
+) -> None:
+    """Describe a data folder: how often each label occurs, how long the texts are."""
+    from vectoruniverse import datasets
+
+    stats = datasets.describe(root, config, overrides)
+    if as_json:
+        typer.echo(json.dumps(stats.summary(), indent=2, ensure_ascii=False))
+        return
+    print_table("labels", ("label", "rows"), datasets.label_rows(stats))
+    print_table("lengths", ("", "min", "p25", "median", "p75", "p95", "max"), datasets.length_rows(stats))
+    if out is not None:
+        for path in datasets.draw(stats, out):
+            typer.echo(path)

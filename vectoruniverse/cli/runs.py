@@ -1,0 +1,187 @@
+"""Commands about runs: train, eval, runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vectoruniverse.cli.shell import (
+    JsonOption,
+    QuietOption,
+    RunsOption,
+    SetOption,
+    complain,
+    open_display,
+    print_table,
+    tells_errors,
+)
+from vectoruniverse.errors import UserError
+
+if TYPE_CHECKING:
+    from vectoruniverse.comparison import Comparison
+    from vectoruniverse.experiment import Plan
+    from vectoruniverse.results import Outcome
+
+
+@tells_errors
+def train(
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", help="Experiment file; a bare name is also looked up in configs/.")
+    ] = None,
+    overrides: SetOption = [],
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with a run from its last checkpoint; `latest` works too.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Load everything, try one batch, print the plan.")] = False,
+    runs_dir: RunsOption = Path("runs"),
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train an adapter and judge it against its base on held-out rows."""
+    if (config is None) == (resume is None):
+        raise UserError("give either --config FILE or --resume RUN", remedy="vu train --config quickstart.yaml")
+    if resume is not None and (overrides or dry_run):
+        raise UserError("--resume goes on with the run's own config; --set and --dry-run do not go with it")
+    from vectoruniverse import experiment as runner
+    from vectoruniverse.config.loading import load_experiment
+    from vectoruniverse.training.loop import InterruptedTraining
+
+    display = open_display(quiet)
+    try:
+        if resume is not None:
+            outcome = runner.resume(resume, runs_dir=runs_dir, display=display)
+            if outcome is None:
+                typer.echo("already finished; see it with: vu eval " + resume)
+                return
+        else:
+            assert config is not None
+            loaded = load_experiment(config, overrides)
+            if dry_run:
+                _print_plan(runner.dry_run(loaded, display), as_json)
+                return
+            outcome = runner.train(loaded, runs_dir=runs_dir, display=display)
+    except InterruptedTraining as stopped:
+        complain(str(stopped), stopped.remedy)
+        raise typer.Exit(stopped.exit_code) from None
+    _print_outcome(outcome, as_json)
+
+
+@tells_errors
+def evaluate(
+    run: Annotated[
+        str | None, typer.Argument(help="Run: name, unique prefix, path, experiment name or `latest`.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", help="Judge an experiment's model as it is, before any training.")
+    ] = None,
+    overrides: SetOption = [],
+    split: Annotated[str, typer.Option(help="Rows to judge on: val or train.")] = "val",
+    runs_dir: RunsOption = Path("runs"),
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a run's adapter beside its base, on the same rows by the same code."""
+    if split not in ("val", "train"):
+        raise UserError(f"--split {split!r} is neither val nor train")
+    if (run is None) == (config is None):
+        raise UserError("give either a RUN or --config FILE", remedy="vu eval latest")
+    if run is not None and overrides:
+        raise UserError("a RUN is judged with its own config; --set goes with --config")
+    from vectoruniverse import experiment as runner
+    from vectoruniverse.comparison import evaluation_record
+    from vectoruniverse.config.loading import load_experiment
+    from vectoruniverse.report import metric_rows
+
+    display = open_display(quiet)
+    try:
+        if run is not None:
+            found, comparison = runner.evaluate_run(run, runs_dir=runs_dir, split=split, display=display)
+            record = {"run": found.name, **evaluation_record(comparison)}
+        else:
+            assert config is not None
+            rows, judged = runner.evaluate_base(load_experiment(config, overrides), split=split, display=display)
+            record = {"split": split, "rows": rows, "base": dict(judged.metrics), "spectra": judged.spectra()}
+    finally:
+        display.close()
+    if as_json:
+        typer.echo(json.dumps(record, indent=2))
+    elif run is not None:
+        _print_comparison(f"{found.name}: {comparison.rows} {split} rows", comparison)
+    else:
+        print_table(f"{rows} {split} rows, base model", ("metric", "base"), metric_rows(judged.metrics))
+
+
+@tells_errors
+def runs(runs_dir: RunsOption = Path("runs"), as_json: JsonOption = False) -> None:
+    """List runs with their state and best metric."""
+    from vectoruniverse.runs.listing import list_runs
+
+    found = list_runs(runs_dir)
+    if as_json:
+        fields = ("state", "started", "metric", "best", "epoch", "message")
+        typer.echo(json.dumps([{"run": s.run.name, **{f: getattr(s, f) for f in fields}} for s in found], indent=2))
+        return
+    if not found:
+        typer.echo(f"no runs in {runs_dir}; start one with: vu train --config quickstart.yaml")
+        return
+    rows = [
+        (
+            s.run.name,
+            s.state,
+            (s.started or "")[:16].replace("T", " "),
+            "" if s.best is None else f"{s.metric} {s.best:.3f}",
+            "" if s.epoch is None else str(s.epoch),
+            s.message or "",
+        )
+        for s in found
+    ]
+    print_table("", ("run", "state", "started (UTC)", "best", "epoch", "message"), rows)
+
+
+def _print_comparison(title: str, comparison: Comparison) -> None:
+    from vectoruniverse.comparison import plain_intervals
+    from vectoruniverse.report import comparison_rows
+
+    rows = comparison_rows(comparison.base.metrics, comparison.adapted.metrics, plain_intervals(comparison))
+    print_table(title, ("metric", "base", "adapted", "change [95 % interval]"), rows)
+
+
+def _print_outcome(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        record = {"run": str(outcome.run.path), "best_epoch": outcome.best_epoch, "seconds": outcome.seconds}
+        typer.echo(json.dumps({**record, "base": outcome.base, "adapted": outcome.adapted}, indent=2))
+        return
+    title = f"{outcome.run.name}: held-out rows, best epoch {outcome.best_epoch}, {outcome.seconds:.0f} s"
+    _print_comparison(title, outcome.comparison)
+    if outcome.earlier is not None:
+        change = outcome.score - outcome.earlier.score
+        than = f"best earlier run on this data: {outcome.earlier.name} with {outcome.earlier.score:.3f}"
+        typer.echo(f"{outcome.monitor} {outcome.score:.3f}, {change:+.3f} against the {than}")
+    typer.echo(f"adapter in {outcome.run.adapter}; again with: vu eval {outcome.run.name}")
+    if outcome.run.report_file.is_file():
+        typer.echo(f"report in {outcome.run.report_file}")
+
+
+def _print_plan(plan: Plan, as_json: bool) -> None:
+    if as_json:
+        import dataclasses
+
+        typer.echo(json.dumps(dataclasses.asdict(plan), indent=2))
+        return
+    rows = [(f"{name} rows", f"{count:,}") for name, count in plan.rows.items()]
+    rows += [
+        ("steps per epoch", f"{plan.steps_per_epoch:,}"),
+        ("steps", f"{plan.steps:,}"),
+        ("computes on", plan.compute),
+        *((f"loss of the first batch: {name}", f"{value:.4f}") for name, value in plan.loss.items()),
+        ("first forward and backward", f"{plan.seconds_per_step:.2f} s"),
+        ("peak memory so far", f"{plan.memory / 2**20:,.0f} MiB"),
+    ]
+    print_table("plan", ("", ""), rows)
+    parts = [
+        (p.part, str(p.adapted_layers), f"{p.trainable:,}", f"{p.total:,}", f"{p.share:.2%}") for p in plan.parameters
+    ]
+    print_table("parameters", ("part", "adapted layers", "trained", "total", "share"), parts)
