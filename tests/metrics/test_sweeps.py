@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vectoruniverse.metrics import sweeps
+from vectoruniverse.metrics.bootstrap import Interval, bootstrap_mean
+from vectoruniverse.metrics.sweeps import (
+    SweepSummary,
+    ValueSummary,
+    answer,
+    smallest_not_worse,
+    summarise_sweep,
+)
+
+Array = NDArray[np.float64]
+RANKS = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+def cells(outcomes: Array, values: tuple[float, ...] = RANKS) -> dict[tuple[float, int], Array]:
+    """From outcomes (V, S, N)."""
+    return {(values[v], s): outcomes[v, s] for v in range(outcomes.shape[0]) for s in range(outcomes.shape[1])}
+
+
+def summary_of(outcomes: Array, base: Array | None = None, **settings: object) -> SweepSummary:
+    before = np.zeros(outcomes.shape[2]) if base is None else base
+    return summarise_sweep(cells(outcomes), before, **{"seed": 0, **settings})
+
+
+def an_experiment(
+    random: np.random.Generator,
+    levels: tuple[float, ...],
+    *,
+    seeds: int = 3,
+    queries: int = 200,
+    own: float = 0.0,
+    common: float = 0.0,
+    noise: float = 0.5,
+) -> tuple[Array, Array, Array]:
+    """Hits (V, S, N), the base's hits (N,), and the true means (V + 1,), which a normal latent gives in closed form."""
+    shape, levels = (len(levels), seeds, queries), (*levels, -0.8)
+    hard, taste = random.normal(size=queries) * 0.8, random.normal(size=(len(levels), 1, queries)) * 0.3
+    latent = np.array(levels)[:, None, None] + hard + taste
+    base = latent[-1, 0] > 0
+    seed_effect = random.normal(size=(1, seeds, 1)) * common + random.normal(size=(shape[0], seeds, 1)) * own
+    hits = latent[:-1] + seed_effect + random.normal(size=shape) * noise > 0
+    fixed = 0.8**2 + 0.3**2
+    spreads = [math.sqrt(fixed + own**2 + common**2 + noise**2)] * shape[0] + [math.sqrt(fixed)]
+    truth = [NormalDist().cdf(level / spread) for level, spread in zip(levels, spreads, strict=True)]
+    return hits.astype(float), base.astype(float), np.array(truth)
+
+
+def holds(interval: Interval, truth: float) -> bool:
+    return interval.low - 1e-12 <= truth <= interval.high + 1e-12
+
+
+def width(interval: Interval) -> float:
+    return interval.high - interval.low
+
+
+# --- numbers by another route
+
+
+def test_one_seed_is_the_slow_bootstrap_over_the_same_queries() -> None:
+    random = np.random.default_rng(3)
+    low, high, base = (random.random((3, 40)) < np.array([[0.2], [0.8], [0.3]])).astype(float)
+    found = summarise_sweep({(2, 7): low, (8, 7): high}, base, seed=11, samples=300, level=0.9)
+    draws = np.random.default_rng(11).spawn(2)[0]
+    slow: dict[str, list[float]] = {"low": [], "base": [], "behind": []}
+    for _ in range(300):
+        drawn = draws.integers(40, size=40).tolist()
+        means = [sum(outcome[q] for q in drawn) / 40 for outcome in (low, high, base)]
+        slow["low"].append(means[0])
+        slow["base"].append(means[2])
+        slow["behind"].append(means[1] - means[0])
+    for name, interval in (
+        ("low", found.values[0].mean),
+        ("base", found.base),
+        ("behind", found.values[0].shortfall),
+    ):
+        assert (interval.low, interval.high) == pytest.approx(np.quantile(slow[name], [0.05, 0.95]))
+    assert found.values[0].mean.estimate == pytest.approx(low.mean())
+    assert found.values[0].shortfall.estimate == pytest.approx(high.mean() - low.mean())
+    assert found.best.value == 8
+    assert found.best.shortfall == Interval(0.0, 0.0, 0.0)
+    assert found.best.seed_spread is None
+
+
+def test_with_queries_alone_the_intervals_are_scipy_s() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    random = np.random.default_rng(0)
+    outcomes, base = random.exponential(size=(1, 1, 200)), random.exponential(size=200)
+    found = summary_of(outcomes, base, samples=10_000).values[0]
+    settings = {"n_resamples": 10_000, "method": "percentile", "rng": 1}
+    mean = stats.bootstrap((outcomes[0, 0],), np.mean, **settings).confidence_interval
+    gain = stats.bootstrap((outcomes[0, 0] - base,), np.mean, **settings).confidence_interval
+    for ours, theirs in ((found.mean, mean), (found.gain, gain)):
+        assert (ours.low, ours.high) == pytest.approx(tuple(theirs), abs=0.03 * width(ours))
+
+
+def test_with_seeds_alone_the_intervals_are_student_s() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    seeds = np.array([[0.50, 0.53, 0.49, 0.55], [0.61, 0.66, 0.58, 0.62]])
+    limits = np.tile([0.0, 1.0], 25)  # every query varies alike in each cell, around the seed's mean by nothing
+    outcomes = np.repeat(seeds[:, :, None], 50, axis=2)
+    single = summarise_sweep(cells(outcomes[:1]), limits, seed=0, samples=40_000).values[0]
+    theirs = stats.ttest_1samp(seeds[0], 0.0).confidence_interval()
+    assert (single.mean.low, single.mean.high) == pytest.approx(tuple(theirs), abs=0.03 * width(single.mean))
+    pair = summarise_sweep(cells(outcomes), limits, seed=0, samples=40_000)
+    theirs = stats.ttest_rel(seeds[1], seeds[0]).confidence_interval()
+    shortfall = pair.values[0].shortfall
+    assert (shortfall.low, shortfall.high) == pytest.approx(tuple(theirs), abs=0.03 * width(shortfall))
+    assert pair.values[0].seed_spread == pytest.approx(np.std(seeds[0], ddof=1))
+
+
+def test_comparisons_pool_what_all_values_tell_of_the_seeds() -> None:
+    """The interval of a difference in the analysis of variance with repeated measures, from its textbook formula."""
+    stats = pytest.importorskip("scipy.stats")
+    seeds = np.random.default_rng(5).normal(size=(4, 3)) * 0.01 + np.array([[0.3], [0.5], [0.5], [0.7]])
+    outcomes = np.repeat(seeds[:, :, None], 10, axis=2)
+    found = summarise_sweep(cells(outcomes), np.tile([0.0, 1.0], 5), seed=0, samples=40_000)
+    residual = seeds - seeds.mean(axis=1, keepdims=True) - seeds.mean(axis=0) + seeds.mean()
+    half = stats.t.ppf(0.975, 3 * 2) * math.sqrt(2 * (residual**2).sum() / (3 * 2) / 3)
+    behind = seeds[3].mean() - seeds[0].mean()
+    shortfall = found.values[0].shortfall
+    assert shortfall.high == pytest.approx(behind + half, abs=0.05 * half)
+    # below, Dunnett's bound for three comparisons at once is wider, and narrower than Bonferroni's
+    bonferroni = stats.t.ppf(1 - 0.025 / 3, 3 * 2) / stats.t.ppf(0.975, 3 * 2) * half
+    assert half * 1.05 < behind - shortfall.low < bonferroni
+
+
+def test_intervals_at_once_are_dunnett_s() -> None:
+    """Independent normal draws: the bound that holds for all k at once is the quantile at 0.975^(1/k)."""
+    draws = np.random.default_rng(0).normal(size=(40_000, 4)) * np.array([1.0, 1.0, 5.0, 0.1])
+    low, high = sweeps._at_once(np.zeros(4), draws, 0.95)
+    factor = NormalDist().inv_cdf(0.975**0.25)
+    assert high == pytest.approx(factor * np.array([1.0, 1.0, 5.0, 0.1]), rel=0.03)
+    assert low == pytest.approx(-high, rel=0.05)
+
+
+def test_chance_in_single_queries_is_counted_once() -> None:
+    """Cells that differ by chance in their queries only: the mean is that of S · N independent outcomes."""
+    outcomes = np.random.default_rng(2).normal(size=(2, 30, 400))
+    found = summary_of(outcomes).values
+    expected = 2 * 1.96 / math.sqrt(30 * 400)
+    assert [width(value.mean) for value in found] == pytest.approx([expected, expected], rel=0.15)
+
+
+def test_many_seeds_agree_with_the_pigeonhole_bootstrap() -> None:
+    random = np.random.default_rng(4)
+    outcomes = 0.5 + 0.3 * random.normal(size=(1, 60, 1)) + random.normal(size=(1, 1, 60)) * 2
+    ours = summary_of(outcomes).values[0].mean
+    means = []
+    for _ in range(2000):
+        seeds, queries = random.integers(60, size=60), random.integers(60, size=60)
+        means.append(outcomes[0][seeds][:, queries].mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert (ours.low, ours.high) == pytest.approx((low, high), abs=0.06 * (high - low))
+
+
+def test_groups_are_drawn_whole() -> None:
+    random = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 10)
+    by_group = random.normal(size=60) + random.normal(size=(2, 3, 60)) / 10
+    outcomes = by_group[:, :, groups]  # rows of a group are copies: 60 observations, not 600
+    copies = summary_of(outcomes, groups=groups)
+    assert copies == summarise_sweep(cells(outcomes), np.zeros(600), seed=0, groups=groups + 5)
+    single = summary_of(by_group)
+    for ours, theirs in zip(copies.values, single.values, strict=True):
+        assert ours.mean.estimate == pytest.approx(theirs.mean.estimate)
+        assert width(ours.mean) == pytest.approx(width(theirs.mean))
+        assert width(ours.gain) == pytest.approx(width(theirs.gain))
+    alone = summary_of(outcomes)
+    assert width(alone.values[0].mean) < 0.8 * width(copies.values[0].mean)
+
+
+# --- coverage
+
+
+@pytest.mark.parametrize(
+    ("own", "common", "seeds"), [(0.0, 0.0, 3), (0.05, 0.05, 3), (0.3, 0.0, 3), (0.05, 0.3, 3), (0.3, 0.0, 2)]
+)
+def test_intervals_hold_the_truth_as_often_as_they_say(own: float, common: float, seeds: int) -> None:
+    random, experiments = np.random.default_rng(1), 200
+    mean, gains, shortfall, queries_only = 0, 0, 0, 0
+    for trial in range(experiments):
+        hits, base, truth = an_experiment(random, (-0.3, 0.3, 0.3), seeds=seeds, own=own, common=common)
+        found = summary_of(hits, base, seed=trial, samples=300)
+        mean += holds(found.values[1].mean, truth[1])
+        gains += all(holds(v.gain, t - truth[-1]) for v, t in zip(found.values, truth[:-1], strict=True))
+        shortfall += holds(found.values[0].shortfall, truth[1] - truth[0])
+        queries_only += holds(bootstrap_mean(hits[1].mean(axis=0), seed=trial, samples=300), truth[1])
+    assert 0.91 <= mean / experiments <= 0.99
+    assert gains / experiments >= 0.91
+    assert shortfall / experiments >= 0.91
+    if max(own, common) >= 0.3:
+        assert queries_only / experiments < 0.65
+
+
+# --- the decision
+
+
+def test_the_value_from_which_on_more_does_not_help_is_found() -> None:
+    random, chosen = np.random.default_rng(0), []
+    for trial in range(60):
+        hits, base, _ = an_experiment(random, (-0.4, 0.0, 0.5, 0.5, 0.5), queries=400, own=0.03)
+        found = summary_of(hits, base, seed=trial, samples=300)
+        value = smallest_not_worse(found)
+        assert value is not None
+        chosen.append(value.value)
+    assert chosen.count(4.0) >= 55  # the level stays the same from there on
+    assert sum(value > 4 for value in chosen) / 60 <= 0.05
+
+
+def test_a_value_as_good_as_the_luckiest_of_many_is_rarely_passed_over() -> None:
+    """Seven equal values: the smallest is to stay although the best of the other six was picked by its luck."""
+    random, passed = np.random.default_rng(0), 0
+    for trial in range(200):
+        hits, base, _ = an_experiment(random, (0.2,) * 7, own=0.1, queries=100)
+        found = summarise_sweep(cells(hits, (1, 2, 4, 8, 16, 32, 64)), base, seed=trial, samples=300)
+        passed += smallest_not_worse(found) is not found.values[0]
+    assert passed / 200 <= 0.05
+
+
+def value(number: float, mean: float, *, behind: tuple[float, float], gain: float = 0.1) -> ValueSummary:
+    shortfall = Interval(sum(behind) / 2, *behind)
+    return ValueSummary(
+        number, Interval(mean, mean - 0.04, mean + 0.04), Interval(gain, gain - 0.05, gain + 0.05), shortfall, 0.01
+    )
+
+
+def summary(*values: ValueSummary, seeds: tuple[int, ...] = (0, 1, 2)) -> SweepSummary:
+    return SweepSummary(values, Interval(0.5, 0.46, 0.54), seeds, (), 440, 0.95)
+
+
+SATURATING = summary(
+    value(1, 0.61, behind=(0.09, 0.19)),
+    value(4, 0.74, behind=(0.0, 0.03)),
+    value(16, 0.75, behind=(0.0, 0.02)),
+    value(64, 0.70, behind=(0.01, 0.09)),
+)
+
+
+def test_a_margin_asks_for_proof_and_none_for_its_absence() -> None:
+    def chosen(margin: float | None) -> float | None:
+        found = smallest_not_worse(SATURATING, margin=margin)
+        return found and found.value
+
+    assert [chosen(margin) for margin in (None, 0.5, 0.03, 0.02, 0.01)] == [4, 1, 4, 16, None]
+    for margin in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="margin must be above 0"):
+            smallest_not_worse(SATURATING, margin=margin)
+
+
+def test_the_answer_names_the_smallest_value_and_what_stands_above_it() -> None:
+    assert answer(SATURATING) == (
+        "rank 4 is the smallest that is not credibly worse than the best (rank 16): recall@5 0.740 [0.700, 0.780] "
+        "against 0.750 [0.710, 0.790], 0.015 [0.000, 0.030] behind the best. From rank 4 on more does not credibly "
+        "help. Above it, rank 64 is credibly worse than the best. (95 % intervals over 440 queries and 3 seeds.)"
+    )
+
+
+def test_the_answer_to_a_margin_says_what_was_asked() -> None:
+    assert "rank 4 is the smallest that is credibly within 0.03 of the best (rank 16)" in answer(
+        SATURATING, margin=0.03
+    )
+    none = answer(SATURATING, margin=0.01, name="temperature", metric="mrr")
+    assert none.startswith("No temperature is credibly within 0.01 of the best: temperature 16 comes first with mrr")
+    assert "others may be up to 0.020 better. More seeds or queries, or a wider margin, are needed." in none
+
+
+def test_a_curve_that_still_rises_is_told_so() -> None:
+    rising = summary(value(1, 0.6, behind=(0.05, 0.15)), value(2, 0.7, behind=(0.0, 0.0)))
+    assert answer(rising).startswith(
+        "rank 2 is the best, and every smaller rank is credibly worse: recall@5 0.700 [0.660, 0.740]. "
+        "It is still rising at the largest rank tried; try larger."
+    )
+    unproven = summary(value(1, 0.69, behind=(0.0, 0.1)), value(2, 0.7, behind=(0.0, 0.01)))
+    said = answer(unproven, margin=0.02)
+    assert "no smaller rank is credibly within 0.02 of the best" in said
+    assert "No smaller rank is credibly that near" in said
+    assert "rising" not in said
+
+
+def test_the_answer_where_the_smallest_is_the_best() -> None:
+    best = summary(value(1, 0.7, behind=(0.0, 0.01)), value(2, 0.69, behind=(0.0, 0.03)))
+    assert answer(best).startswith("rank 1 is the best, and the smallest tried: recall@5 0.700")
+    assert "From rank 1 on more does not credibly help." in answer(best)
+
+
+def test_the_answer_where_nothing_beats_the_base() -> None:
+    unsure = summary(value(1, 0.5, behind=(0.0, 0.1), gain=0.0), value(2, 0.51, behind=(0.0, 0.02), gain=0.01))
+    assert answer(unsure).startswith(
+        "No rank tried is credibly better than the base model: rank 2 comes first with recall@5 0.510 [0.470, 0.550] "
+        "against 0.500 [0.460, 0.540], a difference of 0.010 [-0.040, 0.060]."
+    )
+    worse = summary(value(1, 0.3, behind=(0.0, 0.1), gain=-0.2))
+    assert answer(worse).startswith("Every rank tried is credibly worse than the base model")
+
+
+def test_a_chosen_value_that_may_be_no_better_than_the_base_is_told_so() -> None:
+    little = summary(value(1, 0.53, behind=(0.0, 0.15), gain=0.03), value(2, 0.6, behind=(0.0, 0.0)))
+    assert "rank 1 itself is not credibly better than the base." in answer(little)
+
+
+def test_one_value_and_one_seed_answer_what_they_can() -> None:
+    said = answer(summary(value(8, 0.7, behind=(0.0, 0.0), gain=0.2), seeds=(0,)))
+    assert said.startswith("Only rank 8 was tried: recall@5 0.700 [0.660, 0.740] against the base's 0.500")
+    assert "Where more stops helping takes several values." in said
+    assert "(95 % intervals over 440 queries; with one seed they do not say what another would give.)" in said
+
+
+# --- input
+
+
+def test_only_seeds_that_every_value_has_are_compared() -> None:
+    outcomes = np.random.default_rng(0).random((2, 3, 30))
+    grid = cells(outcomes)
+    del grid[2.0, 1]
+    found = summarise_sweep(grid, np.zeros(30), seed=0)
+    assert (found.seeds, found.left_out) == ((0, 2), ((1.0, 1),))
+    assert found.values == summarise_sweep(cells(outcomes[:, [0, 2]]), np.zeros(30), seed=0).values
+    assert "Cells whose seed not every value has are left out: 1." in answer(found)
+
+
+def test_values_ascend_and_equal_seeds_give_equal_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes, base = np.random.default_rng(0).random((3, 2, 50)), np.zeros(50)
+    grid = cells(outcomes, (8, 1, 16))
+    found = summarise_sweep(grid, base, seed=3, samples=100)
+    assert [v.value for v in found.values] == [1, 8, 16]
+    assert found == summarise_sweep(dict(reversed(grid.items())), base, seed=3, samples=100)
+    assert found != summarise_sweep(grid, base, seed=4, samples=100)
+    monkeypatch.setattr(sweeps, "CHUNK", 7 * 50)
+    chunked = summarise_sweep(grid, base, seed=3, samples=100)
+    assert chunked.values[0].mean.low == pytest.approx(found.values[0].mean.low, abs=1e-12)
+    assert chunked.values[0].shortfall.high == pytest.approx(found.values[0].shortfall.high, abs=1e-12)
+
+
+def test_means_stay_where_outcomes_lie() -> None:
+    hits = (np.arange(20) < np.array([[[19], [12]]])).astype(float)  # two seeds that differ much
+    found = summary_of(hits).values[0]
+    assert (found.mean.low, found.mean.high) == (0.0, 1.0)
+    assert (found.gain.low, found.gain.high) == (0.0, 1.0)
+
+
+def test_equal_values_are_not_told_apart() -> None:
+    outcomes = np.repeat(np.random.default_rng(0).random((1, 2, 30)), 3, axis=0)
+    found = summary_of(outcomes)
+    assert {v.shortfall for v in found.values} == {Interval(0.0, 0.0, 0.0)}
+    assert found.best is found.values[0]
+    assert smallest_not_worse(found) is found.values[0]
+
+
+@pytest.mark.parametrize(
+    ("grid", "base", "settings", "message"),
+    [
+        ({}, [0.0], {}, "no seed is common"),
+        ({(1, 0): [0.0, 1.0], (2, 1): [0.0, 1.0]}, [0.0, 1.0], {}, "no seed is common to all 2 values"),
+        ({(1, 0): [0.0, 1.0], (2, 0): [0.0]}, [0.0, 1.0], {}, "same 2 queries"),
+        ({(1, 0): [0.0, 1.0]}, [0.0], {}, "same 2 queries"),
+        ({(1, 0): [[0.0], [1.0]]}, [0.0, 1.0], {}, "same 2 queries"),
+        ({(1, 0): [0.0, math.nan]}, [0.0, 1.0], {}, "finite"),
+        ({(1, 0): [0.0]}, [0.0], {}, "at least 2"),
+        ({(1, 0): [0.0, 1.0]}, [0.0, 1.0], {"groups": ["a", "a"]}, "at least 2"),
+        ({(1, 0): [0.0, 1.0]}, [0.0, 1.0], {"groups": ["a"]}, "one id for each of 2"),
+        ({(1, 0): [0.0, 1.0]}, [0.0, 1.0], {"samples": 0}, "samples must be"),
+        ({(1, 0): [0.0, 1.0]}, [0.0, 1.0], {"level": 1.0}, "level within"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    grid: dict[tuple[float, int], list[float]], base: list[float], settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        summarise_sweep(grid, base, **{"seed": 0, **settings})
