@@ -96,7 +96,7 @@ def retrieval_metrics(image: Tensor, text: Tensor, groups: Tensor, ks: Sequence[
 
 def ranking_metrics(image_to_text: Tensor, text_to_image: Tensor, ks: Sequence[int]) -> dict[str, float]:
     """What `retrieval_metrics` returns, from the ranks (N,) of both directions; for a caller who keeps the ranks."""
-    forth, back = _summary(image_to_text, ks), _summary(text_to_image, ks)
+    forth, back = summarise_ranks(image_to_text, ks), summarise_ranks(text_to_image, ks)
     return {
         **{f"image_to_text/{name}": value for name, value in forth.items()},
         **{f"text_to_image/{name}": value for name, value in back.items()},
@@ -183,7 +183,8 @@ def zero_shot_accuracy(
     return {f"accuracy@{k}": float((ranks <= k).double().mean()) for k in ks}
 
 
-def _summary(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
+def summarise_ranks(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
+    """``recall@k`` for each k, ``median_rank`` and ``mrr`` of ranks (N,)."""
     return recall_at(ranks, ks) | {"median_rank": median_rank(ranks), "mrr": mean_reciprocal_rank(ranks)}
 
 
