@@ -30,10 +30,13 @@ class RunObserver:
         """Report to ``run``'s folder, ``trackers`` and ``display``; ``interruption`` says when to stop."""
         self._run, self._trackers, self._display, self._interruption = run, trackers, display, interruption
         self._total, self._log_every, self._monitor = total_steps, log_every, monitor
+        self._effective_rank: float | None = None  # the last one measured, since it is not measured at every step
 
     def on_step(self, step: int, values: Mapping[str, float]) -> None:
         """Move the progress bar; every ``log_every`` steps tell the trackers."""
-        self._display.advance("training", step, self._total, step_detail(values))
+        self._effective_rank = values.get("effective_rank", self._effective_rank)
+        shown = {**values, "effective_rank": self._effective_rank} if self._effective_rank else values
+        self._display.advance("training", step, self._total, step_detail(shown))
         if step % self._log_every == 1 or self._log_every == 1 or step == self._total:
             self._trackers.log(step, {f"train/{name}": value for name, value in values.items()})
 

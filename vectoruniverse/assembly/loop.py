@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from vectoruniverse.config.schema import CosineConfig, CosineRestartsConfig, Experiment, TrainConfig
 from vectoruniverse.display import Display
+from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.tracking.contract import Trackers
-from vectoruniverse.tracking.jsonl import JsonlTracker
+from vectoruniverse.tracking.jsonl import JsonlTracker, read_metrics
 from vectoruniverse.tracking.weights_and_biases import WandbSettings, WandbTracker
 from vectoruniverse.training.loop import Settings
 from vectoruniverse.training.optim import Schedule, constant, cosine, cosine_restarts
 
 PREFIXES = ("", "image_to_text/", "text_to_image/")
-"""Of the metrics whose best value a run's summary keeps."""
+"""Both directions, and their mean."""
 
 
 def build_schedule(train: TrainConfig, steps: int) -> Schedule:
@@ -54,12 +57,22 @@ def build_trackers(experiment: Experiment, run: Run, display: Display, resume_st
         tags=tuple(config.tags),
         notes=config.notes,
     )
+    lines = JsonlTracker(run.metrics_file, resume_step)  # first, since it cuts what a resumed run will tell again
     wandb = WandbTracker(
         run.path,
         run.name,
         experiment.model_dump(mode="json"),
         display.warn,
         settings,
-        best={f"val/{prefix}recall@{k}": "max" for prefix in PREFIXES for k in experiment.eval.recall_at},
+        best=_best_ends(experiment),
+        environment=environment(),
+        history=None if resume_step is None else read_metrics(run.metrics_file),
     )
-    return Trackers([JsonlTracker(run.metrics_file, resume_step), wandb], display.warn)
+    return Trackers([lines, wandb], display.warn)
+
+
+def _best_ends(experiment: Experiment) -> dict[str, Literal["max", "min"]]:
+    """Metrics whose best value a run's summary keeps, and which end is best."""
+    ends: dict[str, Literal["max", "min"]] = {f"recall@{k}": "max" for k in experiment.eval.recall_at}
+    ends |= {"mrr": "max", "median_rank": "min"}
+    return {f"val/{prefix}{name}": end for prefix in PREFIXES for name, end in ends.items()}

@@ -23,6 +23,7 @@ app.command("train", rich_help_panel=RUNS, epilog="Example: vu train --config qu
 )
 app.command("eval", rich_help_panel=RUNS, epilog="Example: vu eval latest --json")(runs.evaluate)
 app.command("runs", rich_help_panel=RUNS)(runs.runs)
+app.command("sync", rich_help_panel=RUNS, epilog="Example: vu sync latest")(runs.sync)
 app.add_typer(data.app, name="data", rich_help_panel=BEFORE)
 app.add_typer(config.app, name="config", rich_help_panel=BEFORE)
 

@@ -141,6 +141,21 @@ def runs(runs_dir: RunsOption = Path("runs"), as_json: JsonOption = False) -> No
     print_table("", ("run", "state", "started (UTC)", "best", "epoch", "message"), rows)
 
 
+@tells_errors
+def sync(
+    run: Annotated[str, typer.Argument(help="Run: name, unique prefix, path, experiment name or `latest`.")],
+    runs_dir: RunsOption = Path("runs"),
+) -> None:
+    """Upload a run that Weights & Biases has only offline."""
+    from vectoruniverse.runs.listing import find_run
+    from vectoruniverse.tracking.wandb_sync import sync as upload
+
+    found = find_run(runs_dir, run)
+    with found.lock():  # a file that is still being written must not be marked as uploaded
+        address = upload(found.path)
+    typer.echo("already uploaded" if address is None else f"uploaded: {address}" if address else "uploaded")
+
+
 def _print_comparison(title: str, comparison: Comparison) -> None:
     from vectoruniverse.comparison import plain_intervals
     from vectoruniverse.report import comparison_rows
