@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import peft
 import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
 from vectoruniverse.adapters.lora import LoraAdapter
-from vectoruniverse.adapters.peft_format import save_lora
+from vectoruniverse.adapters.peft_format import load_lora, save_lora
 
 WIDTH = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 VISION = {**WIDTH, "image_size": 32, "patch_size": 16}
@@ -71,4 +72,22 @@ def edit(folder: Path, **entries: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | entries))
 
 
-# ---- equal to peft ---------------------------------------------------------------------------------------------------
+def check_all_ways(model: nn.Module, adapter: LoraAdapter, folder: Path) -> None:
+    """Merging, saving, peft, loading and removing all keep the function or give the base back."""
+    adapted, clean = embeddings(model), a_clip()
+    adapter.merge()
+    torch.testing.assert_close(embeddings(model), adapted, rtol=1e-5, atol=1e-5)
+    save_lora(adapter, folder, base_model="tiny")
+    adapter.unmerge()
+    assert torch.equal(embeddings(model), adapted)
+    torch.testing.assert_close(
+        embeddings(peft.PeftModel.from_pretrained(a_clip(), folder)), adapted, rtol=1e-5, atol=1e-5
+    )
+    again = a_clip()
+    load_lora(again, folder)
+    torch.testing.assert_close(embeddings(again), adapted, rtol=1e-5, atol=1e-5)
+    adapter.set_scale(0.0)
+    torch.testing.assert_close(embeddings(model), embeddings(clean))
+    adapter.remove()
+    assert all(torch.equal(value, clean.state_dict()[name]) for name, value in model.state_dict().items())
+    assert torch.equal(embeddings(model), embeddings(clean))

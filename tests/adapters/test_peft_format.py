@@ -89,10 +89,12 @@ def test_a_folder_written_here_gives_the_same_bits(tmp_path: Path) -> None:
     ("entries", "error", "message"),
     [
         ({"peft_type": "IA3"}, ConfigError, "peft_type is 'IA3'"),
-        ({"use_dora": True}, ConfigError, "sets use_dora"),
+        ({"use_dora": True}, ConfigError, "lacks base_model.*lora_magnitude_vector"),
         ({"bias": "all"}, ConfigError, "sets bias"),
-        ({"init_lora_weights": "pissa"}, ConfigError, "sets init_lora_weights"),
-        ({"rank_pattern": {"q_proj": 2}}, ConfigError, "sets rank_pattern"),
+        ({"init_lora_weights": "olora"}, ConfigError, "sets init_lora_weights"),
+        ({"rank_pattern": {"q_proj": 2}}, ConfigError, "shape"),
+        ({"trainable_token_indices": [1]}, ConfigError, "sets trainable_token_indices"),
+        ({"lora_bias": True}, ConfigError, "sets lora_bias"),
         ({"invented_later": {"x": 1}}, ConfigError, "sets invented_later"),
         ({"r": "4"}, DataError, "r: has '4'"),
         ({"r": 2}, ConfigError, "shape"),
@@ -102,7 +104,7 @@ def test_a_folder_written_here_gives_the_same_bits(tmp_path: Path) -> None:
         ({"modules_to_save": ["visual_projection"]}, DataError, "lacks visual_projection"),
     ],
 )
-def test_a_configuration_that_is_not_plain_lora_is_refused(
+def test_a_configuration_with_settings_that_are_not_understood_is_refused(
     tmp_path: Path, entries: dict[str, object], error: type[UserError], message: str
 ) -> None:
     a_saved_adapter(tmp_path)

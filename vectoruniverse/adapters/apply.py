@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from vectoruniverse.adapters.lora import LoraAdapter, LoraLinear, refuse_adapted
+from vectoruniverse.adapters.families import attention_targets
+from vectoruniverse.adapters.initialise import Initialisation
+from vectoruniverse.adapters.lora import LoraAdapter, LoraLinear, lora_plus_groups, refuse_adapted
+from vectoruniverse.adapters.patterns import check_patterns
+from vectoruniverse.adapters.targets import TowerTargets, resolve, suggest
 from vectoruniverse.errors import ConfigError
 
 __all__ = [
@@ -16,26 +19,12 @@ __all__ = [
     "ParameterCount",
     "TowerTargets",
     "also_train",
+    "attention_targets",
     "inject_lora",
+    "lora_plus_groups",
     "parameter_table",
     "train_everything",
 ]
-
-
-@dataclass(frozen=True)
-class TowerTargets:
-    """Layers of one tower, by name.
-
-    Attributes:
-        tower: module path of the tower, such as ``vision_model``; empty is the whole model.
-        layers: names; one matches every module whose path within the tower ends with it, component by component
-            (``q_proj``, ``self_attn.q_proj``).
-        key: config key that the names come from, for error messages.
-    """
-
-    tower: str
-    layers: tuple[str, ...]
-    key: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +58,10 @@ def inject_lora(
     dropout: float = 0.0,
     rank_stabilized: bool = False,
     seed: int = 0,
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, float] | None = None,
+    dora: bool = False,
+    initialisation: Initialisation = "kaiming",
 ) -> LoraAdapter:
     """Put LoRA on the named layers and freeze everything else.
 
@@ -77,26 +70,39 @@ def inject_lora(
     Args:
         model: the model, changed in place; ``LoraAdapter.remove`` undoes it.
         targets: layers by tower; a layer named twice is adapted once.
-        rank: R of every layer.
-        alpha: numerator of the scale alpha / rank.
+        rank: R of every layer that no pattern fits.
+        alpha: numerator of the scale alpha / rank, of every layer that no pattern fits.
         dropout: probability of dropping an element of the input of lora_A, in [0, 1).
         rank_stabilized: scale = alpha / √rank in place of alpha / rank.
         seed: with the layer's path, the only source of the initial lora_A.
+        rank_pattern: R by regular expression for the end of a path, as in peft; the first that fits decides.
+        alpha_pattern: alpha likewise.
+        dora: train the magnitude of every output too (arXiv:2402.09353).
+        initialisation: ``kaiming``, or ``pissa``: the weight's principal directions (arXiv:2404.02948).
 
     Raises:
-        ConfigError: a name matches nothing, or a module that is no linear layer.
+        ConfigError: a name matches nothing, or a module that is no linear layer; a pattern fits no layer; settings
+            contradict each other. The model is as before.
         RuntimeError: the model already holds an adapter.
     """
     refuse_adapted(model)
-    paths = dict.fromkeys(path for target in targets for name in target.layers for path in _match(model, target, name))
-    if not paths:
-        raise ConfigError(
-            "no layers are named, so LoRA would adapt nothing",
-            key=", ".join(target.key for target in targets) or None,
-            remedy="Name at least one layer of one tower.",
-        )
+    parts = resolve(model, targets)
+    check_patterns(rank_pattern or {}, parts, key="adapter.rank_pattern")
+    check_patterns(alpha_pattern or {}, parts, key="adapter.alpha_pattern")
+    _refuse_with_dora(dora, parts, initialisation)
     return LoraAdapter(
-        model, paths, rank=rank, alpha=alpha, dropout=dropout, rank_stabilized=rank_stabilized, seed=seed
+        model,
+        parts,
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        rank_stabilized=rank_stabilized,
+        seed=seed,
+        parts=parts,
+        rank_pattern=rank_pattern,
+        alpha_pattern=alpha_pattern,
+        dora=dora,
+        initialisation=initialisation,
     )
 
 
@@ -121,7 +127,7 @@ def also_train(model: nn.Module, names: Sequence[str]) -> list[nn.Parameter]:
     for name in names:
         found = {path: p for path, p in model.named_parameters() if path == name or path.startswith(f"{name}.")}
         if not found:
-            raise ConfigError(f"the model has no parameters called {name!r}", remedy=_suggest(name, _parts(model)))
+            raise ConfigError(f"the model has no parameters called {name!r}", remedy=suggest(name, _parts(model)))
         chosen |= found
     return _train(chosen.values())
 
@@ -138,41 +144,12 @@ def parameter_table(model: nn.Module) -> list[ParameterCount]:
     return [*rows, ParameterCount("total", *sums)]
 
 
-def _match(model: nn.Module, target: TowerTargets, name: str) -> list[str]:
-    """Paths of the linear layers of a tower that a name means."""
-    modules = _tower_modules(model, target)
-    found = {path: module for path, module in modules.items() if f".{path}".endswith(f".{name}")}
-    tower = target.tower or "the model"
-    linear = {path.rpartition(".")[2] for path, module in modules.items() if isinstance(module, nn.Linear)}
-    if not found or not name:
-        raise ConfigError(f"no layer of {tower} is called {name!r}", key=target.key, remedy=_suggest(name, linear))
-    for path, module in found.items():
-        if not isinstance(module, nn.Linear):
-            raise ConfigError(
-                f"{name!r} names {path} in {tower}, a {type(module).__name__} and no linear layer",
-                key=target.key,
-                remedy=_suggest(name, linear),
-            )
-    return [f"{target.tower}.{path}" if target.tower else path for path in found]
-
-
-def _tower_modules(model: nn.Module, target: TowerTargets) -> dict[str, nn.Module]:
-    """Modules of a tower by path within it, without the insides of ``nn.MultiheadAttention``.
-
-    That class reads the weight of its ``out_proj`` and never calls it, so that LoRA there would do nothing.
-    """
-    try:
-        modules = dict(model.get_submodule(target.tower).named_modules())
-    except AttributeError:
-        remedy = _suggest(target.tower, {name for name, _ in model.named_children()})
-        raise ConfigError(f"the model has no tower {target.tower!r}", key=target.key, remedy=remedy) from None
-    readers = {path for path, module in modules.items() if isinstance(module, nn.MultiheadAttention)}
-    return {path: module for path, module in modules.items() if path and path.rpartition(".")[0] not in readers}
-
-
-def _suggest(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name.rpartition(".")[2], sorted(known), n=1)
-    return (f"Did you mean {near[0]!r}? " if near else "") + f"Choose from {', '.join(sorted(known)) or '(nothing)'}."
+def _refuse_with_dora(dora: bool, parts: Mapping[str, tuple[str, ...]], initialisation: Initialisation) -> None:
+    if dora and initialisation != "kaiming":
+        raise ConfigError(f"DoRA cannot start from {initialisation}", key="adapter.dora", remedy="Take one of the two.")
+    if dora and (split := [path for path, named in parts.items() if named]):
+        remedy = f"Name the whole layer, {split[0].rpartition('.')[2]}."
+        raise ConfigError(f"DoRA takes no parts of {split[0]}", key="adapter.dora", remedy=remedy)
 
 
 def _parts(model: nn.Module) -> set[str]:

@@ -1,140 +1,28 @@
-"""LoRA (arXiv:2106.09685): a low-rank update beside frozen linear layers, and the set of such layers in one model.
+"""The LoRA layers of one model, put in, trained, merged, saved and taken out together.
 
-Shapes: B.. any leading dimensions, I input width, O output width, R rank. lora_A is (R, I), lora_B is (O, R).
-
-Dtypes: the base weight stays in the dtype it was loaded in (the compute dtype), lora_A and lora_B are fp32. The update
-is computed in the dtype of the input, or in autocast's where autocast is on, and the output has the dtype that the base
-layer gives: with a bf16 base and no autocast, lora_A and lora_B are cast to bf16 on the way, their gradients are fp32.
+The layers themselves: plain (``layers``), parts of a fused projection (``fused``), with magnitudes (``dora``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
+from vectoruniverse.adapters.dora import DoraLinear
+from vectoruniverse.adapters.fused import FusedLoraLinear
+from vectoruniverse.adapters.initialise import Initialisation
+from vectoruniverse.adapters.layers import LoraLinear
+from vectoruniverse.adapters.linear_layers import is_linear
+from vectoruniverse.adapters.patterns import choose
 from vectoruniverse.errors import ConfigError, DataError
 
+__all__ = ["PEFT_PREFIX", "LoraAdapter", "LoraLinear", "check_tensor", "lora_plus_groups", "refuse_adapted"]
+
 PEFT_PREFIX = "base_model.model."
-
-
-class LoraLinear(nn.Module):
-    """A frozen linear layer with a trained low-rank update: y = base(x) + scale · dropout(x) lora_Aᵀ lora_Bᵀ.
-
-    It has no ``weight`` of its own, so that code which reads a layer's weight and never calls the layer fails at once
-    where it would otherwise silently leave the update out.
-
-    Args:
-        base: the layer to wrap; kept as ``.base``, the same object with the same tensor, and frozen.
-        rank: R, at least 1.
-        alpha: numerator of the scale.
-        dropout: probability of dropping an element of the input of lora_A, in [0, 1).
-        rank_stabilized: scale = alpha / √rank (arXiv:2312.03732) in place of alpha / rank.
-        generator: source of the initial lora_A, on the CPU; None takes torch's global one.
-    """
-
-    def __init__(
-        self,
-        base: nn.Linear,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        rank_stabilized: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        assert rank >= 1, f"rank {rank} is below 1"
-        self.base = base.requires_grad_(False)
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.rank, self.alpha, self.rank_stabilized = rank, alpha, rank_stabilized
-        self.scale = alpha / math.sqrt(rank) if rank_stabilized else alpha / rank
-        self.factor = 1.0
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        device = base.weight.device
-        self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, device=device, dtype=torch.float32))
-        self.lora_B = nn.Parameter(torch.empty(base.out_features, rank, device=device, dtype=torch.float32))
-        self._original: tuple[Tensor, ...] = ()  # in a tuple, since a bare Parameter would register itself
-        self.initialise(generator)
-        self.train(base.training)  # a new module is in training mode, which would drop inputs of a model under eval()
-
-    @torch.no_grad()
-    def initialise(self, generator: torch.Generator | None = None) -> None:
-        """Set lora_A to Kaiming-uniform with a = √5, as loralib does, and lora_B to zero: the update starts at nothing.
-
-        Args:
-            generator: CPU generator; drawing on the CPU makes the values the same on every device.
-        """
-        assert not self.merged, "unmerge before initialising"
-        drawn = torch.empty(self.rank, self.in_features)
-        nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
-        self.lora_A.copy_(drawn)
-        self.lora_B.zero_()
-
-    @property
-    def merged(self) -> bool:
-        """Whether the base layer's weight holds the update now."""
-        return bool(self._original)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x (B.., I) to (B.., O).
-
-        Raises:
-            RuntimeError: the layer is merged and in training mode; it would train nothing.
-        """
-        if self.merged and self.training:
-            raise RuntimeError("a merged LoRA layer cannot be trained: call unmerge() first")
-        y: Tensor = self.base(x)
-        if self.merged:
-            return y
-        # Through the narrow middle, and scaled there: (B.., R) is the smallest tensor on the way.
-        low = linear(self.dropout(x), self.lora_A.to(x.dtype)) * (self.scale * self.factor)
-        return y + linear(low, self.lora_B.to(x.dtype))
-
-    @torch.no_grad()
-    def delta_weight(self) -> Tensor:
-        """Return scale · lora_B lora_A, what the update adds to the weight: (O, I), fp32."""
-        with torch.autocast(self.lora_A.device.type, enabled=False):
-            return (self.lora_B @ self.lora_A) * (self.scale * self.factor)
-
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Add the update to the base layer's weight, so that a forward costs no more than before; twice is once.
-
-        The sum is taken in fp32 and rounded to the weight's dtype once: in bf16, updates below its 8 bits are lost. The
-        original weight is kept beside the merged one (one more copy of each adapted weight), since subtracting the
-        update again would not give its bits back. Another module that shares the weight is not touched.
-        """
-        if self.merged:
-            return
-        weight = self.base.weight
-        merged = (weight + self.delta_weight()).to(weight.dtype)  # the sum itself is promoted to fp32
-        self._original = (weight,)
-        self.base.weight = nn.Parameter(merged, requires_grad=False)
-
-    def unmerge(self) -> None:
-        """Put the original weight back: the same parameter, bit for bit; twice is once."""
-        if not self.merged:
-            return
-        (original,) = self._original
-        original.data = original.data.to(self.base.weight.device)  # the model may have moved while merged
-        self.base.weight, self._original = original, ()
-
-    def extra_repr(self) -> str:
-        """One line on shape, rank and scale, such as ``32 -> 64, rank=8, alpha=16, scale=2, dropout=0.1``."""
-        parts = [f"{self.in_features} -> {self.out_features}", f"rank={self.rank}", f"alpha={self.alpha:g}"]
-        parts.append(f"scale={self.scale * self.factor:g}")
-        parts += [f"dropout={self.dropout.p:g}"] if isinstance(self.dropout, nn.Dropout) else []
-        parts += ["rank_stabilized"] if self.rank_stabilized else []
-        parts += ["merged"] if self.merged else []
-        return ", ".join(parts)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.extra_repr()})"
 
 
 class LoraAdapter:
@@ -145,12 +33,20 @@ class LoraAdapter:
 
     Args:
         model: the model to adapt, changed in place.
-        paths: module paths of the ``nn.Linear`` layers to wrap.
-        rank: R of every layer.
-        alpha: numerator of the scale.
+        paths: module paths of the layers to wrap, ``nn.Linear`` or GPT-2's ``Conv1D``.
+        rank: R of every layer that no pattern fits.
+        alpha: numerator of the scale of every layer that no pattern fits.
         dropout: probability of dropping an element of the input of lora_A, in [0, 1).
         rank_stabilized: scale = alpha / √rank in place of alpha / rank.
         seed: seed of the initial lora_A's.
+        parts: which of ``q``, ``k``, ``v`` are adapted, by path of a fused projection; others are adapted whole.
+        rank_pattern: R by pattern (see ``patterns``).
+        alpha_pattern: numerator of the scale by pattern.
+        dora: train magnitudes too (see ``dora.DoraLinear``).
+        initialisation: where lora_A and lora_B start.
+
+    Raises:
+        ConfigError: PiSSA, with a rank above a layer's smaller width; the model is as before.
 
     Attributes:
         model: the adapted model.
@@ -167,29 +63,38 @@ class LoraAdapter:
         dropout: float = 0.0,
         rank_stabilized: bool = False,
         seed: int = 0,
+        parts: Mapping[str, tuple[str, ...]] | None = None,
+        rank_pattern: Mapping[str, int] | None = None,
+        alpha_pattern: Mapping[str, float] | None = None,
+        dora: bool = False,
+        initialisation: Initialisation = "kaiming",
     ) -> None:
         self.model = model
         self.rank, self.alpha, self.dropout, self.rank_stabilized = rank, alpha, dropout, rank_stabilized
+        self.dora, self.initialisation = dora, initialisation
         self._trainable_before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         self._overwritten: list[tuple[Tensor, Tensor]] = []
         self.layers: dict[str, LoraLinear] = {}
         model.requires_grad_(False)
-        for path in paths:
-            base = model.get_submodule(path)
-            assert isinstance(base, nn.Linear), path
-            self.layers[path] = LoraLinear(
-                base,
-                rank=rank,
-                alpha=alpha,
-                dropout=dropout,
-                rank_stabilized=rank_stabilized,
-                generator=_generator(seed, path),
-            )
-            _place(model, path, self.layers[path])
+        try:
+            for path in paths:
+                settings = {
+                    "rank": choose(rank_pattern or {}, path, rank),
+                    "alpha": choose(alpha_pattern or {}, path, alpha),
+                    "dropout": dropout,
+                    "rank_stabilized": rank_stabilized,
+                    "generator": _generator(seed, path),
+                    "initialisation": initialisation,
+                }
+                self.layers[path] = _layer(model.get_submodule(path), (parts or {}).get(path, ()), dora, settings)
+                _place(model, path, self.layers[path])
+        except ConfigError as error:
+            self.remove()
+            raise ConfigError(f"{path}: {error.message}", remedy=error.remedy) from error
 
     def parameters(self) -> list[nn.Parameter]:
-        """Every lora_A and lora_B: what an optimizer gets."""
-        return [parameter for layer in self.layers.values() for parameter in (layer.lora_A, layer.lora_B)]
+        """Every lora_A and lora_B, and DoRA's magnitudes: what an optimizer gets."""
+        return [parameter for layer in self.layers.values() for parameter in layer.trained().values()]
 
     def merge(self) -> None:
         """Merge every layer (see ``LoraLinear.merge`` for what it costs)."""
@@ -238,11 +143,14 @@ class LoraAdapter:
         self.layers, self._overwritten, self._trainable_before = {}, [], []
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every lora_A and lora_B under peft's key, such as ``base_model.model.<path>.lora_A.weight``; no copies."""
+        """What is trained, under peft's keys such as ``base_model.model.<path>.lora_A.weight``; no copies.
+
+        Shapes are the layers' own; ``save_lora`` writes parts of fused projections and PiSSA as peft can read them.
+        """
         return {
-            f"{PEFT_PREFIX}{path}.{name}.weight": parameter.detach()
+            f"{PEFT_PREFIX}{path}.{name}": parameter.detach()
             for path, layer in self.layers.items()
-            for name, parameter in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B))
+            for name, parameter in layer.trained().items()
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -273,6 +181,40 @@ class LoraAdapter:
     def _refuse_merged(self, name: str) -> None:
         if any(layer.merged for layer in self.layers.values()):
             raise RuntimeError(f"the adapter is merged: call unmerge() before {name}")
+
+
+def lora_plus_groups(
+    adapter: LoraAdapter, groups: Iterable[Mapping[str, Any]], *, ratio: float
+) -> list[dict[str, Any]]:
+    """LoRA+ (arXiv:2402.12354): split an optimizer's parameter groups so that lora_B learns faster.
+
+    As in peft, DoRA's magnitudes go with lora_B. What is trained beside the adapter keeps the plain rate.
+
+    Args:
+        adapter: whose lora_B's.
+        groups: parameter groups, each with ``params`` and any settings, which both halves keep.
+        ratio: learning rate of lora_B over that of the rest; the paper finds 2 to 2⁴ good.
+
+    Returns:
+        The groups, each with ``lr_ratio``: multiply the schedule's learning rate by it. Empty ones are left out.
+    """
+    slow = {id(layer.lora_A) for layer in adapter.layers.values()}
+    fast = {id(parameter) for parameter in adapter.parameters()} - slow
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        params: Sequence[nn.Parameter] = list(group["params"])
+        plain, quick = [p for p in params if id(p) not in fast], [p for p in params if id(p) in fast]
+        halves = ((plain, 1.0), (quick, ratio))
+        split += [{**group, "params": half, "lr_ratio": rate} for half, rate in halves if half]
+    return split
+
+
+def _layer(base: nn.Module, parts: tuple[str, ...], dora: bool, settings: Any) -> LoraLinear:
+    assert is_linear(base), type(base).__name__
+    assert not (dora and parts), "DoRA of parts of a fused projection"
+    if parts:
+        return FusedLoraLinear(base, parts=parts, **settings)
+    return DoraLinear(base, **settings) if dora else LoraLinear(base, **settings)
 
 
 def _generator(seed: int, path: str) -> torch.Generator:

@@ -6,37 +6,23 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
+from vectoruniverse.adapters.linear_layers import is_linear, is_transposed, widths
 from vectoruniverse.adapters.lora import PEFT_PREFIX, LoraAdapter, check_tensor, refuse_adapted
+from vectoruniverse.adapters.patterns import choose, exactly
+from vectoruniverse.adapters.peft_config import PeftConfig, read_peft_config
 from vectoruniverse.errors import ConfigError, DataError, UserError
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-MAX_CONFIG_BYTES = 1_000_000
-
-# Entries of adapter_config.json that load_lora reads, and those that say where the adapter came from or how it was made
-# and change nothing in its outputs. Any other entry that is set would, so the adapter is refused.
-_READ = {"peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "modules_to_save"}
-_NO_EFFECT = {
-    "auto_mapping",
-    "base_model_name_or_path",
-    "exclude_modules",
-    "inference_mode",
-    "layers_pattern",
-    "layers_to_transform",
-    "megatron_core",
-    "peft_version",
-    "qalora_group_size",
-    "revision",
-    "target_modules",
-    "task_type",
-}
-_SETTINGS_WITHOUT_EFFECT = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "orthogonal", "eva")}
+_SUFFIXES = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
 
 
 def save_lora(
@@ -57,7 +43,7 @@ def save_lora(
         extra: modules of the model that were trained in full, by path; peft's ``modules_to_save``.
     """
     extra = extra or {}
-    state = adapter.state_dict()
+    state = _peft_tensors(adapter)
     for path, module in extra.items():
         state |= {f"{PEFT_PREFIX}{path}.{name}": tensor for name, tensor in module.state_dict().items()}
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
@@ -68,20 +54,18 @@ def save_lora(
         },
         "base_model_name_or_path": base_model,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": any(is_transposed(layer.base) for layer in adapter.layers.values()),
         "inference_mode": True,
         "init_lora_weights": True,
-        "lora_alpha": int(adapter.alpha) if float(adapter.alpha).is_integer() else adapter.alpha,
         "lora_dropout": adapter.dropout,
         "modules_to_save": list(extra) or None,
         "peft_type": "LORA",
-        "r": adapter.rank,
         "revision": revision,
         "target_modules": _target_modules(adapter),
         "task_type": None,
+        "use_dora": adapter.dora,
         "use_rslora": adapter.rank_stabilized,
-        "alpha_pattern": {},
-        "rank_pattern": {},
+        **_ranks_and_alphas(adapter),
     }
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / WEIGHTS_FILE, safetensors.torch.save(tensors, metadata={"format": "pt"}))
@@ -94,6 +78,10 @@ def load_lora(model: nn.Module, folder: Path) -> LoraAdapter:
     The tensors say which layers are adapted. Modules that were trained in full (``modules_to_save``) are loaded too,
     in the model's dtype, until ``LoraAdapter.remove``. Only safetensors and JSON are read, and nothing is executed.
 
+    The function is the saved one's, its parameters are those of peft's form: parts of a fused projection come back as
+    LoRA of the whole projection, of their summed rank, and PiSSA as LoRA of twice the rank. Training on from there can
+    move what was zero by construction.
+
     Args:
         model: the base model without an adapter; unchanged where an error is raised.
         folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``.
@@ -104,28 +92,74 @@ def load_lora(model: nn.Module, folder: Path) -> LoraAdapter:
         RuntimeError: the model already holds an adapter.
     """
     refuse_adapted(model)
-    config, file = _read_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE
+    config, file = read_peft_config(folder / CONFIG_FILE), folder / WEIGHTS_FILE
     state = _read_weights(file)
-    lora = {key: tensor for key, tensor in state.items() if key.endswith((".lora_A.weight", ".lora_B.weight"))}
-    adapted = {key.removeprefix(PEFT_PREFIX).rsplit(".", 2)[0] for key in lora}
+    lora = {key: tensor for key, tensor in state.items() if key.endswith(_SUFFIXES)}
+    adapted = {_path(key) for key in lora}
     full = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state.items() if key not in lora}
-    _check_declared(full, adapted, config["modules_to_save"], file)
+    _check_declared(full, adapted, config.modules_to_save, file)
     _check_base(model, adapted, full, file)
-    adapter = LoraAdapter(
-        model,
-        [path for path, _ in model.named_modules() if path in adapted],
-        rank=config["r"],
-        alpha=config["lora_alpha"],
-        dropout=config["lora_dropout"],
-        rank_stabilized=config["use_rslora"],
-    )
     try:
-        adapter.load_state_dict(lora)
+        _check_factors(model, lora, config)
+        adapter = _loaded(model, [path for path, _ in model.named_modules() if path in adapted], lora, config)
     except UserError as error:
-        adapter.remove()
         raise type(error)(error.message, file=file, remedy=error.remedy) from error
     adapter.overwrite(full)
     return adapter
+
+
+def _loaded(model: nn.Module, paths: list[str], lora: Mapping[str, Tensor], config: PeftConfig) -> LoraAdapter:
+    adapter = LoraAdapter(
+        model,
+        paths,
+        rank=config.r,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        rank_stabilized=config.use_rslora,
+        rank_pattern=config.rank_pattern,
+        alpha_pattern=config.alpha_pattern,
+        dora=config.use_dora,
+        initialisation="pissa" if config.pissa else "kaiming",
+    )
+    try:
+        adapter.load_state_dict(lora)
+    except UserError:
+        adapter.remove()
+        raise
+    return adapter
+
+
+def _path(key: str) -> str:
+    """Module path of a LoRA tensor's key."""
+    suffix = next(suffix for suffix in _SUFFIXES if key.endswith(suffix))
+    return key.removeprefix(PEFT_PREFIX).removesuffix(suffix)
+
+
+def _peft_tensors(adapter: LoraAdapter) -> dict[str, Tensor]:
+    """What peft can read: each update as one lora_A (K, I) and lora_B (O, K), with the magnitudes of DoRA."""
+    tensors: dict[str, Tensor] = {}
+    for path, layer in adapter.layers.items():
+        lora_a, lora_b = layer.factors()
+        trained = layer.trained() | {"lora_A.weight": lora_a, "lora_B.weight": lora_b}
+        tensors |= {f"{PEFT_PREFIX}{path}.{name}": tensor for name, tensor in trained.items()}
+    return tensors
+
+
+def _ranks_and_alphas(adapter: LoraAdapter) -> dict[str, Any]:
+    """The entries r and lora_alpha, the most frequent ones, and a pattern for each layer that has others."""
+    ranks, alphas = {}, {}
+    for path, layer in adapter.layers.items():
+        ranks[path] = layer.factors()[0].shape[0]
+        grown = ranks[path] / layer.rank  # alpha grows with what the scale divides by, so that the scale stays
+        alpha = layer.alpha * (math.sqrt(grown) if layer.rank_stabilized else grown)
+        alphas[path] = int(alpha) if float(alpha).is_integer() else alpha
+    (rank, _), (alpha, _) = (Counter(values.values()).most_common(1)[0] for values in (ranks, alphas))
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {exactly(path): value for path, value in ranks.items() if value != rank},
+        "alpha_pattern": {exactly(path): value for path, value in alphas.items() if value != alpha},
+    }
 
 
 def _target_modules(adapter: LoraAdapter) -> list[str] | str:
@@ -144,62 +178,6 @@ def _write(path: Path, content: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    """Read adapter_config.json, refusing what would change the outputs and is not done here."""
-    try:
-        if not file.is_file() or file.stat().st_size > MAX_CONFIG_BYTES:
-            raise DataError("is missing or no configuration", file=file, remedy="Give a folder in peft's format.")
-        config = json.loads(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", file=file, remedy="Give a readable folder.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError("is not valid JSON", file=file, remedy="Take an intact copy of the adapter.") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else None
-        raise ConfigError(f"peft_type is {kind!r}", file=file, remedy="Only LORA adapters can be loaded.")
-    if unsupported := sorted(key for key, value in config.items() if not _has_no_effect(key, value)):
-        raise ConfigError(
-            f"sets {', '.join(unsupported)}, which is not supported",
-            file=file,
-            remedy="Use plain LoRA, one rank and alpha for all layers; or merge the adapter with peft.",
-        )
-    return _checked_values(config, file)
-
-
-def _has_no_effect(key: str, value: object) -> bool:
-    return key in _READ | _NO_EFFECT or not value or value in _SETTINGS_WITHOUT_EFFECT.get(key, ())
-
-
-def _checked_values(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The entries that load_lora reads, with peft's defaults, each of the right type and range."""
-    values: dict[str, Any] = {
-        "r": 8,
-        "lora_alpha": 8,
-        "lora_dropout": 0.0,
-        "use_rslora": False,
-        "modules_to_save": None,
-    }
-    values |= {key: config[key] for key in values if key in config}
-    values["modules_to_save"] = values["modules_to_save"] or []
-    saved = values["modules_to_save"]
-    valid = {
-        "r": type(values["r"]) is int and values["r"] >= 1,
-        "lora_alpha": type(values["lora_alpha"]) in (int, float) and 0 < values["lora_alpha"] < math.inf,
-        "lora_dropout": type(values["lora_dropout"]) in (int, float) and 0 <= values["lora_dropout"] < 1,
-        "use_rslora": type(values["use_rslora"]) is bool,
-        "modules_to_save": isinstance(saved, list) and all(isinstance(name, str) and name for name in saved),
-    }
-    for key, fine in valid.items():
-        if not fine:
-            raise DataError(
-                f"has {values[key]!r}, which cannot be",
-                file=file,
-                key=key,
-                remedy="Take an intact copy of the adapter.",
-            )
-    return values
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
@@ -236,7 +214,7 @@ def _check_declared(full: Mapping[str, Tensor], adapted: set[str], modules: Sequ
 
 def _check_base(model: nn.Module, adapted: set[str], full: Mapping[str, Tensor], file: Path) -> None:
     """Every adapted layer and every tensor trained in full has its place in the model."""
-    linear = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linear = {path for path, module in model.named_modules() if is_linear(module)}
     live = model.state_dict()
     strangers = sorted(adapted - linear) + sorted(full.keys() - live.keys())
     if strangers:
@@ -248,3 +226,12 @@ def _check_base(model: nn.Module, adapted: set[str], full: Mapping[str, Tensor],
         )
     for name, tensor in full.items():
         check_tensor(name, tensor, live[name].shape)
+
+
+def _check_factors(model: nn.Module, lora: Mapping[str, Tensor], config: PeftConfig) -> None:
+    """Shapes, before anything of the size that a stranger's file names is made."""
+    for key, tensor in lora.items():
+        width, out = widths(model.get_submodule(path := _path(key)))
+        rank = choose(config.rank_pattern, path, config.r)
+        shape = (rank, width) if key.endswith(_SUFFIXES[0]) else (out, rank) if key.endswith(_SUFFIXES[1]) else (out,)
+        check_tensor(key, tensor, torch.Size(shape))

@@ -1,6 +1,7 @@
 """What a trained LoRA says about itself: the singular values of its updates, and its best approximation of lower rank.
 
-Shapes: I input width, O output width, R rank, K rank after truncation, M = min(I, O, R) singular values.
+Shapes: I input width, O output width, R rank, K rank after truncation, M = min(I, O, R) singular values. R counts what
+the update is made of: the ranks of all adapted parts of a fused projection, twice the rank with PiSSA, I with DoRA.
 
 The update scale · lora_B lora_A (O, I) is never formed. With the QR decompositions lora_B = Q_b R_b and
 lora_Aᵀ = Q_a R_a it is Q_b (scale · R_b R_aᵀ) Q_aᵀ, and as the columns of both Q's are orthonormal, the SVD of the
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vectoruniverse.adapters.dora import DoraLinear
 from vectoruniverse.adapters.lora import PEFT_PREFIX, LoraAdapter, LoraLinear
 from vectoruniverse.errors import DivergedError
 
@@ -140,13 +142,22 @@ def truncate(adapter: LoraAdapter, rank: int) -> TruncatedLora:
 
 @torch.no_grad()
 def _core(path: str, layer: LoraLinear) -> tuple[Tensor, Tensor, Tensor]:
-    """Q_b (O, min(O, R)), the core scale · R_b R_aᵀ (min(O, R), min(I, R)) and Q_a (I, min(I, R))."""
-    lora_a, lora_b = (factor.to("cpu", torch.float64) for factor in (layer.lora_A, layer.lora_B))
+    """Q_b (O, min(O, R)), the core R_b R_aᵀ (min(O, R), min(I, R)) and Q_a (I, min(I, R))."""
+    lora_a, lora_b = (factor.to("cpu", torch.float64) for factor in _factors(layer))
     if not bool(torch.isfinite(lora_a).all() and torch.isfinite(lora_b).all()):
         raise DivergedError(f"the update of {path} is not finite", remedy="take an earlier checkpoint")
     q_b, r_b = torch.linalg.qr(lora_b)
     q_a, r_a = torch.linalg.qr(lora_a.T)
-    return q_b, (layer.scale * layer.factor) * (r_b @ r_a.T), q_a
+    return q_b, r_b @ r_a.T, q_a
+
+
+def _factors(layer: LoraLinear) -> tuple[Tensor, Tensor]:
+    """A (R, I) and B (O, R) whose product is what the layer adds to the weight; DoRA's has full rank, R = I."""
+    if isinstance(layer, DoraLinear):
+        delta = layer.delta_weight()
+        return torch.eye(layer.in_features), delta
+    lora_a, lora_b = layer.factors()
+    return lora_a, lora_b.double() * (layer.scale * layer.factor)
 
 
 def _truncated_factors(path: str, layer: LoraLinear, rank: int) -> tuple[Tensor, Tensor]:
