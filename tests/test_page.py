@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from vectoruniverse import page
+from vectoruniverse.errors import ConfigError, ResourceError
 from vectoruniverse.figures import style
 from vectoruniverse.figures.album import Plate
 from vectoruniverse.figures.gallery import Found, Gallery, Retrieval
@@ -159,6 +160,24 @@ def test_a_large_figure_goes_in_as_png(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_same_content_gives_the_same_page_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     assert _write(tmp_path / "a.html") == _write(tmp_path / "b.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]
+
+
+def test_a_page_that_cannot_be_written_is_told_and_leaves_the_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    for path in (tmp_path / "absent" / "report.html", tmp_path / "report.html"):
+        with pytest.raises(ConfigError, match=f"{re.escape(str(path))}: cannot be written"):
+            _write(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_and_leaves_the_earlier_page(tmp_path: Path) -> None:
+    source = _write(tmp_path / "report.html")
+    (tmp_path / ".report.html.tmp").symlink_to("/dev/full")
+    with pytest.raises(ResourceError, match=r"report\.html: the disk is full"):
+        _write(tmp_path / "report.html", "later")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == source
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 # In a real browser ----------------------------------------------------------------------------------------------------

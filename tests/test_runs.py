@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from vectoruniverse.errors import ConfigError, LockedError, ResourceError
+from vectoruniverse.results import Earlier, best_earlier
 from vectoruniverse.runs.durable import write_durably
 from vectoruniverse.runs.environment import environment, without_secrets
 from vectoruniverse.runs.folder import Run, create_run
@@ -48,6 +50,23 @@ def test_a_runs_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
     for runs in (tmp_path / "runs", tmp_path / "runs" / "below"):
         with pytest.raises(ConfigError, match="runs"):
             create_run(runs, "x")
+
+
+def test_a_runs_folder_that_the_system_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="cannot make a run folder here: File name too long") as caught:
+        create_run(tmp_path / ("x" * 300), "x")
+    assert caught.value.remedy
+
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    number = errno.EROFS
+    with pytest.raises(ConfigError, match="Read-only file system"):
+        create_run(tmp_path, "x")
+    number = errno.ENOSPC
+    with pytest.raises(ResourceError, match="disk is full"):
+        create_run(tmp_path, "x")
 
 
 def test_readers_never_meet_half_a_file(tmp_path: Path) -> None:
@@ -145,6 +164,38 @@ def test_the_list_is_in_order_of_start_and_passes_foreign_folders_over(tmp_path:
         (torn / "state.json").write_text(json.dumps({**Run(torn).read_state(), "pid": pid}), encoding="utf-8")
         assert len(list_runs(tmp_path)) == 3
     assert list_runs(tmp_path / "absent") == []
+
+
+def test_an_odd_state_breaks_no_list(tmp_path: Path) -> None:
+    odd = tmp_path / "x-20260101-0000-aaaa"
+    odd.mkdir()
+    for best in ("1" + "0" * 400, "NaN", "Infinity", "-1e999", "true", "[]"):
+        odd.joinpath("state.json").write_text(f'{{"state": "finished", "best": {best}}}', encoding="utf-8")
+        (summary,) = list_runs(tmp_path)
+        assert (summary.state, summary.best) == ("finished", None)
+    text = "한국어 \ud800\x1b[2J\u202eend"
+    odd.joinpath("state.json").write_text(json.dumps({"state": text, "started": text, "metric": text, "message": text}))
+    (summary,) = list_runs(tmp_path)
+    for shown in (summary.state, summary.started, summary.metric, summary.message):
+        assert shown == "한국어 \ufffd\ufffd[2J\ufffdend"
+    summary.run.set_state("failed", message="no such picture: \udcff.png")
+    assert summary.run.read_state()["message"] == "no such picture: \udcff.png"
+    assert summary.run.read_state()["metric"] == text
+
+
+def test_junk_beside_a_run_is_no_better_earlier_run(tmp_path: Path) -> None:
+    def scored(name: str, score: str, state: str = '{"state": "finished"}') -> Run:
+        run = Run(tmp_path / f"x-20260101-0000-{name}")
+        run.path.mkdir()
+        run.state_file.write_text(state, encoding="utf-8")
+        run.evaluation_file.write_text(f'{{"data": "d", "adapted": {{"recall": {score}}}}}', encoding="utf-8")
+        return run
+
+    mine = scored("mine", "0.9")
+    for name, score in {"nnnn": "NaN", "aaaa": "0.25", "bbbb": "0.5", "iiii": "1e999", "huge": "1" + "0" * 400}.items():
+        scored(name, score)
+    scored("odds", "0.4", '{"state": "finished", "best": 1' + "0" * 400 + ', "message": "\\ud800"}')
+    assert best_earlier(mine, "recall", "d") == Earlier("x-20260101-0000-bbbb", 0.5)
 
 
 def test_a_run_is_found_by_path_name_prefix_experiment_and_latest(

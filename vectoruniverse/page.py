@@ -23,6 +23,7 @@ from PIL import Image
 from vectoruniverse.figures.album import Plate
 from vectoruniverse.figures.gallery import Gallery, Thumbnail
 from vectoruniverse.figures.style import png, svg
+from vectoruniverse.runs.durable import write_errors_are_told
 from vectoruniverse.verdict import Answer
 
 THUMBNAIL = 96
@@ -72,6 +73,10 @@ def write_page(
         tables: further tables, shown with the settings.
         listings: text to be shown as it is, by name, such as the config or how to load the adapter.
         warnings: what a reader must know before believing the page.
+
+    Raises:
+        ConfigError: the page cannot be written.
+        ResourceError: the disk is full; an earlier page is untouched.
     """
     environment = _environment()
     css = (files("vectoruniverse") / "templates" / "report.css").read_text(encoding="utf-8")
@@ -90,8 +95,13 @@ def write_page(
         style_hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
     )
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(html.encode("utf-8", errors="replace"))  # a lone surrogate in a title is no reason to fail
-    temporary.replace(path)
+    content = html.encode("utf-8", errors="replace")  # a lone surrogate in a title is no reason to fail
+    with write_errors_are_told(path):
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _figure_uri(plate: Plate) -> str:

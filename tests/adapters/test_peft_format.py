@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from transformers import CLIPVisionModelWithProjection
 
 from tests.adapters.clip import a_clip, a_saved_adapter, both, edit, embeddings, trained
 from vectoruniverse.adapters.apply import also_train, inject_lora
@@ -102,6 +105,9 @@ def test_a_folder_written_here_gives_the_same_bits(tmp_path: Path) -> None:
         ({"lora_dropout": 1.0}, DataError, "lora_dropout: has 1.0"),
         ({"modules_to_save": "visual_projection"}, DataError, "modules_to_save"),
         ({"modules_to_save": ["visual_projection"]}, DataError, "lacks visual_projection"),
+        ({"target_modules": [1]}, DataError, "target_modules"),
+        ({"layers_to_transform": ["0"]}, DataError, "layers_to_transform"),
+        ({"auto_mapping": ["CLIPModel"]}, DataError, "auto_mapping"),
     ],
 )
 def test_a_configuration_with_settings_that_are_not_understood_is_refused(
@@ -151,6 +157,91 @@ def test_weights_that_do_not_fit_are_refused_and_the_model_stays_as_it_was(
     assert Path(str(caught.value.file)).name == "adapter_model.safetensors"
     assert not any(isinstance(module, LoraLinear) for module in model.modules())
     assert torch.equal(embeddings(model), before)
+
+
+def without_tensors_of(folder: Path, layer: str) -> None:
+    change_weights(folder, {f"base_model.model.{layer}.lora_{name}.weight": None for name in "AB"})
+
+
+def test_an_adapter_that_lacks_a_layer_is_refused(tmp_path: Path) -> None:
+    a_saved_adapter(tmp_path)
+    without_tensors_of(tmp_path, "text_model.encoder.layers.1.self_attn.v_proj")
+    model = a_clip()
+    message = r"model\.safetensors: lacks 1 of the layers .* such as text_model\.encoder\.layers\.1\.self_attn\.v_proj"
+    with pytest.raises(DataError, match=message):
+        load_lora(model, tmp_path)
+    assert not any(isinstance(module, LoraLinear) for module in model.modules())
+
+
+def test_a_layer_that_the_expression_written_here_names_may_not_be_missing(tmp_path: Path) -> None:
+    def a_model() -> nn.Module:
+        paths = [f"layer_{index}" for index in range(40)]  # an expression longer than strangers may write
+        return nn.ModuleDict(
+            {path: nn.Linear(4, 4) for path in paths} | {"inner": nn.ModuleDict({"layer_0": nn.Tanh()})}
+        )
+
+    model = a_model()
+    save_lora(LoraAdapter(model, [f"layer_{index}" for index in range(40)], rank=1, alpha=1), tmp_path, base_model="x")
+    assert '"layer_0|layer_1|' in (tmp_path / "adapter_config.json").read_text()
+    assert len(load_lora(a_model(), tmp_path).layers) == 40
+    without_tensors_of(tmp_path, "layer_7")
+    with pytest.raises(DataError, match="such as layer_7"):
+        load_lora(a_model(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entries", "layers", "missing"),
+    [
+        ({"target_modules": ["q_proj", "fc1"]}, 8, "text_model.encoder.layers.1.mlp.fc1"),
+        ({"target_modules": "all-linear"}, 26, "text_model.encoder.layers.1.mlp.fc1"),
+        ({"target_modules": r".*text_model\..*\.(q_proj|v_proj)"}, 4, "text_model.encoder.layers.0.self_attn.v_proj"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": 1}, 2, "text_model.encoder.layers.1.self_attn.q_proj"),
+        (
+            {"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": "layers"},
+            2,
+            "vision_model.encoder.layers.0.self_attn.q_proj",
+        ),
+        (
+            {"target_modules": ["q_proj", "k_proj"], "exclude_modules": r"vision_model\..*"},
+            4,
+            "text_model.encoder.layers.0.self_attn.k_proj",
+        ),
+        (
+            {"target_modules": ["fc2"], "exclude_modules": ["layers.0.mlp.fc2"]},
+            2,
+            "text_model.encoder.layers.1.mlp.fc2",
+        ),
+        (
+            {"target_modules": ["q_proj", "text_projection"], "modules_to_save": ["text_projection"]},
+            4,
+            "text_model.encoder.layers.0.self_attn.q_proj",
+        ),
+    ],
+)
+def test_what_peft_adapts_is_whole_and_without_one_layer_is_not(
+    tmp_path: Path, entries: dict[str, Any], layers: int, missing: str
+) -> None:
+    peft.get_peft_model(a_clip(), peft.LoraConfig(r=2, **entries)).save_pretrained(tmp_path)
+    assert len(load_lora(a_clip(), tmp_path).layers) == layers
+    without_tensors_of(tmp_path, missing)
+    with pytest.raises(DataError, match=re.escape(missing)):
+        load_lora(a_clip(), tmp_path)
+
+
+def test_an_adapter_made_on_one_tower_loads_on_both_and_is_whole_there(tmp_path: Path) -> None:
+    tower = CLIPVisionModelWithProjection(a_clip().config.vision_config)
+    peft.get_peft_model(tower, peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
+    assert len(load_lora(a_clip(), tmp_path).layers) == 2
+    without_tensors_of(tmp_path, "vision_model.encoder.layers.0.self_attn.q_proj")
+    with pytest.raises(DataError, match="such as vision_model"):
+        load_lora(a_clip(), tmp_path)
+
+
+@pytest.mark.parametrize("expression", ["(.*.*)*q_proj", "((("])
+def test_an_expression_that_could_take_for_ever_is_not_matched(tmp_path: Path, expression: str) -> None:
+    a_saved_adapter(tmp_path)
+    edit(tmp_path, target_modules=expression)
+    assert len(load_lora(a_clip(), tmp_path).layers) == 8
 
 
 def test_an_adapter_for_another_base_model_is_refused(tmp_path: Path) -> None:

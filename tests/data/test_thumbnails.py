@@ -259,6 +259,23 @@ def test_a_cache_folder_that_cannot_be_made_is_a_config_error_with_remedy(tmp_pa
     assert "$VU_CACHE" in caught.value.remedy
 
 
+def test_a_person_without_a_home_is_told_to_name_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: object) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "VU_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("getpwuid", "getpwnam"):
+        monkeypatch.setattr(f"pwd.{name}", unknown)
+    for chosen in ("", "~/pictures", "~nobody/pictures"):
+        monkeypatch.setenv("VU_CACHE", chosen)
+        with pytest.raises(ConfigError, match=r"data\.cache_dir") as caught:
+            default_cache_dir()
+        assert "$VU_CACHE" in str(caught.value.remedy)
+    monkeypatch.setenv("VU_CACHE", "/pictures")
+    assert default_cache_dir() == Path("/pictures")
+
+
 def test_the_default_cache_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("VU_CACHE", "XDG_CACHE_HOME"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vectoruniverse.errors import ConfigError, ResourceError
 from vectoruniverse.figures import style
 
 
@@ -27,6 +29,29 @@ def test_saved_files_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     assert [path.name for path in first] == ["line.png", "line.svg"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert b"dc:date" not in first[1].read_bytes()
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match=f"{re.escape(str(folder))}: cannot be written"):
+            style.save(_drawn(), folder, "line")
+    (tmp_path / "line.svg").mkdir()
+    with pytest.raises(ConfigError, match=r"line\.svg: cannot be written"):
+        style.save(_drawn(), tmp_path, "line")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    (tmp_path / "line.png").symlink_to("/dev/full")
+    with pytest.raises(ResourceError, match=r"line\.png: the disk is full"):
+        style.save(_drawn(), tmp_path, "line")
+
+
+def test_a_name_that_leaves_the_axes_no_room_is_drawn_without_a_warning() -> None:
+    with style.drawing(2.0) as figure:
+        figure.subplots().set_yticks([0], labels=["x" * 300])
+    assert style.png(figure) and style.svg(figure)  # warnings are errors here
 
 
 def test_png_has_150_dots_per_inch(tmp_path: Path) -> None:

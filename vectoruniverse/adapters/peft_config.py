@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,14 @@ MAX_CONFIG_BYTES = 1_000_000
 # Entries that say where the adapter came from or how it was made and change nothing in its outputs. Any other entry
 # that is set and not read would, so the adapter is refused.
 _NO_EFFECT = {
-    "auto_mapping",
     "base_model_name_or_path",
-    "exclude_modules",
     "fan_in_fan_out",  # the layer's own class says so
     "inference_mode",
-    "layers_pattern",
-    "layers_to_transform",
     "megatron_core",
     "peft_type",
     "peft_version",
     "qalora_group_size",
     "revision",
-    "target_modules",
     "task_type",
 }
 _SETTINGS_WITHOUT_EFFECT = {"bias": ("none",)}
@@ -50,11 +46,35 @@ class PeftConfig:
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     init_lora_weights: object = True
+    target_modules: tuple[str, ...] | str = ()
+    exclude_modules: tuple[str, ...] | str = ()
+    layers_to_transform: tuple[int, ...] = ()
+    layers_pattern: tuple[str, ...] = ()
+    auto_mapping: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def pissa(self) -> bool:
         """Whether the tensors are beside the base weight without its principal directions (saved unconverted)."""
         return self.init_lora_weights == "pissa"
+
+    def targeted(self, paths: Iterable[str]) -> list[str]:
+        """Which of a model's linear layers peft adapts, by its rules; none where a pattern could take for ever.
+
+        Where peft's versions disagree, on which of several numbers in a path is the layer's, the path is left out.
+        """
+        wanted, excluded = _matcher(self.target_modules), _matcher(self.exclude_modules or ())
+        if wanted is None or excluded is None:
+            return []
+        kept = [path for path in paths if wanted(path) and not excluded(path) and self._in_layers(path)]
+        return [path for path in kept if not any(f".{name}." in f".{path}." for name in self.modules_to_save)]
+
+    def _in_layers(self, path: str) -> bool:
+        """Whether ``layers_to_transform`` lets a path that fits ``target_modules`` through."""
+        if not self.layers_to_transform or isinstance(self.target_modules, str) or path in self.target_modules:
+            return True
+        names = "|".join(map(re.escape, self.layers_pattern))
+        found = re.findall(rf"(?:^|\.)(?:{names})\.(\d+)(?=\.)" if names else r"\.[^.]+\.(\d+)(?=\.)", path)
+        return bool(found) and {int(number) for number in found} <= set(self.layers_to_transform)
 
 
 def read_peft_config(file: Path) -> PeftConfig:
@@ -102,7 +122,11 @@ def _checked(config: Mapping[str, Any], file: Path) -> PeftConfig:
     for key, value in given.items():
         if not _VALID[key](value):
             raise DataError(f"has {value!r}, which cannot be", file=file, key=key, remedy=_REMEDY)
-    given["modules_to_save"] = tuple(given.get("modules_to_save", ()))
+    for key in _LISTS & given.keys():
+        given[key] = tuple(given[key]) if isinstance(given[key], list) else (given[key],)
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(given.get(key), list):
+            given[key] = tuple(given[key])
     checked = PeftConfig(**given)
     for key in ("rank_pattern", "alpha_pattern"):
         try:
@@ -112,6 +136,25 @@ def _checked(config: Mapping[str, Any], file: Path) -> PeftConfig:
     if checked.use_dora and checked.pissa:
         raise ConfigError("sets use_dora and pissa, which is not supported together", file=file, remedy="Merge it.")
     return checked
+
+
+def _matcher(names: tuple[str, ...] | str) -> Callable[[str], bool] | None:
+    """Whether a module path is one of ``names``: ends of paths, or a regular expression for whole ones.
+
+    None for an expression that is none, or could take for ever.
+    """
+    if isinstance(names, tuple):
+        ends = set(names)
+        return lambda path: any(path[start:] in ends for start in [0, *(dot.end() for dot in re.finditer(r"\.", path))])
+    expression = names
+    paths = [re.sub(r"\\(.)", r"\1", choice) for choice in expression.split("|")]
+    if "|".join(map(re.escape, paths)) == expression:  # whole paths, as save_lora writes them
+        return frozenset(paths).__contains__
+    try:
+        check_patterns([expression], None, key="target_modules")
+    except ConfigError:
+        return None
+    return lambda path: re.fullmatch(expression, path) is not None
 
 
 def _is_rank(value: object) -> bool:
@@ -126,7 +169,19 @@ def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
 
 
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(type(number) is int for number in value)
+
+
+_LISTS = {"modules_to_save", "layers_to_transform", "layers_pattern"}
+"""Entries that are tuples once read; peft takes one value in the place of a list of one, too."""
+
 _VALID: dict[str, Callable[[Any], bool]] = {
+    "auto_mapping": lambda value: isinstance(value, dict),
+    "target_modules": lambda value: isinstance(value, str) or _are_names(value),
+    "exclude_modules": lambda value: isinstance(value, str) or _are_names(value),
+    "layers_to_transform": lambda value: type(value) is int or _are_numbers(value),
+    "layers_pattern": lambda value: isinstance(value, str) or _are_names(value),
     "r": _is_rank,
     "lora_alpha": _is_alpha,
     "lora_dropout": lambda value: type(value) in (int, float) and 0 <= value < 1,

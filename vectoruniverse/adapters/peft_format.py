@@ -75,8 +75,9 @@ def save_lora(
 def load_lora(model: nn.Module, folder: Path) -> LoraAdapter:
     """Put an adapter from a folder in peft's format, written here or by peft, on the model.
 
-    The tensors say which layers are adapted. Modules that were trained in full (``modules_to_save``) are loaded too,
-    in the model's dtype, until ``LoraAdapter.remove``. Only safetensors and JSON are read, and nothing is executed.
+    The tensors say which layers are adapted, and none that ``target_modules`` names may lack them. Modules trained in
+    full (``modules_to_save``) are loaded too, in the model's dtype, until ``LoraAdapter.remove``. Only safetensors and
+    JSON are read, and nothing is executed.
 
     The function is the saved one's, its parameters are those of peft's form: parts of a fused projection come back as
     LoRA of the whole projection, of their summed rank, and PiSSA as LoRA of twice the rank. Training on from there can
@@ -99,6 +100,7 @@ def load_lora(model: nn.Module, folder: Path) -> LoraAdapter:
     full = {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in state.items() if key not in lora}
     _check_declared(full, adapted, config.modules_to_save, file)
     _check_base(model, adapted, full, file)
+    _check_complete(model, adapted, config, file)
     try:
         _check_factors(model, lora, config)
         adapter = _loaded(model, [path for path, _ in model.named_modules() if path in adapted], lora, config)
@@ -226,6 +228,18 @@ def _check_base(model: nn.Module, adapted: set[str], full: Mapping[str, Tensor],
         )
     for name, tensor in full.items():
         check_tensor(name, tensor, live[name].shape)
+
+
+def _check_complete(model: nn.Module, adapted: set[str], config: PeftConfig, file: Path) -> None:
+    """No layer that the configuration names lacks its tensors."""
+    linear = (path for path, module in model.named_modules() if is_linear(module))
+    missing = [path for path in config.targeted(linear) if path not in adapted]
+    if config.auto_mapping.get("base_model_class") not in (None, type(model).__name__):
+        shared = {path.partition(".")[0] for path in adapted}  # it may have been made on one tower alone
+        missing = [path for path in missing if path.partition(".")[0] in shared]
+    if missing:
+        message = f"lacks {len(missing)} of the layers that target_modules of {CONFIG_FILE} names, such as {missing[0]}"
+        raise DataError(message, file=file, remedy="Take an intact copy of the adapter.")
 
 
 def _check_factors(model: nn.Module, lora: Mapping[str, Tensor], config: PeftConfig) -> None:

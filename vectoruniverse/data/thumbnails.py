@@ -57,11 +57,19 @@ POLL_SECONDS = 0.005
 
 
 def default_cache_dir() -> Path:
-    """``$VU_CACHE``, or ``$XDG_CACHE_HOME/vectoruniverse``, or ``~/.cache/vectoruniverse``."""
-    if chosen := os.environ.get("VU_CACHE"):
-        return Path(chosen).expanduser()
-    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (shared if shared.is_absolute() else Path.home() / ".cache") / "vectoruniverse"
+    """``$VU_CACHE``, or ``$XDG_CACHE_HOME/vectoruniverse``, or ``~/.cache/vectoruniverse``.
+
+    Raises:
+        ConfigError: that is below a home folder, and the system knows of none.
+    """
+    chosen, shared = os.environ.get("VU_CACHE"), Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        return (shared if shared.is_absolute() else Path.home() / ".cache") / "vectoruniverse"
+    except RuntimeError as error:
+        message, remedy = "there is no home folder to keep decoded pictures in", "Set $VU_CACHE to an absolute path."
+        raise ConfigError(message, key="data.cache_dir", remedy=remedy) from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import unicodedata
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from vectoruniverse.runs.durable import write_errors_are_told
 
 INK = "#1a1a1a"
 GREY = "#767676"
@@ -89,18 +92,27 @@ def png(figure: Figure) -> bytes:
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
-    """Write ``name.png`` and ``name.svg`` into ``folder``, which is made where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ``name.png`` and ``name.svg`` into ``folder``, which is made where it is missing.
+
+    Raises:
+        ConfigError: the folder or a file cannot be written.
+        ResourceError: the disk is full.
+    """
+    with write_errors_are_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     paths = folder / f"{name}.png", folder / f"{name}.svg"
     for path, content in zip(paths, (png(figure), svg(figure)), strict=True):
-        path.write_bytes(content)
+        with write_errors_are_told(path):
+            path.write_bytes(content)
     return paths
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:
     stream = io.BytesIO()
     undated = {"Date": None} if kind == "svg" else {"Software": None}
-    with matplotlib.style.context([_RC, {"font.family": _installed()}], after_reset=True):
+    with matplotlib.style.context([_RC, {"font.family": _installed()}], after_reset=True), warnings.catch_warnings():
+        # a very long name leaves the axes no room: the figure is drawn all the same, with the name cut off
+        warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
         figure.savefig(stream, format=kind, dpi=DPI, metadata=undated)
     return stream.getvalue()
 

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from vectoruniverse.errors import ResourceError
+from vectoruniverse.errors import ConfigError, ResourceError
 
 
 @contextlib.contextmanager
@@ -23,8 +23,26 @@ def disk_full_is_told(path: Path) -> Iterator[None]:
         raise ResourceError("the disk is full", file=path, remedy="make room, then resume the run") from error
 
 
+@contextlib.contextmanager
+def write_errors_are_told(path: Path) -> Iterator[None]:
+    """Turn what the system has against writing ``path`` into a ``UserError`` that names it.
+
+    Raises:
+        ConfigError: it cannot be written.
+        ResourceError: the disk is full.
+    """
+    try:
+        with disk_full_is_told(path):
+            yield
+    except OSError as error:
+        remedy = "choose a place that you can write"
+        raise ConfigError(f"cannot be written: {error.strerror or error}", file=path, remedy=remedy) from error
+
+
 def write_durably(path: Path, content: str) -> None:
-    """Replace a file as a whole: written beside it, fsynced, renamed over it, and the folder fsynced.
+    r"""Replace a file as a whole: written beside it, fsynced, renamed over it, and the folder fsynced.
+
+    Half of a surrogate pair, as in the name of a file that is not UTF-8, is written as JSON does: ``\udcff``.
 
     Raises:
         ResourceError: the disk is full; the earlier file is untouched.
@@ -32,7 +50,7 @@ def write_durably(path: Path, content: str) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with disk_full_is_told(path):
-            with temporary.open("x", encoding="utf-8", newline="\n") as stream:
+            with temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -172,9 +172,9 @@ def create_run(runs_dir: Path, experiment: str) -> Run:
             if runs_dir.is_dir():
                 continue
             raise ConfigError("is a file, not a folder", file=runs_dir, remedy="choose another folder") from error
-        except (PermissionError, NotADirectoryError) as error:
+        except OSError as error:
             raise ConfigError(
-                f"cannot make a run folder here: {error.strerror}",
+                f"cannot make a run folder here: {error.strerror or error}",
                 file=runs_dir,
                 remedy="choose a folder you can write",
             ) from error

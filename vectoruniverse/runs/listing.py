@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,20 +86,38 @@ def _summary(run: Run) -> RunSummary:
 
     def text(key: str) -> str | None:
         value = record.get(key)
-        return value if isinstance(value, str) else None
+        return _printable(value) if isinstance(value, str) else None
 
-    best, epoch = record.get("best"), record.get("epoch")
+    epoch = record.get("epoch")
     return RunSummary(
         run=run,
         state="dead" if is_dead(record) else text("state") or "unknown",
         started=text("started"),
         ended=text("ended"),
         metric=text("metric"),
-        best=float(best) if isinstance(best, int | float) else None,
+        best=_finite(record.get("best")),
         epoch=epoch if isinstance(epoch, int) else None,
         message=text("message"),
     )
 
 
+def _printable(text: str) -> str:
+    """The text with what no terminal can show or should obey, such as half of a surrogate pair, as �."""
+    return "".join(c if c.isprintable() or c in "\t\n" else "\ufffd" for c in text)
+
+
+def _finite(value: object) -> float | None:
+    """The value as a float; None where it is no number, or none that a float can be."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
 def _folder_time(run: Run) -> str:
-    return datetime.fromtimestamp(run.path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    try:
+        return datetime.fromtimestamp(run.path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    except (OSError, OverflowError, ValueError):  # deleted since, or of a time that no calendar has
+        return ""
