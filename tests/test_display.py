@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import errno
 import io
+import sys
 
+import pytest
 from rich.console import Console
 
-from vectoruniverse.display import Display, step_detail
+from vectoruniverse.display import Display, LogConsole, make_table, step_detail
 
 
 def a_display(terminal: bool, quiet: bool = False) -> tuple[Display, io.StringIO]:
@@ -51,3 +54,47 @@ def test_step_detail_names_what_a_person_watches():
         {"loss": 1.0, "loss/alignment": -2.0, "lr": 1e-4, "pairs_per_second": 100.2, "effective_rank": 9.87}
     )
     assert line == "loss 1.000  alignment -2.000  lr 1.0e-04  eff. rank 9.9  100 pairs/s"
+
+
+class Unwritable(io.StringIO):
+    """A log whose disk is full, or whose reader went away."""
+
+    def __init__(self, code: int, terminal: bool) -> None:
+        super().__init__()
+        self.code, self.terminal, self.tried = code, terminal, 0
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def flush(self) -> None:
+        self.tried += 1
+        raise OSError(self.code, "cannot")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_a_log_that_cannot_be_written_goes_quiet_and_ends_nothing(code, terminal, monkeypatch):
+    log = Unwritable(code, terminal)
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setenv("TERM", "xterm")
+    display = Display()
+    display.advance("training", 1, 2)
+    display.say("hello")
+    assert log.tried == 1
+    display.advance("training", 2, 2)
+    display.warn("careful")
+    display.close()
+    display.table("t", ["a"], [["b"]])
+    assert log.tried == 1
+
+
+def test_the_log_is_standard_error(capsys):
+    LogConsole().print("x")
+    assert capsys.readouterr() == ("", "x\n")
+
+
+def test_the_first_column_is_never_cut():
+    stream = io.StringIO()
+    name = "a run with a long name"
+    Console(file=stream, width=20).print(make_table("", ["run", "x"], [[name, "y"]]), crop=False)
+    assert name in stream.getvalue()

@@ -13,13 +13,13 @@ from vectoruniverse.data.findings import DataReport
 from vectoruniverse.data.stats import DataStats, data_stats, quantiles
 from vectoruniverse.data.thumbnails import PictureRecipe, default_cache_dir
 from vectoruniverse.display import Display
-from vectoruniverse.encoders.dual import load_tokenizer
+from vectoruniverse.encoders.dual import load_image_size, load_tokenizer
 from vectoruniverse.errors import ConfigError, UserError
 from vectoruniverse.figures.dataset import label_counts, lengths
 from vectoruniverse.figures.style import save
 
 DEFAULT_SIZE = 224
-"""Side of the stored pictures where no experiment says, pixels: what most CLIPs read."""
+"""Side of the stored pictures where no model says, pixels: what most CLIPs read."""
 
 MOST_LABELS = 30
 """Labels shown; a long tail of rare ones is summed up in one line."""
@@ -31,7 +31,7 @@ def check(root: str | None, config: str | None, overrides: Sequence[str], displa
     counter, limit = _token_counter(experiment, display)
     report = check_data(
         Path(data.root).expanduser(),
-        recipe=PictureRecipe(_size(data, experiment), data.fit, max_pixels=data.max_pixels),
+        recipe=PictureRecipe(_size(data, experiment, display), data.fit, max_pixels=data.max_pixels),
         metadata=data.metadata,
         layout=data.layout,
         images=data.images,
@@ -69,9 +69,19 @@ def _data(root: str | None, config: str | None, overrides: Sequence[str]) -> tup
     return experiment.data, experiment
 
 
-def _size(data: DataConfig, experiment: Experiment | None) -> int:
-    scratch = experiment.model if experiment is not None and isinstance(experiment.model, ScratchClip) else None
-    return data.cache_size or (scratch.image_size if scratch else DEFAULT_SIZE)
+def _size(data: DataConfig, experiment: Experiment | None, display: Display) -> int:
+    """Side of the stored pictures; a model that cannot be read leaves the default, which is told."""
+    if data.cache_size is not None:
+        return data.cache_size
+    if experiment is None:
+        return DEFAULT_SIZE
+    if isinstance(experiment.model, ScratchClip):
+        return experiment.model.image_size
+    try:
+        return load_image_size(experiment.model, experiment.revision)
+    except ConfigError as error:
+        display.warn(f"pictures are checked as if the model read {DEFAULT_SIZE} pixels: {error.message}")
+        return DEFAULT_SIZE
 
 
 def _token_counter(

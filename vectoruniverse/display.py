@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,12 +18,42 @@ _LINE_EVERY_SECONDS = 30.0
 """Without a terminal, a long stage says where it stands this often and no oftener."""
 
 
+class LogConsole(Console):
+    """A console on standard error that goes quiet when nobody can read it any more; what it reports on goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(stderr=True, highlight=False)
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        """Write what was printed, which every way of printing ends in."""
+        try:
+            super().__exit__(exc_type, exc_value, traceback)
+        except OSError:  # a full disk, or a terminal that hung up
+            self._go_quiet()
+
+    def on_broken_pipe(self) -> None:
+        """Go on, where rich would end the program."""
+        self._go_quiet()
+
+    def _go_quiet(self) -> None:
+        self.quiet = True
+        with contextlib.suppress(OSError):
+            drop_output(self.file.fileno())
+
+
+def drop_output(descriptor: int) -> None:
+    """Let what is yet to be written to a file descriptor vanish, as it would fail again at the end of the program."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 class Display:
     """Progress, lines, warnings and tables on the terminal's error stream; results go to standard output elsewhere."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         """Write to ``console`` (standard error when none is given); ``quiet`` keeps warnings only."""
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or LogConsole()
         self.quiet = quiet
         self._progress: Progress | None = None
         self._bars: dict[str, Any] = {}
@@ -79,10 +112,12 @@ class Display:
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A rich table whose cells are inert text: first column left, the others right."""
+    """A rich table whose cells are inert text: first column left and never cut, the others right."""
     table = Table(title=escape(title), title_justify="left", title_style="bold")
-    for i, column in enumerate(columns):
-        table.add_column(escape(column), justify="left" if i == 0 else "right")
+    widest = max(cell_len(first) for first, *_ in (columns, *rows))
+    table.add_column(escape(columns[0]), no_wrap=True, overflow="ignore", min_width=widest)
+    for column in columns[1:]:
+        table.add_column(escape(column), justify="right")
     for row in rows:
         table.add_row(*map(escape, row))
     return table

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from vectoruniverse.config.loading import dump_experiment, find_config, fingerprint, load_experiment
-from vectoruniverse.config.schema import InfoNceConfig, ScratchClip
+from vectoruniverse.config.schema import (
+    AlignmentAnisotropyConfig,
+    CosineConfig,
+    InfoNceConfig,
+    ScratchClip,
+    SiglipConfig,
+)
 from vectoruniverse.config.strict_yaml import MAX_BYTES
 from vectoruniverse.errors import ConfigError
 
@@ -103,6 +109,18 @@ def test_override_reaches_into_a_section_of_the_file(write: Write) -> None:
     assert (experiment.data.root, experiment.data.split.seed) == ("data/openmoji", 7)
 
 
+def test_override_of_a_variant_that_the_file_leaves_to_its_default_starts_from_that(write: Write) -> None:
+    path = write(LEAST)
+    experiment = load_experiment(path, ["loss.temperature=0.1", "loss.form=linear", "train.schedule.warmup=0.1"])
+    assert isinstance(experiment.loss, AlignmentAnisotropyConfig)
+    assert (experiment.loss.temperature, experiment.loss.form) == (0.1, "linear")
+    assert experiment.train.schedule == CosineConfig(name="cosine", warmup=0.1)
+    other = load_experiment(path, ["loss.temperature=0.1", "loss.name=info_nce", "train.schedule.name=constant"])
+    assert other.loss == InfoNceConfig(name="info_nce", temperature=0.1)
+    in_file = load_experiment(write(LEAST + "loss: {name: siglip}\n"), ["loss.temperature=0.1"])
+    assert in_file.loss == SiglipConfig(name="siglip", temperature=0.1)
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -111,7 +129,7 @@ def test_override_reaches_into_a_section_of_the_file(write: Write) -> None:
         ("lr=3", "--set, lr: unknown key; did you mean train.lr?"),
         ("train.lr=fast", "--set, train.lr: must be a number, got 'fast'"),
         ("train.lr=-1", "--set, train.lr: must be more than 0.0, got -1"),
-        ("loss.temperature=1", "--set, loss.name: required, and missing"),
+        ("loss.pairs=[IT]", "--set, loss.pairs: unknown key in this variant of loss; it belongs to name: info_nce"),
         ("model.width=3", "--set, model: has the value 'tiny-clip', so nothing can be set below it"),
         ("data.root.x=3", "--set, data.root: has the value 'data/openmoji', so nothing can be set below it"),
         ("train.lr", "--set: 'train.lr' is not KEY=VALUE"),
@@ -271,13 +289,27 @@ def test_bare_name_is_found_in_configs(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_missing_file_names_the_closest_and_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("quickstar.yaml", "configs/quickstar.yaml"):
-        with pytest.raises(ConfigError, match=r"did you mean quickstart\.yaml\?") as caught:
-            load_experiment(name)
-        assert caught.value.file == name
-        assert "clip_lora_r8.yaml, quickstart.yaml, tiny_clip_pretrain.yaml" in (caught.value.remedy or "")
-    with pytest.raises(ConfigError, match="no such experiment file"):
+    with pytest.raises(ConfigError, match=r"did you mean quickstart\.yaml\?") as caught:
+        load_experiment("quickstar.yaml")
+    assert caught.value.file == "quickstar.yaml"
+    assert "clip_lora_r8.yaml, quickstart.yaml, tiny_clip_pretrain.yaml" in (caught.value.remedy or "")
+    with pytest.raises(ConfigError, match="no such experiment file, nor its folder"):
         load_experiment("elsewhere/quickstart.yaml")
+
+
+def test_missing_file_in_a_folder_is_compared_with_that_folder_only(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such experiment file$"):
+        load_experiment(tmp_path / "quickstart.yaml")
+    shutil.copy(CONFIGS / "quickstart.yaml", tmp_path / "mine.yaml")
+    with pytest.raises(ConfigError, match=r"did you mean mine\.yaml\?") as caught:
+        load_experiment(tmp_path / "mime.yaml")
+    assert "clip_lora" not in (caught.value.remedy or "")
+
+
+def test_missing_config_of_a_run_means_an_incomplete_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="run folder without it is incomplete") as caught:
+        load_experiment(tmp_path / "config.yaml")
+    assert "did you mean" not in str(caught.value)
 
 
 def test_what_is_no_plain_file_is_refused_without_hanging(tmp_path: Path) -> None:

@@ -104,6 +104,13 @@ def test_every_row_comes_once_an_epoch_in_batches_of_even_size():
     assert steps_per_epoch(10, 4) == 3
 
 
+def test_no_batch_has_a_single_row():
+    """A contrastive loss has nothing to tell a lone row from."""
+    for rows in range(2, 40):
+        for size in (2, 3, 5):
+            assert min(map(len, batches(rows, size, seed=0, epoch=0))) >= 2
+
+
 def test_the_order_is_a_function_of_seed_and_epoch():
     one, same = (np.concatenate(batches(50, 8, 1, 2)) for _ in range(2))
     assert np.array_equal(one, same)
@@ -137,6 +144,43 @@ def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_does(sto
     assert len(rest.steps) == 12 - stop_at
     assert torch.equal(again.model.weight, straight.model.weight)
     assert torch.equal(again.model.bias, straight.model.bias)
+
+
+def test_an_epoch_whose_end_was_cut_off_is_judged_on_resume():
+    """Interrupted right after the last step of an epoch, before it was judged: nothing may be skipped."""
+    straight = Recorder()
+    trainer(Line(), straight).fit()
+    first = Recorder(stop_at=12)  # the last step of the last epoch
+    with pytest.raises(InterruptedTraining):
+        trainer(Line(), first).fit()
+    rest, task = Recorder(), Line()
+    resumed = trainer(task, rest)
+    resumed.restore(first.saves[-1][0])
+    resumed.fit()
+    assert [epoch for epoch, _ in first.evaluations + rest.evaluations] == [0, 1, 2, 3, 4]
+    assert rest.evaluations == straight.evaluations[-1:]
+
+
+def test_the_model_is_in_training_mode_while_it_learns_and_dropout_works():
+    modes = []
+
+    class Watched(Line):
+        def loss(self, rows, epoch):
+            modes.append(self.model.training)
+            return super().loss(rows, epoch)
+
+    task = Watched()
+    task.model.eval()  # as transformers hands models out
+    trainer(task, Recorder(), epochs=1).fit()
+    assert modes == [True, True, True]
+
+
+def test_a_group_may_have_a_learning_rate_of_its_own():
+    task = Line()
+    loop = trainer(task, Recorder())
+    loop.optimizer.param_groups[0]["lr_ratio"] = 4.0
+    loop.train_step(np.arange(4), 0)
+    assert loop.optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
 
 
 def test_a_snapshot_of_other_parameters_is_refused():

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import errno
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
-from vectoruniverse.cli.shell import JsonOption, QuietOption, SetOption, open_display, print_table, tells_errors
+from vectoruniverse.cli.shell import (
+    JsonOption,
+    QuietOption,
+    SetOption,
+    open_display,
+    print_json,
+    print_table,
+    tells_errors,
+)
+from vectoruniverse.errors import ConfigError, ResourceError
 
 app = typer.Typer(no_args_is_help=True, help="Data sets.", rich_markup_mode="rich")
 
@@ -49,13 +60,17 @@ def data_check(
     from vectoruniverse import datasets
     from vectoruniverse.data.findings import report_csv, report_json, summary_rows
 
+    table = None if csv_file is None else _open_table(csv_file)
     display = open_display(quiet)
     try:
         report, allowed = datasets.check(root, config, overrides, display)
     finally:
         display.close()
-    if csv_file is not None:
-        csv_file.write_text(report_csv(report), encoding="utf-8", newline="")
+    if csv_file is not None and table is not None:
+        with _write_errors_told(csv_file), table:
+            if csv_file.is_file():  # not a pipe or a device
+                table.truncate(0)
+            table.write(report_csv(report))
     if as_json:
         typer.echo(report_json(report))
     else:
@@ -82,10 +97,25 @@ def data_stats(
 
     stats = datasets.describe(root, config, overrides)
     if as_json:
-        typer.echo(json.dumps(stats.summary(), indent=2, ensure_ascii=False))
+        print_json(stats.summary())
         return
     print_table("labels", ("label", "rows"), datasets.label_rows(stats))
     print_table("lengths", ("", "min", "p25", "median", "p75", "p95", "max"), datasets.length_rows(stats))
     if out is not None:
         for path in datasets.draw(stats, out):
             typer.echo(path)
+
+
+def _open_table(path: Path) -> TextIO:
+    """A file to write, opened before the work whose result it is for; what it holds stays until then."""
+    with _write_errors_told(path):
+        return path.open("a", encoding="utf-8", newline="")
+
+
+@contextlib.contextmanager
+def _write_errors_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        kind = ResourceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigError
+        raise kind(f"cannot be written: {error.strerror}", file=path, key="--csv") from None

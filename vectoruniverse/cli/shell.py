@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import json
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
-from vectoruniverse.errors import UserError
+from vectoruniverse.errors import ResourceError, UserError
+from vectoruniverse.training.interruption import Terminated
 
 if TYPE_CHECKING:
     from vectoruniverse.display import Display
 
 P = ParamSpec("P")
+
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Failures of a disk or a terminal, which no command of ours can mend."""
 
 ConfigOption = Annotated[
     str, typer.Option("--config", "-c", help="Experiment file; a bare name is also looked up in configs/.")
@@ -26,6 +33,9 @@ SetOption = Annotated[
 RunsOption = Annotated[Path, typer.Option("--runs-dir", envvar="VU_RUNS", help="Folder of the runs.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
+
+_ANY_WIDTH = 100_000
+"""More columns than a table has."""
 
 
 def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -38,16 +48,22 @@ def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
         except UserError as error:
             complain(str(error), error.remedy)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            complain("interrupted", None)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as stopped:
+            terminated = isinstance(stopped, Terminated)
+            complain("terminated" if terminated else "interrupted", None)
+            raise typer.Exit(143 if terminated else 130) from None
         except MemoryError:
             complain("out of memory", "lower train.batch_size")
             raise typer.Exit(5) from None
         except BrokenPipeError:
-            # the reader of our output went away, as `head` does; nothing more can be said to it
-            sys.stderr.close()
+            _drop_unwritten()  # the reader of our output went away, as `head` does
             raise typer.Exit(141) from None
+        except OSError as error:
+            if error.errno not in _CANNOT_WRITE:
+                raise
+            _drop_unwritten()
+            complain(f"{error.filename or 'output'}: cannot be written: {error.strerror}", None)
+            raise typer.Exit(ResourceError.exit_code) from None
         except RuntimeError as error:
             if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error).lower():
                 raise
@@ -59,9 +75,23 @@ def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 def complain(message: str, remedy: str | None) -> None:
     """Tell on standard error what is wrong, and what to do about it."""
-    typer.echo(f"vu: {message}", err=True)
-    if remedy:
-        typer.echo(f"    → {remedy}", err=True)
+    try:
+        typer.echo(f"vu: {message}", err=True)
+        if remedy:
+            typer.echo(f"    → {remedy}", err=True)
+    except OSError:  # nobody can read it; the exit code still tells
+        _drop_unwritten()
+
+
+def _drop_unwritten() -> None:
+    """Forget what the standard streams cannot be rid of, or Python would fail on it at exit with a code of its own."""
+    from vectoruniverse.display import drop_output
+
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            drop_output(stream.fileno())
 
 
 def open_display(quiet: bool = False) -> Display:
@@ -76,9 +106,30 @@ def open_display(quiet: bool = False) -> Display:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to standard output."""
+    """Print a table to standard output: no wider than a terminal if its words allow, in a pipe without any folding."""
     from rich.console import Console
 
     from vectoruniverse.display import make_table
 
-    Console(highlight=False).print(make_table(title, columns, rows))
+    console, table = Console(highlight=False), make_table(title, columns, rows)
+    needed = console.measure(table, options=console.options.update(max_width=_ANY_WIDTH))
+    console.width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
+    with console.capture() as printed:
+        console.print(table)
+    # not rich's own writing, which ends the program when its reader goes away
+    typer.echo(printed.get(), nl=False, color=console.is_terminal)
+
+
+def print_json(value: object) -> None:
+    """Print strict JSON in ASCII; numbers that it cannot hold become strings, as in ``metrics.jsonl``."""
+    typer.echo(json.dumps(_strict(value), indent=2, allow_nan=False))
+
+
+def _strict(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

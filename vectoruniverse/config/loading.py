@@ -17,12 +17,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from vectoruniverse.config.problems import OVERRIDE, Sources, config_error
-from vectoruniverse.config.schema import Experiment
+from vectoruniverse.config.schema import Experiment, Section
 from vectoruniverse.config.strict_yaml import MAX_BYTES, KeyPath, dotted, parse, shown, write
 from vectoruniverse.errors import ConfigError
 
 # Names, records and places: they change what a run is called, shows or where it computes, not what it learns.
 NOT_IN_FINGERPRINT = ("name", "wandb", "data.cache_dir", "train.device", "train.log_every", "eval.batch_size")
+
+_GIVE_A_FILE = "give the path of an experiment file"
 
 
 def load_experiment(config: Path | str, overrides: Sequence[str] = ()) -> Experiment:
@@ -55,7 +57,7 @@ def find_config(config: Path | str) -> Path:
     """Path of an experiment file.
 
     Raises:
-        ConfigError: there is no such file; tells the closest name and those in ``configs/``.
+        ConfigError: there is no such file; tells the closest name, and for a bare one those in ``configs/``.
     """
     path = Path(config)
     bare, name = path.name == str(config), str(config) if str(config).isprintable() else shown(str(config))
@@ -67,13 +69,30 @@ def find_config(config: Path | str) -> Path:
             raise ConfigError(f"cannot be read: {error.strerror}", file=name) from None
     if path.is_dir():
         raise ConfigError("is a folder, not an experiment file", file=path)
-    names = sorted(
-        {file.name for folder in _config_folders() for file in folder.glob("*.yaml") if file.name.isprintable()}
-    )
+    if not bare:
+        raise _missing_in_folder(path, name)
+    names = _names(*_config_folders())
+    known = f"configs/ has {', '.join(names[:20])}" if names else _GIVE_A_FILE
+    raise ConfigError(f"no such experiment file{_meant(path, names)}", file=name, remedy=known)
+
+
+def _missing_in_folder(path: Path, name: str) -> ConfigError:
+    """What is missing at a path: its folder, a run's own file, or a file that may be called otherwise."""
+    if not path.parent.is_dir():
+        return ConfigError("no such experiment file, nor its folder", file=name, remedy=_GIVE_A_FILE)
+    if path.name == "config.yaml":
+        remedy = "train a new run, or put its config.yaml back"
+        return ConfigError("is missing; a run folder without it is incomplete", file=name, remedy=remedy)
+    return ConfigError(f"no such experiment file{_meant(path, _names(path.parent))}", file=name, remedy=_GIVE_A_FILE)
+
+
+def _names(*folders: Path) -> list[str]:
+    return sorted({file.name for folder in folders for file in folder.glob("*.yaml") if file.name.isprintable()})
+
+
+def _meant(path: Path, names: Sequence[str]) -> str:
     match = get_close_matches(path.name[:80], names, n=1, cutoff=0.5)
-    meant = f"; did you mean {match[0]}?" if match else ""
-    known = f"configs/ has {', '.join(names[:20])}" if names else "give the path of an experiment file"
-    raise ConfigError(f"no such experiment file{meant}", file=name, remedy=known)
+    return f"; did you mean {match[0]}?" if match else ""
 
 
 def dump_experiment(experiment: Experiment) -> str:
@@ -134,7 +153,7 @@ def _override(root: dict[str, Any], lines: dict[KeyPath, int | None], override: 
     section = root
     for depth, name in enumerate(path[:-1], start=1):
         lines.setdefault(path[:depth], None)
-        section = section.setdefault(name, {})
+        section = section.setdefault(name, _begun(path[:depth]))
         if not isinstance(section, dict):
             said = f"has the value {shown(section)}, so nothing can be set below it"
             raise ConfigError(
@@ -144,3 +163,16 @@ def _override(root: dict[str, Any], lines: dict[KeyPath, int | None], override: 
     for key in [key for key in lines if key[: len(path)] == path]:
         del lines[key]
     lines[path] = None
+
+
+def _begun(path: KeyPath) -> dict[str, Any]:
+    """A section that the file does not have: empty, or with the tag of the default where it has variants."""
+    section: type[Section] = Experiment
+    tag = None
+    for name in path:
+        field = section.model_fields.get(str(name))
+        default = field.get_default(call_default_factory=True, validated_data={}) if field is not None else None
+        if field is None or not isinstance(default, Section):
+            return {}
+        section, tag = type(default), field.discriminator
+    return {tag: getattr(default, tag)} if isinstance(tag, str) else {}

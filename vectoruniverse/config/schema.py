@@ -14,7 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
-LORA_ONLY = ("rank", "alpha", "dropout", "rank_stabilized", "vision_targets", "text_targets")
+LORA_ONLY = (
+    *("rank", "alpha", "dropout", "rank_stabilized", "rank_pattern", "alpha_pattern", "dora", "initialisation"),
+    *("lora_plus_ratio", "vision_targets", "text_targets", "vision_layers_to_transform", "text_layers_to_transform"),
+    "init_from",
+)
 PairKind = Literal["II", "TT", "I+I+", "T+T+", "IT", "I+T", "IT+", "I+T+", "II+", "TT+"]
 
 
@@ -133,12 +137,34 @@ class AdapterConfig(Section):
     alpha: Positive | None = Field(None, description="The update is scaled by alpha / rank (lora); null: alpha = rank.")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the input of A (lora).")
     rank_stabilized: bool = Field(False, description="Scale by alpha / √rank instead (lora; arXiv:2312.03732).")
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="Other ranks for layers whose path a regular expression matches (lora)."
+    )
+    alpha_pattern: dict[str, Positive] = Field(
+        default_factory=dict, description="Other alphas for layers whose path a regular expression matches (lora)."
+    )
+    dora: bool = Field(False, description="Learn each weight row's length apart from its direction (lora; DoRA).")
+    initialisation: Literal["kaiming", "pissa"] = Field(
+        "kaiming", description="`kaiming`: B starts at zero; `pissa`: A, B are the weight's first directions (lora)."
+    )
+    lora_plus_ratio: Positive | None = Field(
+        None, description="Learning rate of B as a multiple of A's (lora; LoRA+ finds 2 to 16 good); null: the same."
+    )
     vision_targets: list[str] = Field(
-        default=["q_proj", "k_proj", "v_proj", "out_proj"], description="Layers of the image tower, by name (lora)."
+        default=["q_proj", "k_proj", "v_proj", "out_proj"],
+        description="Layers of the image tower, by name; `attention`: the family's own; `c_attn.q`: a slice (lora).",
     )
     text_targets: list[str] = Field(
-        default=["q_proj", "k_proj", "v_proj", "out_proj"], description="Layers of the text tower, by name (lora)."
+        default=["q_proj", "k_proj", "v_proj", "out_proj"],
+        description="Layers of the text tower, by name; `attention`: the family's own; `c_attn.q`: a slice (lora).",
     )
+    vision_layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="Blocks of the image tower that are adapted, counted from 0 (lora); null: all."
+    )
+    text_layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="Blocks of the text tower that are adapted, counted from 0 (lora); null: all."
+    )
+    init_from: str | None = Field(None, description="Folder of a peft adapter to start from (lora); its rank counts.")
     train_logit_scale: bool = Field(False, description="Also train the model's logit scale (and logit bias).")
     train_projections: bool = Field(False, description="Also train the projections into the shared space.")
 
@@ -149,6 +175,12 @@ class AdapterConfig(Section):
                 raise ValueError(f"method: full trains everything, so {', '.join(given)} would do nothing; remove it")
         elif not self.vision_targets and not self.text_targets:
             raise ValueError("vision_targets and text_targets are both empty: lora would adapt nothing")
+        if self.init_from is not None:
+            shape = {"rank", "alpha", "rank_stabilized", "rank_pattern", "alpha_pattern", "dora", "initialisation"}
+            if given := sorted(self.model_fields_set & shape):
+                raise ValueError(f"init_from brings its own {', '.join(given)}; remove it")
+        if self.dora and self.initialisation == "pissa":
+            raise ValueError("dora and initialisation: pissa do not go together")
         return self
 
     @model_serializer(mode="wrap")

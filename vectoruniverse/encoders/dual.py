@@ -229,6 +229,23 @@ def load_tokenizer(name: str, revision: str | None) -> Tokenizer:
     return Tokenizer(tokenizer, min(int(text.max_position_embeddings), int(tokenizer.model_max_length)))
 
 
+def load_image_size(name: str, revision: str | None) -> int:
+    """Side in pixels of the pictures that a CLIP-like model reads, from its configuration alone.
+
+    Raises:
+        ConfigError: there is no such model, or it reads no pictures of one size.
+    """
+    from transformers import AutoConfig
+
+    source, where = _source(name, revision)
+    with _told(name):
+        config: Any = AutoConfig.from_pretrained(source, **where)
+    size = getattr(getattr(config, "vision_config", None), "image_size", None)
+    if not isinstance(size, int):
+        raise ConfigError(f"{name!r} names no size of its pictures", key="model")
+    return size
+
+
 def local_source(name: str) -> str:
     """What transformers itself can load: the folder of a model that comes with the package, else the name as it is."""
     return str(BUILT_IN.get(name, name))

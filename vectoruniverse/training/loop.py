@@ -44,6 +44,7 @@ class Position:
     step: int = 0
     best: float | None = None
     best_epoch: int = 0
+    judged: int = 0
     initial_rank: float | None = None
     collapsed_at: int | None = None
     base: dict[str, float] = field(default_factory=dict)
@@ -90,8 +91,8 @@ class InterruptedTraining(Exception):  # noqa: N818  (not an error: somebody ask
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Number of batches: as few as batch_size allows."""
-    return -(-rows // batch_size)
+    """Number of batches: as few as batch_size allows, but never so many that one has a single row."""
+    return max(1, min(-(-rows // batch_size), rows // 2))
 
 
 def batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -148,10 +149,15 @@ class Trainer:
             DivergedError: a loss or gradient is not finite, or the space collapsed and the guard is set to stop.
             InterruptedTraining: somebody asked to stop; a checkpoint was written.
         """
-        if self.position.step == 0 and not self.position.base:
-            self._judge(epoch=0)
+        for module in self.task.modules():
+            module.train()  # models are loaded in evaluation mode, in which dropout does nothing
         per_epoch = steps_per_epoch(self.task.train_rows, self.settings.batch_size)
-        for epoch in range(self.position.step // per_epoch, self.settings.epochs):
+        done = self.position.step // per_epoch
+        if self.position.judged < done or not self.position.base:
+            self._judge(done)  # the base, or an epoch whose end an interruption cut off
+        if self._is_out_of_patience(done):
+            return self.position
+        for epoch in range(done, self.settings.epochs):
             for rows in self._remaining_batches(epoch, per_epoch):
                 values = self.train_step(rows, epoch)
                 self.observer.on_step(self.position.step, values)
@@ -171,7 +177,7 @@ class Trainer:
         torch.manual_seed(_mix(self.settings.seed, position.step))
         learning_rate = self.schedule(position.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("lr_ratio", 1.0)  # LoRA+ gives lora_B a rate of its own
 
         loss = self.task.loss(rows, epoch)
         torch.autograd.backward(self.scaler.scale(loss.total))
@@ -219,9 +225,7 @@ class Trainer:
                 f"{position.initial_rank:.1f} before the first"
             )
             if settings.guard == "stop":
-                raise DivergedError(
-                    message, key="guard.action", remedy="use loss.form: log_sum_exp or a lower train.lr"
-                )
+                raise DivergedError(message, key="guard.action", remedy="lower train.lr, or use another loss")
             self.observer.on_warning(message)
         return {"effective_rank": rank}
 
@@ -233,6 +237,7 @@ class Trainer:
         is_best = position.best is None or score > position.best
         if is_best:
             position.best, position.best_epoch = score, epoch
+        position.judged = epoch
         if epoch == 0:
             position.base = dict(evaluation.metrics)
         self.observer.on_evaluation(position.step, epoch, evaluation, is_best)
