@@ -209,6 +209,48 @@ def test_every_loss_trains(loss, experiment, tmp_path):
     assert outcome.base != outcome.adapted or outcome.best_epoch == 0
 
 
+def test_adapter_dropout_changes_what_is_learned(experiment, tmp_path):
+    """Dropout on LoRA's input is at work while training, and gives two text views."""
+    plain, dropped = (
+        train(
+            experiment(adapter={"method": "lora", "rank": 2, "dropout": p}), runs_dir=tmp_path / str(p), display=quiet()
+        )
+        for p in (0.0, 0.5)
+    )
+    losses = [
+        [line["train/loss"] for line in read_metrics(outcome.run.metrics_file) if "train/loss" in line]
+        for outcome in (plain, dropped)
+    ]
+    assert losses[0][0] == pytest.approx(losses[1][0]), "B is zero at the first step: nothing to drop"
+    assert losses[0][-1] != pytest.approx(losses[1][-1])
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"dora": True},
+        {"initialisation": "pissa"},
+        {"lora_plus_ratio": 4.0},
+        {"vision_targets": ["attention"], "text_layers_to_transform": [0]},
+        {"rank_pattern": {"q_proj": 1}, "alpha_pattern": {"q_proj": 2.0}},
+    ],
+)
+def test_every_variant_of_lora_trains_and_is_judged_again_alike(extra, experiment, tmp_path):
+    outcome = train(
+        experiment(adapter={"method": "lora", "rank": 2, **extra}), runs_dir=tmp_path / "runs", display=quiet()
+    )
+    _, again = evaluate_run("latest", runs_dir=tmp_path / "runs", split="val", display=quiet())
+    assert again.adapted.metrics == pytest.approx(dict(outcome.adapted), abs=2e-4)
+
+
+def test_a_run_can_start_from_an_adapter_made_before(experiment, tmp_path):
+    first = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
+    config = {"epochs": 0, "batch_size": 12, "device": "cpu", "precision": "fp32"}
+    adapter = {"method": "lora", "init_from": str(first.run.adapter)}
+    second = train(experiment(adapter=adapter, train=config), runs_dir=tmp_path / "again", display=quiet())
+    assert second.adapted == pytest.approx(dict(first.adapted), abs=1e-5)
+
+
 def test_trained_scalars_and_projections_come_back(experiment, tmp_path):
     adapter = {"method": "lora", "rank": 2, "train_projections": True, "train_logit_scale": True}
     outcome = train(experiment(adapter=adapter, loss={"name": "info_nce"}), runs_dir=tmp_path / "runs", display=quiet())
@@ -264,6 +306,20 @@ def test_wandb_is_written_offline_for_real_and_without_a_warning(experiment, tmp
     assert written.stat().st_size > 1000
 
 
+def test_a_run_is_not_resumed_on_other_data(experiment, shapes, tmp_path):
+    import shutil
+
+    root = tmp_path / "copy"
+    shutil.copytree(shapes, root)
+    data = {"root": str(root), "split": {"val_fraction": 0.25}}
+    outcome = train(experiment(data=data), runs_dir=tmp_path / "runs", display=quiet())
+    outcome.run.set_state("interrupted")
+    table = root / "metadata.csv"
+    table.write_text(table.read_text().replace("a red circle", "one red circle"))
+    with pytest.raises(DataError, match="not what this run was begun with"):
+        resume("latest", runs_dir=tmp_path / "runs", display=quiet())
+
+
 def test_resuming_a_finished_run_does_nothing(experiment, tmp_path):
     train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
     assert resume("latest", runs_dir=tmp_path / "runs", display=quiet()) is None
@@ -316,6 +372,13 @@ def test_too_many_bad_rows_stop_the_run_and_name_them(experiment, shapes, tmp_pa
     tolerant = experiment(data=data | {"max_bad_share": 0.1})
     outcome = train(tolerant, runs_dir=tmp_path / "runs2", display=quiet())
     assert outcome.best_epoch >= 0
+
+
+def test_a_split_with_a_single_row_on_one_side_is_refused(experiment, shapes, tmp_path):
+    data = {"root": str(shapes), "split": {"val_fraction": 0.01}}
+    with pytest.raises(DataError, match="leaves 1 validation row") as error:
+        train(experiment(data=data), runs_dir=tmp_path / "runs", display=quiet())
+    assert "val_fraction" in str(error.value.remedy)
 
 
 def test_a_wrong_target_is_told_with_the_names_that_exist(experiment, tmp_path):

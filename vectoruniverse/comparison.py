@@ -12,7 +12,6 @@ from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.metrics.comparing import intervals
 from vectoruniverse.metrics.geometry import spectrum
 from vectoruniverse.tasks.contract import Evaluation
-from vectoruniverse.tasks.image_text import ImageTextTask
 from vectoruniverse.tasks.judging import Embeddings
 
 SPECTRUM_LENGTH = 256
@@ -64,21 +63,26 @@ class Comparison:
 
 
 def compare(
-    base: ImageTextTask, adapted: ImageTextTask, split: str, *, units: Sequence[str] | None, drawn_by: str | None
+    base: Judged,
+    adapted: Judged,
+    split: str,
+    *,
+    row_groups: np.ndarray,
+    units: Sequence[str] | None,
+    drawn_by: str | None,
 ) -> Comparison:
-    """Judge both models on a split.
+    """Set two models beside each other that were judged on the same rows.
 
     Args:
-        base: the base model with the data.
-        adapted: the adapted model with the same data.
+        base: the base model.
+        adapted: the adapted model.
         split: ``val`` or ``train``.
+        row_groups: group number of each row; rows with the same text share one.
         units: of each row of the split, what the bootstrap draws together; None: each row alone.
         drawn_by: the column that ``units`` come from.
     """
-    judged = [Judged(*task.judge(task.part(split))) for task in (base, adapted)]
-    values = [j.evaluation.per_query for j in judged]
-    bounds = intervals(values[0], values[1], groups=units)
-    return Comparison(split, adapted.part(split).groups, judged[0], judged[1], bounds, drawn_by)
+    bounds = intervals(base.evaluation.per_query, adapted.evaluation.per_query, groups=units)
+    return Comparison(split, row_groups, base, adapted, bounds, drawn_by)
 
 
 def plain_intervals(comparison: Comparison) -> dict[str, dict[str, list[float]]]:

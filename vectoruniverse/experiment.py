@@ -5,6 +5,7 @@ config → data → encoder (+ adapter) → task (loss) → loop → metrics →
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,24 +14,24 @@ from pathlib import Path
 import torch
 
 from vectoruniverse.adapters.apply import ParameterCount, parameter_table
+from vectoruniverse.adapters.lora import lora_plus_groups
 from vectoruniverse.assembly.image_text import build_task
 from vectoruniverse.assembly.loop import build_schedule, build_trackers, loop_settings
-from vectoruniverse.assembly.model import build_encoder, input_size, load_adapted, load_encoder, save_adapted
-from vectoruniverse.assembly.prepared import Prepared, prepare
-from vectoruniverse.assembly.rows import decode, read_rows
+from vectoruniverse.assembly.model import load_adapted, save_adapted
+from vectoruniverse.assembly.prepared import Prepared, Shared, TimedTask, prepare, share
 from vectoruniverse.comparison import Comparison, Judged
 from vectoruniverse.config.loading import dump_experiment, load_experiment
 from vectoruniverse.config.schema import Experiment
 from vectoruniverse.display import Display
-from vectoruniverse.errors import ConfigError, DivergedError
+from vectoruniverse.errors import ConfigError, DataError, DivergedError, UserError
 from vectoruniverse.observer import RunObserver
-from vectoruniverse.results import Outcome, beside_base, best_earlier, write_results
+from vectoruniverse.results import Outcome, beside_base, best_earlier, track_results, trained_parameters, write_results
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.folder import Run, create_run
 from vectoruniverse.runs.listing import find_run
 from vectoruniverse.tracking.contract import Trackers
 from vectoruniverse.training.checkpoint import Checkpoint, latest
-from vectoruniverse.training.device import choose_compute, peak_memory
+from vectoruniverse.training.device import peak_memory
 from vectoruniverse.training.interruption import Interruption
 from vectoruniverse.training.loop import (
     InterruptedTraining,
@@ -42,9 +43,18 @@ from vectoruniverse.training.loop import (
 )
 from vectoruniverse.training.optim import adamw, parameter_groups
 
+DATA_FILE = "data.sha256"
+"""Fingerprint of the data that a run is trained on, in the run folder."""
 
-def train(experiment: Experiment, *, runs_dir: Path, display: Display) -> Outcome:
+
+def train(experiment: Experiment, *, runs_dir: Path, display: Display, shared: Shared | None = None) -> Outcome:
     """A new run of the experiment, to its end.
+
+    Args:
+        experiment: what to run.
+        runs_dir: where the run folder goes.
+        display: what a person sees.
+        shared: what another run of the same base and data has loaded already; it is left as it was found.
 
     Raises:
         UserError: whatever the user can mend; ``state.json`` of the run tells it too.
@@ -53,15 +63,15 @@ def train(experiment: Experiment, *, runs_dir: Path, display: Display) -> Outcom
     run = create_run(runs_dir, experiment.name)
     run.write_text("config.yaml", dump_experiment(experiment))
     run.write_json("environment.json", environment())
-    return _execute(experiment, run, display)
+    return _execute(experiment, run, display, shared)
 
 
-def resume(reference: str, *, runs_dir: Path, display: Display) -> Outcome | None:
+def resume(reference: str, *, runs_dir: Path, display: Display, shared: Shared | None = None) -> Outcome | None:
     """Continue a run from its last checkpoint, with the config it was started with; None when it is already done."""
     run = find_run(runs_dir, reference)
     if run.read_state().get("state") == "finished":
         return None
-    return _execute(load_experiment(run.config_file), run, display)
+    return _execute(load_experiment(run.config_file), run, display, shared)
 
 
 def evaluate_run(reference: str, *, runs_dir: Path, split: str, display: Display) -> tuple[Run, Comparison]:
@@ -77,20 +87,16 @@ def evaluate_run(reference: str, *, runs_dir: Path, split: str, display: Display
             remedy=f"finish it: vu train --resume {run.name}",
         )
     experiment = load_experiment(run.config_file)
-    compute = choose_compute(experiment.train.device, experiment.train.precision)
-    encoder = load_adapted(experiment, compute, run.adapter)
-    data = decode(experiment.data, read_rows(experiment.data), *input_size(experiment, encoder), display)
-    prepared = Prepared(experiment, compute, data, encoder, None, build_task(experiment, encoder, data))
-    return run, beside_base(prepared, split)
+    shared = share(experiment, display)
+    base = shared.base(experiment, split)
+    encoder, _ = load_adapted(experiment, shared.encoder, shared.compute, run.adapter)
+    return run, beside_base(build_task(experiment, encoder, shared.data), base, experiment, shared.data, split)
 
 
 def evaluate_base(experiment: Experiment, *, split: str, display: Display) -> tuple[int, Judged]:
     """Judge the model of an experiment as it is, before any training; number of rows and what it reaches."""
-    compute = choose_compute(experiment.train.device, experiment.train.precision)
-    encoder = load_encoder(experiment, compute)
-    data = decode(experiment.data, read_rows(experiment.data), *input_size(experiment, encoder), display)
-    task = build_task(experiment, encoder or build_encoder(experiment, compute, data.train_texts()), data)
-    return len(task.part(split)), Judged(*task.judge(task.part(split)))
+    shared = share(experiment, display)
+    return len(getattr(shared.data.split, split)), shared.base(experiment, split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +115,7 @@ class Plan:
 
 def dry_run(experiment: Experiment, display: Display) -> Plan:
     """Load everything, take one batch forward and backward, write nothing."""
-    prepared = prepare(experiment, display)
+    prepared = prepare(experiment, share(experiment, display))
     task, data = prepared.task, prepared.data
     rows = batches(task.train_rows, experiment.train.batch_size, experiment.seed, 0)[0]
     started = time.perf_counter()
@@ -132,13 +138,13 @@ def dry_run(experiment: Experiment, display: Display) -> Plan:
     )
 
 
-def _execute(experiment: Experiment, run: Run, display: Display) -> Outcome:
+def _execute(experiment: Experiment, run: Run, display: Display, shared: Shared | None) -> Outcome:
     """Train under the run's lock, and leave its state.json telling how it went, however it went."""
-    with run.lock(), Interruption() as interruption:
+    with run.lock(), Interruption(display.warn) as interruption:
         run.set_state("running", metric=experiment.eval.monitor, message=None)
         display.say(f"run {run.path}")
         try:
-            return _train(experiment, run, display, interruption)
+            return _train(experiment, run, display, interruption, shared)
         except InterruptedTraining as stopped:
             run.set_state("interrupted")
             stopped.exit_code, stopped.remedy = interruption.exit_code, f"go on with: vu train --resume {run.name}"
@@ -147,25 +153,67 @@ def _execute(experiment: Experiment, run: Run, display: Display) -> Outcome:
             run.set_state("interrupted")
             raise
         except BaseException as error:
-            run.set_state("stopped" if isinstance(error, DivergedError) else "failed", message=str(error)[:500])
+            with contextlib.suppress(UserError):  # a full disk must not hide why the run failed
+                run.set_state("stopped" if isinstance(error, DivergedError) else "failed", message=str(error)[:500])
             raise
         finally:
             display.close()
 
 
-def _train(experiment: Experiment, run: Run, display: Display, interruption: Interruption) -> Outcome:
-    """Prepare → fit → conclude, with the trackers told of the end whatever it is."""
+def _train(
+    experiment: Experiment, run: Run, display: Display, interruption: Interruption, shared: Shared | None
+) -> Outcome:
+    """Share → judge the base → prepare → fit → conclude; the base is as it was afterwards."""
     started = time.monotonic()
-    prepared = prepare(experiment, display)
+    shared = shared or share(experiment, display)
+    _hold_to_its_data(run, shared.data.fingerprint())
+    base = shared.base(experiment, "val")
+    prepared = prepare(experiment, shared)
+    try:
+        return _train_prepared(prepared, base, run, display, interruption, started)
+    finally:
+        prepared.release()
+
+
+def _hold_to_its_data(run: Run, fingerprint: str) -> None:
+    """Note what a new run is trained on, and refuse to go on with other data."""
+    file = run.path / DATA_FILE
+    if not file.is_file():
+        run.write_text(DATA_FILE, fingerprint + "\n")
+    elif file.read_text(encoding="utf-8", errors="replace").strip() != fingerprint:
+        raise DataError(
+            "the data is not what this run was begun with", file=run.path, remedy="put it back, or train a new run"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Where one execution of a run writes, and what it listens to."""
+
+    run: Run
+    display: Display
+    trackers: Trackers
+    interruption: Interruption
+    started: float
+
+
+def _train_prepared(
+    prepared: Prepared, base: Judged, run: Run, display: Display, interruption: Interruption, started: float
+) -> Outcome:
+    """Fit → conclude, with the trackers told of the end whatever it is."""
+    experiment = prepared.experiment
     checkpoint = latest(run.checkpoints, "last", display.warn) if run.checkpoints.is_dir() else None
     display.say(plan_line(prepared))
     if checkpoint is not None:
         display.say(f"resumed at step {checkpoint.step}")
     trackers = build_trackers(experiment, run, display, checkpoint.step if checkpoint else None)
+    session = Session(run, display, trackers, interruption, started)
+    starts_as_base = checkpoint is None and experiment.adapter.init_from is None
+    task = TimedTask(prepared.task, base if starts_as_base else None, experiment.eval.recall_at)
     try:
-        trainer = _fit(prepared, run, trackers, display, interruption, checkpoint)
-        outcome = _conclude(prepared, run, trackers, trainer, display, started)
-    except InterruptedTraining:
+        trainer = _fit(prepared, task, session, checkpoint)
+        outcome = _conclude(prepared, base, session, trainer, task)
+    except (InterruptedTraining, KeyboardInterrupt):
         trackers.finish("interrupted")
         raise
     except BaseException:
@@ -175,23 +223,18 @@ def _train(experiment: Experiment, run: Run, display: Display, interruption: Int
     return outcome
 
 
-def _fit(
-    prepared: Prepared,
-    run: Run,
-    trackers: Trackers,
-    display: Display,
-    interruption: Interruption,
-    checkpoint: Checkpoint | None,
-) -> Trainer:
+def _fit(prepared: Prepared, task: TimedTask, session: Session, checkpoint: Checkpoint | None) -> Trainer:
     """The loop, from the start or from where the checkpoint stands."""
-    experiment, task = prepared.experiment, prepared.task
+    experiment = prepared.experiment
     groups = parameter_groups(task.trained().items(), task.modules(), experiment.train.weight_decay)
+    if experiment.adapter.lora_plus_ratio is not None and prepared.adapter is not None:
+        groups = lora_plus_groups(prepared.adapter, groups, ratio=experiment.adapter.lora_plus_ratio)
     total = experiment.train.epochs * steps_per_epoch(task.train_rows, experiment.train.batch_size)
     observer = RunObserver(
-        run,
-        trackers,
-        display,
-        interruption,
+        session.run,
+        session.trackers,
+        session.display,
+        session.interruption,
         total_steps=total,
         log_every=experiment.train.log_every,
         monitor=experiment.eval.monitor,
@@ -206,31 +249,38 @@ def _fit(
     )
     if checkpoint is not None:
         trainer.restore(Snapshot(checkpoint.step, checkpoint.tensors, checkpoint.state))
-    trainer.fit()
+    with session.interruption.deferred():  # from here on a signal ends the step first, and leaves a checkpoint
+        trainer.fit()
     return trainer
 
 
-def _conclude(
-    prepared: Prepared, run: Run, trackers: Trackers, trainer: Trainer, display: Display, started: float
-) -> Outcome:
+def _conclude(prepared: Prepared, base: Judged, session: Session, trainer: Trainer, task: TimedTask) -> Outcome:
     """Put the parameters to keep back, judge them beside the base, write what a person wants to have."""
-    experiment, position = prepared.experiment, trainer.position
-    kept = latest(run.checkpoints, experiment.eval.keep, display.warn)
+    experiment, position, run = prepared.experiment, trainer.position, session.run
+    kept = latest(run.checkpoints, experiment.eval.keep, session.display.warn)
     assert kept is not None, "the first evaluation writes a checkpoint"
     restore_parameters(prepared.task.trained(), kept.tensors["model"])
     save_adapted(prepared.encoder, prepared.adapter, experiment.adapter, run.adapter)
-    comparison = beside_base(prepared, "val")
-    earlier = best_earlier(run, experiment.eval.monitor, prepared.data.fingerprint())
-    seconds = time.monotonic() - started
-    outcome = Outcome(run, comparison, experiment.eval.monitor, position.best_epoch, seconds, earlier)
-    write_results(prepared, outcome)
-    trackers.summary({f"best/{name}": value for name, value in comparison.adapted.metrics.items()})
+    comparison = beside_base(prepared.task, base, experiment, prepared.data, "val")
+    outcome = Outcome(
+        run,
+        comparison,
+        experiment.eval.monitor,
+        position.best_epoch,
+        time.monotonic() - session.started,
+        task.step_seconds,
+        task.evaluation_seconds,
+        best_earlier(run, experiment.eval.monitor, prepared.data.fingerprint()),
+    )
+    galleries = write_results(prepared, outcome)
+    track_results(session.trackers, prepared, outcome, galleries, position.step)
     run.set_state(
         "finished",
         best=comparison.adapted.metrics[experiment.eval.monitor],
         epoch=position.best_epoch,
         epochs=experiment.train.epochs,
         seconds=round(outcome.seconds, 1),
+        step_seconds=round(outcome.step_seconds, 1),
         device=str(prepared.compute),
     )
     return outcome
@@ -238,7 +288,7 @@ def _conclude(
 
 def plan_line(prepared: Prepared) -> str:
     """Rows, trained parameters and device in one line."""
-    data, trained = prepared.data, sum(p.numel() for p in prepared.task.trained().values())
+    data, trained = prepared.data, trained_parameters(prepared)
     total = sum(p.numel() for p in prepared.encoder.model.parameters())
     bad = f" ({len(data.metadata.bad)} set aside)" if data.metadata.bad else ""
     return (

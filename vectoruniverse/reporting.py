@@ -32,7 +32,7 @@ class Rows:
 
 def write_report(
     run: Run, comparison: Comparison, rows: Rows, *, facts: Mapping[str, str], config: str, monitor: str, snippet: str
-) -> None:
+) -> list[Gallery]:
     """Write ``report.html`` and ``figures/`` (PNG and SVG) into the run folder.
 
     Args:
@@ -43,12 +43,14 @@ def write_report(
         config: the resolved experiment file.
         monitor: the metric that picked the best checkpoint.
         snippet: Python that loads the adapter.
+
+    Returns:
+        The best and worst retrievals of both directions, for whoever shows them elsewhere.
     """
     history = list(read_metrics(run.metrics_file))
     base, adapted, bounds = comparison.base.metrics, comparison.adapted.metrics, plain_intervals(comparison)
     galleries = [_gallery(comparison, rows, "image_to_text"), _gallery(comparison, rows, "text_to_image")]
     plates = list(_plates(comparison, history, monitor))
-    (run.path / "figures").mkdir(exist_ok=True)
     for plate in plates:
         save(plate.figure, run.path / "figures", plate.name)
     for gallery in galleries:
@@ -64,6 +66,7 @@ def write_report(
         facts=facts,
         listings={"Experiment": config, "Load the adapter": snippet.strip()},
     )
+    return galleries
 
 
 def write_card(

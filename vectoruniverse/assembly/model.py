@@ -1,11 +1,14 @@
-"""Encoder and adapter: what is loaded, and what is trained on it."""
+"""Encoder and adapter: what is loaded, what is trained on it, and how the encoder becomes the base again."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from vectoruniverse.adapters.apply import (
     LoraAdapter,
@@ -14,11 +17,13 @@ from vectoruniverse.adapters.apply import (
     inject_lora,
     train_everything,
 )
+from vectoruniverse.adapters.families import attention_targets
+from vectoruniverse.adapters.lora import check_tensor
 from vectoruniverse.adapters.peft_format import load_lora, save_lora
 from vectoruniverse.config.schema import AdapterConfig, ImageTextExperiment, ScratchClip
 from vectoruniverse.encoders.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, load_dual_encoder, local_source
 from vectoruniverse.encoders.scratch import build_clip
-from vectoruniverse.errors import ConfigError
+from vectoruniverse.errors import ConfigError, DataError, UserError
 from vectoruniverse.training.device import Compute
 
 PROJECTIONS = ("visual_projection", "text_projection")
@@ -66,21 +71,42 @@ def build_encoder(experiment: ImageTextExperiment, compute: Compute, texts: list
 
 def adapt_lora(encoder: DualEncoder, config: AdapterConfig, seed: int) -> LoraAdapter:
     """Freeze the encoder and put LoRA on its target layers."""
-    targets = [
-        TowerTargets(VISION_TOWER, tuple(config.vision_targets), key="adapter.vision_targets"),
-        TowerTargets(TEXT_TOWER, tuple(config.text_targets), key="adapter.text_targets"),
-    ]
-    adapter = inject_lora(
-        encoder.model,
-        [target for target in targets if target.layers],
-        rank=config.rank,
-        alpha=config.alpha if config.alpha is not None else float(config.rank),
-        dropout=config.dropout,
-        rank_stabilized=config.rank_stabilized,
-        seed=seed,
-    )
-    also_train(encoder.model, extra_parameters(encoder, config))
+    extra = extra_parameters(encoder, config)
+    if config.init_from is not None:
+        encoder.model.requires_grad_(False)
+        adapter = load_lora(encoder.model, Path(config.init_from).expanduser())
+    else:
+        adapter = inject_lora(
+            encoder.model,
+            lora_targets(encoder, config),
+            rank=config.rank,
+            alpha=config.alpha if config.alpha is not None else float(config.rank),
+            dropout=config.dropout,
+            rank_stabilized=config.rank_stabilized,
+            seed=seed,
+            rank_pattern=config.rank_pattern,
+            alpha_pattern=config.alpha_pattern,
+            dora=config.dora,
+            initialisation=config.initialisation,
+        )
+    also_train(encoder.model, extra)
     return adapter
+
+
+def lora_targets(encoder: DualEncoder, config: AdapterConfig) -> list[TowerTargets]:
+    """The layers to adapt in each tower; the word ``attention`` stands for those of the model's family."""
+    towers = (
+        (VISION_TOWER, "vision", config.vision_targets, config.vision_layers_to_transform),
+        (TEXT_TOWER, "text", config.text_targets, config.text_layers_to_transform),
+    )
+    targets = []
+    for tower, name, layers, blocks in towers:
+        own = attention_targets(encoder.model)[tower] if "attention" in layers else ()
+        named = tuple(dict.fromkeys([*own, *(layer for layer in layers if layer != "attention")]))
+        only = None if blocks is None else tuple(blocks)
+        keys = (f"adapter.{name}_targets", f"adapter.{name}_layers_to_transform")
+        targets.append(TowerTargets(tower, named, keys[0], layers_to_transform=only, blocks_key=keys[1]))
+    return [target for target in targets if target.layers]
 
 
 def adapt_full(encoder: DualEncoder, config: AdapterConfig, seed: int) -> None:
@@ -95,6 +121,37 @@ def adapt_full(encoder: DualEncoder, config: AdapterConfig, seed: int) -> None:
 
 ADAPTERS = {"lora": adapt_lora, "full": adapt_full}
 """What can be trained on an encoder: one line per method."""
+
+
+class BaseWeights:
+    """The encoder as it was loaded, so that one loading serves many trainings.
+
+    Parameters that training writes to are copied to the CPU; LoRA's own take themselves off. Values come back bit for
+    bit, into the memory that they came from.
+    """
+
+    def __init__(self, encoder: DualEncoder, config: AdapterConfig) -> None:
+        """Remember the encoder before anything is put on it."""
+        self._model = encoder.model
+        self._training = self._model.training
+        named = dict(self._model.named_parameters())
+        written = (
+            named if config.method == "full" else {name: named[name] for name in extra_parameters(encoder, config)}
+        )
+        # a second reference to .data, since opening a half-precision parameter gives it a new float32 tensor
+        self._before = [(parameter, parameter.data, parameter.requires_grad) for parameter in named.values()]
+        self._copies = [(parameter.data, parameter.detach().cpu().clone()) for parameter in written.values()]
+
+    def restore(self, adapter: LoraAdapter | None) -> None:
+        """Take the adapter off and put back whatever was trained in place."""
+        if adapter is not None:
+            adapter.remove()
+        for parameter, data, trainable in self._before:
+            parameter.data, parameter.grad = data, None
+            parameter.requires_grad_(trainable)
+        for data, copy in self._copies:
+            data.copy_(copy)
+        self._model.train(self._training)
 
 
 def extra_parameters(encoder: DualEncoder, config: AdapterConfig) -> list[str]:
@@ -129,17 +186,69 @@ def save_adapted(encoder: DualEncoder, adapter: LoraAdapter | None, config: Adap
         save_file(scalars, folder / SCALARS_FILE)
 
 
-def load_adapted(experiment: ImageTextExperiment, compute: Compute, folder: Path) -> DualEncoder:
-    """The encoder as a run left it: its base with the saved adapter, or the saved model itself."""
+def load_adapted(
+    experiment: ImageTextExperiment, encoder: DualEncoder, compute: Compute, folder: Path
+) -> tuple[DualEncoder, LoraAdapter | None]:
+    """The model as a run left it: the saved adapter put on ``encoder``, or the saved model itself.
+
+    Args:
+        experiment: the run's.
+        encoder: its base, without an adapter; ``LoraAdapter.remove`` makes it the base again.
+        compute: where and in which format.
+        folder: the run's adapter folder.
+
+    Raises:
+        ConfigError: the adapter was made for another base model.
+        DataError: a file is missing or damaged.
+    """
     if experiment.adapter.method == "full":
-        return _load(str(folder), None, compute, torch.float32)
-    encoder = load_encoder(experiment, compute)
-    assert encoder is not None, "a model from scratch is trained in full"
-    load_lora(encoder.model, folder)
-    if (scalars := folder / SCALARS_FILE).is_file():
-        for name, value in load_file(scalars).items():
-            encoder.model.get_parameter(name).data.copy_(value)
-    return encoder
+        return _load(str(folder), None, compute, torch.float32), None
+    scalars = _read_scalars(folder / SCALARS_FILE, encoder.model)
+    adapter = load_lora(encoder.model, folder)
+    adapter.overwrite(scalars)
+    return encoder, adapter
+
+
+def _read_scalars(file: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The trained logit scalars, each fit for its place in the model; none where there is no such file."""
+    if not file.exists():
+        return {}
+    remedy = "Take an intact copy of the adapter."
+    try:
+        scalars: dict[str, Tensor] = load_file(file)
+        for name, value in scalars.items():
+            if name not in LOGIT_SCALARS or not isinstance(live := getattr(model, name, None), Tensor):
+                raise DataError(f"holds {name}, which is no logit scalar of the model", file=file, remedy=remedy)
+            check_tensor(name, value, live.shape)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"cannot be read: {error}", file=file, remedy=remedy) from error
+    except UserError as error:
+        raise DataError(error.message, file=file, remedy=error.remedy) from error
+    return scalars
+
+
+class Blend:
+    """A point on the way from the base (0) to the adapted model (1).
+
+    LoRA's update is multiplied; what was trained in full is interpolated, as WiSE-FT does (arXiv:2109.01903).
+    """
+
+    def __init__(self, base: Mapping[str, Tensor], encoder: DualEncoder, adapter: LoraAdapter | None) -> None:
+        """Compare ``encoder`` with the ``base``'s float tensors by name; those that differ are interpolated."""
+        self._adapter = adapter
+        live = dict(encoder.model.named_parameters())
+        self._ways: list[tuple[nn.Parameter, Tensor, Tensor]] = [
+            (live[name], before, live[name].detach().clone())
+            for name, before in base.items()
+            if name in live and not torch.equal(live[name].to(before.dtype), before)
+        ]
+
+    def move(self, scale: float) -> None:
+        """Go to ``scale``, 0 to 1."""
+        if self._adapter is not None:
+            self._adapter.set_scale(scale)
+        for parameter, before, after in self._ways:
+            parameter.data.copy_(torch.lerp(before.to(after.dtype), after, scale))
 
 
 def _load(name: str, revision: str | None, compute: Compute, weights: torch.dtype) -> DualEncoder:

@@ -15,7 +15,10 @@ from vectoruniverse.data.metadata import BadRow, Metadata, Row, read_metadata, r
 from vectoruniverse.data.splits import Split, group_rows, split_rows
 from vectoruniverse.data.thumbnails import PictureRecipe, Pictures, PictureStore, default_cache_dir
 from vectoruniverse.display import Display
-from vectoruniverse.errors import ConfigError
+from vectoruniverse.errors import ConfigError, DataError
+
+MIN_ROWS = 2
+"""Rows on either side of the split: one row alone has nothing to be told from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,13 @@ def decode(data: DataConfig, metadata: Metadata, size: int, resample: str, displ
         val_fraction=data.split.val_fraction,
         seed=data.split.seed,
     )
+    for name, part in (("training", split.train), ("validation", split.val)):
+        if len(part) < MIN_ROWS:
+            raise DataError(
+                f"the split leaves {len(part)} {name} row{'s' * (len(part) != 1)}; retrieval needs {MIN_ROWS} or more",
+                file=metadata.file,
+                remedy="give more rows, or change data.split.val_fraction or data.split.group_by",
+            )
     kept = Metadata(metadata.file, metadata.root, metadata.rows, bad)
     return ImageTextData(kept, rows, pictures, positions, split)
 

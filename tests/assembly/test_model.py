@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save
+
+from tests.encoders.models import save_clip
+from vectoruniverse.assembly.model import adapt_lora, load_adapted, load_encoder, save_adapted
+from vectoruniverse.config.loading import load_experiment
+from vectoruniverse.errors import DataError
+from vectoruniverse.training.device import choose_compute
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"\xff" * 64,
+        save({"logit_scale": torch.zeros(2)}),
+        save({"logit_scale": torch.tensor(torch.nan)}),
+        save({"temperature": torch.tensor(1.0)}),
+    ],
+    ids=["empty", "noise", "shape", "nan", "stranger"],
+)
+def test_damaged_scalars_are_told_by_their_file_and_the_model_stays_as_it_was(damaged: bytes, tmp_path: Path) -> None:
+    config = tmp_path / "e.yaml"
+    adapter = {"method": "lora", "rank": 2, "train_logit_scale": True}
+    sections = {"name": "e", "task": "image_text", "data": {"root": "."}, "adapter": adapter}
+    config.write_text(yaml.safe_dump({**sections, "model": str(save_clip(tmp_path / "clip"))}), encoding="utf-8")
+    experiment, compute = load_experiment(config), choose_compute("cpu", "fp32")
+    encoder = load_encoder(experiment, compute)
+    assert encoder is not None
+    lora = adapt_lora(encoder, experiment.adapter, seed=0)
+    save_adapted(encoder, lora, experiment.adapter, tmp_path / "adapter")
+    lora.remove()
+    names = [name for name, _ in encoder.model.named_parameters()]
+    (tmp_path / "adapter" / "logit_scalars.safetensors").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"adapter/logit_scalars\.safetensors: ") as caught:
+        load_adapted(experiment, encoder, compute, tmp_path / "adapter")
+    assert caught.value.remedy
+    assert [name for name, _ in encoder.model.named_parameters()] == names
