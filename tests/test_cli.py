@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
 from tests.encoders.models import save_clip
 from vectoruniverse.cli import app
+from vectoruniverse.cli.shell import print_json, tells_errors
+from vectoruniverse.training.interruption import Terminated
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -94,6 +98,15 @@ def test_train_eval_and_runs_tell_one_story(config, tmp_path):
 
     again = vu("train", "--resume", "latest", cwd=tmp_path)
     assert again.returncode == 0 and "already finished" in again.stdout
+    again = vu("train", "--resume", "latest", "--json", cwd=tmp_path)
+    assert json.loads(again.stdout) == {"run": outcome["run"], "state": "finished"}
+    again = vu("train", "--resume", "latest", "--quiet", cwd=tmp_path)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+
+    (tmp_path / "runs" / name / "config.yaml").unlink()
+    incomplete = vu("eval", name, cwd=tmp_path)
+    assert incomplete.returncode == 2
+    assert "incomplete" in incomplete.stderr and "did you mean" not in incomplete.stderr
 
 
 def test_without_a_terminal_progress_is_plain_lines_and_tables_are_readable(config, tmp_path):
@@ -104,7 +117,9 @@ def test_without_a_terminal_progress_is_plain_lines_and_tables_are_readable(conf
     assert "epoch 1: recall@5" in done.stderr
     assert "image → text recall@5" in done.stdout
     silent = vu("train", "-c", str(config), "-q", "--json", cwd=tmp_path)
-    assert silent.stderr == ""
+    assert silent.stderr == "" and json.loads(silent.stdout)
+    silent = vu("train", "-c", str(config), "--quiet", cwd=tmp_path)
+    assert (silent.returncode, silent.stdout, silent.stderr) == (0, "", "")
 
 
 def test_dry_run_prints_the_plan(config, tmp_path):
@@ -183,6 +198,8 @@ def test_data_check_names_what_is_wrong_and_its_exit_code_says_how_much(shapes, 
     done = vu("data", "check", str(broken), "--csv", str(tmp_path / "faults.csv"))
     assert done.returncode == 3
     assert "red-circle-left" in (tmp_path / "faults.csv").read_text()
+    again = vu("data", "check", str(broken), "--csv", str(tmp_path / "faults.csv"))
+    assert again.returncode == 3 and (tmp_path / "faults.csv").read_text().count("red-circle-left") == 2
     findings = json.loads(vu("data", "check", str(broken), "--json").stdout)["findings"]
     assert any(f["line"] == 2 and f["row_id"] == "red-circle-left" for f in findings)
 
@@ -201,6 +218,89 @@ def test_data_stats_counts_labels_and_draws_them(shapes, tmp_path):
     assert {path.name for path in (tmp_path / "stats").iterdir()} >= {"labels.png", "title_lengths.svg"}
     numbers = json.loads(vu("data", "stats", str(shapes), "--json").stdout)
     assert numbers["rows"] == 32 and numbers["label_counts"]["red"] == 8
+
+
+def test_data_check_measures_pictures_by_the_size_that_the_model_reads(config, shapes):
+    def tiny(*arguments: str) -> tuple[int, str]:
+        done = vu("data", "check", *arguments, "--json")
+        return json.loads(done.stdout)["counts"].get("tiny_picture", 0), done.stderr
+
+    assert tiny("--config", str(config))[0] == 0  # 48 pixels, of which the model reads 32
+    assert tiny(str(shapes))[0] == 32
+    count, said = tiny("--config", str(config), "--set", "model=nobody/nothing")
+    assert count == 32 and "as if the model read 224 pixels" in said
+
+
+def test_a_table_that_cannot_be_written_is_told_before_the_check(shapes, tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere" / "faults.csv"):
+        done = vu("data", "check", str(shapes), "--csv", str(path))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--csv: cannot be written" in done.stderr and len(done.stderr.splitlines()) == 1
+    done = vu("data", "check", str(shapes), "--csv", "/dev/full")
+    assert done.returncode == 5 and "No space left" in done.stderr
+
+
+def test_run_names_are_whole_in_a_pipe_and_in_a_narrow_terminal(tmp_path):
+    name = f"{'long' * 15}-20260101-1200-abcd"
+    (tmp_path / "runs" / name).mkdir(parents=True)
+    (tmp_path / "runs" / name / "state.json").write_text(json.dumps({"state": "failed", "message": "no " * 100}))
+    for environment in ({"COLUMNS": "40"}, {"COLUMNS": "40", "FORCE_COLOR": "1"}):
+        result = CliRunner(env=environment).invoke(app, ["runs", "--runs-dir", str(tmp_path / "runs")])
+        assert name in result.stdout
+    assert "no " * 99 in vu("runs", "--runs-dir", str(tmp_path / "runs")).stdout
+
+
+def test_json_is_strict_whatever_the_numbers(capsys):
+    print_json({"a": [float("nan"), (float("inf"), -float("inf"))], "b": 1.5, "é": None})
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    strict = json.loads(printed, parse_constant=pytest.fail)
+    assert strict == {"a": ["NaN", ["Infinity", "-Infinity"]], "b": 1.5, "é": None}
+
+
+@pytest.mark.parametrize(("stopped", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_a_signal_decides_the_exit_code(stopped, code):
+    @tells_errors
+    def command() -> None:
+        raise stopped
+
+    with pytest.raises(typer.Exit) as left:
+        command()
+    assert left.value.exit_code == code
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A line of bash, whose exit code is that of the first command in a pipe that fails."""
+    line = f"set -o pipefail; {command.replace('vu ', f'{sys.executable} -m vectoruniverse.cli ', 1)}"
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+def test_results_whose_reader_went_away_or_whose_disk_is_full_end_in_an_exit_code(shapes):
+    gone = shell(f"vu data stats {shapes} | true")
+    assert (gone.returncode, gone.stderr) == (141, "")
+    full = shell(f"vu data stats {shapes} > /dev/full")
+    assert (full.returncode, full.stderr) == (5, "vu: output: cannot be written: No space left on device\n")
+
+
+def test_training_outlives_the_reader_of_its_log(config, tmp_path):
+    done = shell(f"vu train -c {config} --runs-dir {tmp_path / 'cut'} --json 2> >(head -1 >&2)")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    run = Path(json.loads(done.stdout)["run"])
+    assert json.loads((run / "state.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_output_of_few_characters_gets_what_it_can_hold(encoding, tmp_path):
+    run = tmp_path / "runs" / "shapes-20260101-1200-abcd"
+    run.mkdir(parents=True)
+    (run / "state.json").write_text(json.dumps({"state": "failed", "message": "image → text"}))
+    for folder in (run.parent, tmp_path / "→"):
+        done = shell(f"vu runs --runs-dir {folder}", PYTHONIOENCODING=encoding)
+        assert done.returncode == 0, done.stderr
+        assert "image" in done.stdout or "no runs in" in done.stdout
 
 
 def test_a_reader_that_goes_away_is_no_error(config):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import typer
 
-from vectoruniverse.cli import config, data, runs
+from vectoruniverse.cli import config, data, exports, runs, sweeps
 
 app = typer.Typer(
     name="vu",
@@ -16,18 +19,28 @@ app = typer.Typer(
     "trains on it.",
 )
 
-RUNS, BEFORE = "Runs", "Before a run"
+RUNS, SWEEPS, BEFORE = "Runs", "Many runs", "Before a run"
 
 app.command("train", rich_help_panel=RUNS, epilog="Example: vu train --config quickstart.yaml --set train.epochs=3")(
     runs.train
 )
 app.command("eval", rich_help_panel=RUNS, epilog="Example: vu eval latest --json")(runs.evaluate)
 app.command("runs", rich_help_panel=RUNS)(runs.runs)
+app.command("export", rich_help_panel=RUNS, epilog="Example: vu export latest --to peft")(exports.export)
 app.command("sync", rich_help_panel=RUNS, epilog="Example: vu sync latest")(runs.sync)
+app.command("sweep-rank", rich_help_panel=SWEEPS, epilog="Example: vu sweep-rank -c quickstart.yaml --ranks 1,4,16")(
+    sweeps.sweep_rank
+)
+app.command("sweep", rich_help_panel=SWEEPS, epilog="Example: vu sweep -c quickstart.yaml --over train.lr=1e-3,2e-3")(
+    sweeps.sweep
+)
 app.add_typer(data.app, name="data", rich_help_panel=BEFORE)
 app.add_typer(config.app, name="config", rich_help_panel=BEFORE)
 
 
 def main() -> None:
     """Entry point of ``vu``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # there is none where a program closed it
+            stream.reconfigure(errors="replace")
     app()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ from vectoruniverse.cli.shell import (
     SetOption,
     complain,
     open_display,
+    print_json,
     print_table,
     tells_errors,
 )
@@ -54,19 +54,22 @@ def train(
         if resume is not None:
             outcome = runner.resume(resume, runs_dir=runs_dir, display=display)
             if outcome is None:
-                typer.echo("already finished; see it with: vu eval " + resume)
+                _print_finished(resume, runs_dir, quiet, as_json)
                 return
         else:
             assert config is not None
             loaded = load_experiment(config, overrides)
             if dry_run:
-                _print_plan(runner.dry_run(loaded, display), as_json)
+                plan = runner.dry_run(loaded, display)
+                display.close()
+                _print_plan(plan, as_json)
                 return
             outcome = runner.train(loaded, runs_dir=runs_dir, display=display)
     except InterruptedTraining as stopped:
         complain(str(stopped), stopped.remedy)
         raise typer.Exit(stopped.exit_code) from None
-    _print_outcome(outcome, as_json)
+    if as_json or not quiet:
+        _print_outcome(outcome, as_json)
 
 
 @tells_errors
@@ -107,7 +110,7 @@ def evaluate(
     finally:
         display.close()
     if as_json:
-        typer.echo(json.dumps(record, indent=2))
+        print_json(record)
     elif run is not None:
         _print_comparison(f"{found.name}: {comparison.rows} {split} rows", comparison)
     else:
@@ -122,7 +125,7 @@ def runs(runs_dir: RunsOption = Path("runs"), as_json: JsonOption = False) -> No
     found = list_runs(runs_dir)
     if as_json:
         fields = ("state", "started", "metric", "best", "epoch", "message")
-        typer.echo(json.dumps([{"run": s.run.name, **{f: getattr(s, f) for f in fields}} for s in found], indent=2))
+        print_json([{"run": s.run.name, **{f: getattr(s, f) for f in fields}} for s in found])
         return
     if not found:
         typer.echo(f"no runs in {runs_dir}; start one with: vu train --config quickstart.yaml")
@@ -164,10 +167,19 @@ def _print_comparison(title: str, comparison: Comparison) -> None:
     print_table(title, ("metric", "base", "adapted", "change [95 % interval]"), rows)
 
 
+def _print_finished(reference: str, runs_dir: Path, quiet: bool, as_json: bool) -> None:
+    from vectoruniverse.runs.listing import find_run
+
+    if as_json:
+        print_json({"run": str(find_run(runs_dir, reference).path), "state": "finished"})
+    elif not quiet:
+        typer.echo(f"already finished; see it with: vu eval {reference}")
+
+
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         record = {"run": str(outcome.run.path), "best_epoch": outcome.best_epoch, "seconds": outcome.seconds}
-        typer.echo(json.dumps({**record, "base": outcome.base, "adapted": outcome.adapted}, indent=2))
+        print_json({**record, "base": outcome.base, "adapted": outcome.adapted})
         return
     title = f"{outcome.run.name}: held-out rows, best epoch {outcome.best_epoch}, {outcome.seconds:.0f} s"
     _print_comparison(title, outcome.comparison)
@@ -184,7 +196,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         import dataclasses
 
-        typer.echo(json.dumps(dataclasses.asdict(plan), indent=2))
+        print_json(dataclasses.asdict(plan))
         return
     rows = [(f"{name} rows", f"{count:,}") for name, count in plan.rows.items()]
     rows += [

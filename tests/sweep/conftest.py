@@ -1,0 +1,38 @@
+"""An experiment file over the shapes, small enough for a sweep of seconds."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from tests.encoders.models import save_clip
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    return save_clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.fixture
+def config(shapes, clip, tmp_path):
+    """Write the file; keyword arguments replace whole sections."""
+
+    def write(**sections):
+        base = {
+            "name": "shapes",
+            "task": "image_text",
+            "model": str(clip),
+            "data": {
+                "root": str(shapes),
+                "include": {"Category": ["red", "green", "blue"]},
+                "split": {"val_fraction": 0.3},
+            },
+            "adapter": {"method": "lora", "rank": 2},
+            "train": {"epochs": 2, "batch_size": 8, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1},
+            "wandb": {"mode": "disabled"},
+        }
+        file = tmp_path / "shapes.yaml"
+        file.write_text(yaml.safe_dump(base | sections), encoding="utf-8")
+        return str(file)
+
+    return write

@@ -1,0 +1,55 @@
+"""`vu sweep` and `vu sweep-rank` as a person meets them: output and exit codes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.sweep.conftest import clip, config  # noqa: F401  (fixtures)
+from tests.test_cli import vu
+
+
+def test_sweep_rank_prints_the_answer_and_where_it_is(config, tmp_path):  # noqa: F811
+    file = config(forgetting={"include": {"Category": ["yellow"]}})
+    done = vu("sweep-rank", "-c", file, "--ranks", "1,2", "-q", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "rank 1" in done.stdout and "rank 2" in done.stdout and "behind the best" in done.stdout
+    assert "intervals over" in done.stdout and "outside training steps" in done.stdout
+    assert "keeps most of both" in done.stdout
+    (folder,) = (tmp_path / "runs").glob("shapes-sweep-*")
+    record = json.loads((folder / "sweep.json").read_text())
+    assert record["statistics"]["answer"] in done.stdout.replace("\n", " ")
+    listed = json.loads(vu("runs", "--json", cwd=tmp_path).stdout)
+    assert sorted(run["run"] for run in listed) == sorted(cell["run"] for cell in record["cells"])
+
+    again = vu("sweep-rank", "-c", file, "--ranks", "1,2", "-q", "--json", cwd=tmp_path)
+    assert json.loads(again.stdout)["cells"] == record["cells"]
+    same = vu("sweep", "-c", file, "--over", "adapter.rank=1,2", "--out", "elsewhere", "-q", "--json", cwd=tmp_path)
+    assert json.loads(same.stdout)["alpha"] is None
+    assert (tmp_path / "elsewhere" / "sweep.csv").is_file()
+
+
+def test_a_failed_cell_gives_exit_code_1_and_the_rest(config, tmp_path):  # noqa: F811
+    over = "adapter.text_targets=[q_proj],[nothing]"
+    done = vu("sweep", "-c", config(), "--over", over, "-q", "--json", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "failed" in done.stderr and "nothing" in done.stderr
+    assert sorted(cell["state"] for cell in json.loads(done.stdout)["cells"]) == ["failed", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("sweep-rank", "--ranks", "1,two"), "--ranks"),
+        (("sweep-rank", "--ranks", "0"), "adapter.rank"),
+        (("sweep-rank", "--alpha", "some"), "proportional:K"),
+        (("sweep-rank", "--seeds", "0,0"), "given twice"),
+        (("sweep", "--over", "train.lr"), "KEY=VALUE"),
+    ],
+)
+def test_mistakes_are_told_in_two_lines_before_anything_is_made(arguments, says, config, tmp_path):  # noqa: F811
+    done = vu(*arguments, "-c", config(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr and len(done.stderr.splitlines()) <= 3
+    assert not (tmp_path / "runs").exists()

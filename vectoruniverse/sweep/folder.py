@@ -1,0 +1,90 @@
+"""The folder of a sweep: ``sweep.json`` and ``sweep.csv``, and the lock that keeps others out.
+
+The cells' runs are ordinary runs beside it, so that every command that knows runs knows them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from vectoruniverse.errors import ConfigError, LockedError
+from vectoruniverse.runs.durable import write_durably
+from vectoruniverse.sweep.findings import sweep_csv
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFolder:
+    """Where a sweep's findings are."""
+
+    path: Path
+    name: str
+
+    @property
+    def record_file(self) -> Path:
+        """The findings."""
+        return self.path / "sweep.json"
+
+    @property
+    def table_file(self) -> Path:
+        """The cells as a table."""
+        return self.path / "sweep.csv"
+
+    def read(self) -> dict[str, Any]:
+        """The record as an earlier call left it; empty where there is none.
+
+        Raises:
+            ConfigError: it is the record of another sweep, or none.
+        """
+        if not self.record_file.exists():
+            return {}
+        try:
+            record = json.loads(self.record_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict) or record.get("version") != VERSION or record.get("name") != self.name:
+            raise ConfigError(
+                f"is not the record of {self.name}",
+                file=self.record_file,
+                remedy="choose another --out; a sweep with another config or other data is another sweep",
+            )
+        return record
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Replace both files, each as a whole."""
+        write_durably(self.record_file, json.dumps(record, indent=1, allow_nan=False) + "\n")
+        write_durably(self.table_file, sweep_csv(record))
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes off this sweep; the system frees the lock when the process dies.
+
+        Raises:
+            ConfigError: the folder cannot be made.
+            LockedError: another process works on it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot make this folder: {error.strerror}", file=self.path, remedy="choose another --out"
+            ) from error
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise LockedError(
+                "another process works on this sweep", file=self.path, remedy="wait for it, or end that process first"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()

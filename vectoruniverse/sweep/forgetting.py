@@ -1,0 +1,139 @@
+"""The forgetting ledger: what adapting gained on the new rows and lost on those that the base already knew.
+
+Between the base (scale 0) and the adapted model (scale 1) lies a path that costs no training. Both sides are judged
+along it, and the point named that keeps most of both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vectoruniverse.assembly.image_text import build_task
+from vectoruniverse.assembly.model import BaseWeights, Blend, extra_parameters, input_size, load_adapted
+from vectoruniverse.assembly.prepared import Shared, share
+from vectoruniverse.assembly.rows import ImageTextData, decode, read_rows
+from vectoruniverse.config.schema import Experiment, ForgettingConfig, ScratchClip, SplitConfig
+from vectoruniverse.data.splits import Split
+from vectoruniverse.display import Display
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.metrics.bootstrap import bootstrap_mean
+from vectoruniverse.tasks.image_text import ImageTextTask
+
+RULE = (
+    "largest harmonic mean of two shares: the new rows' metric relative to its best along the path, "
+    "and the old rows' relative to the base (at most 1); the larger scale of equals"
+)
+
+
+def forgetting_curve(
+    experiment: Experiment,
+    forgetting: ForgettingConfig,
+    adapter: Path,
+    *,
+    display: Display,
+    shared: Shared | None = None,
+) -> dict[str, Any]:
+    """Judge both sides along the path from the base to an adapter.
+
+    Args:
+        experiment: that the adapter was trained with.
+        forgetting: the rows that the base knew, and the scales to try.
+        adapter: the adapter's folder.
+        display: what a person sees.
+        shared: the base and the experiment's data, where they are loaded already; left as they were found.
+
+    Returns:
+        JSON values: ``metric``, ``new_rows``, ``old_rows``, ``curve`` (see ``weigh``), ``best_scale`` and ``rule``.
+
+    Raises:
+        ConfigError: no row is left that the experiment does not itself use.
+    """
+    shared = shared or share(experiment, display)
+    old = known_rows(experiment, forgetting, shared, display)
+    before = BaseWeights(shared.encoder, experiment.adapter)
+    parameters = dict(shared.encoder.model.named_parameters())
+    names = (
+        list(parameters)
+        if experiment.adapter.method == "full"
+        else extra_parameters(shared.encoder, experiment.adapter)
+    )
+    base = {name: parameters[name].detach().clone() for name in names}
+    encoder, lora = load_adapted(experiment, shared.encoder, shared.compute, adapter)
+    try:
+        blend = Blend(base, encoder, lora)
+        tasks = [build_task(experiment, encoder, data) for data in (shared.data, old)]
+        points = []
+        for scale in sorted(set(forgetting.scales) | {0.0, 1.0}):
+            blend.move(scale)
+            new, known = (_judged(task, experiment.eval.monitor) for task in tasks)
+            points.append({"scale": scale, "new": new, "old": known})
+    finally:
+        before.restore(lora)
+    curve = weigh(points)
+    return {
+        "metric": experiment.eval.monitor,
+        "new_rows": len(shared.data.split.val),
+        "old_rows": len(old.rows),
+        "curve": curve,
+        "best_scale": best_scale(curve),
+        "rule": RULE,
+    }
+
+
+def known_rows(experiment: Experiment, forgetting: ForgettingConfig, shared: Shared, display: Display) -> ImageTextData:
+    """The rows that the base knew, all of them to be judged; none that the experiment trains or is judged on."""
+    filters = {"include": forgetting.include, "exclude": forgetting.exclude, "split": SplitConfig()}
+    config = experiment.data.model_copy(update=filters)
+    metadata, used = read_rows(config), {row.id for row in shared.data.rows}
+    rows = [row for row in metadata.rows if row.id not in used]
+    if len(rows) < 2:
+        raise ConfigError(
+            f"{len(rows)} rows are left that the experiment does not use itself",
+            key="forgetting",
+            remedy="let forgetting.include or forgetting.exclude choose rows that data's own filters leave out",
+        )
+    by_content = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest())
+    kept = {row.id for row in by_content[: forgetting.rows]}
+    chosen = dataclasses.replace(metadata, rows=[row for row in rows if row.id in kept], bad=[])
+    encoder = None if isinstance(experiment.model, ScratchClip) else shared.encoder
+    data = decode(config, chosen, *input_size(experiment, encoder), display)
+    everything = Split(np.array([], dtype=np.int64), np.arange(len(data.rows)))
+    return dataclasses.replace(data, split=everything)
+
+
+def weigh(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to each point which shares of both sides it keeps.
+
+    Args:
+        points: ``{"scale", "new": [estimate, low, high], "old": [estimate, low, high]}``, ascending, the first of scale
+            0, which is the base.
+
+    Returns:
+        The points with ``new_share`` (of the best along the path), ``old_share`` (of the base's, at most 1; 1 where the
+        base had nothing to lose) and ``kept``, their harmonic mean.
+    """
+    best_new, base_old = max(point["new"][0] for point in points), points[0]["old"][0]
+    weighed = []
+    for point in points:
+        new = point["new"][0] / best_new if best_new > 0 else 0.0
+        old = min(1.0, point["old"][0] / base_old) if base_old > 0 else 1.0
+        kept = 2 * new * old / (new + old) if new + old > 0 else 0.0
+        weighed.append({**point, "new_share": new, "old_share": old, "kept": kept})
+    return weighed
+
+
+def best_scale(curve: Sequence[dict[str, Any]]) -> float:
+    """The scale that keeps most of both sides; see ``RULE``."""
+    return float(max(curve, key=lambda point: (point["kept"], point["scale"]))["scale"])
+
+
+def _judged(task: ImageTextTask, metric: str) -> list[float]:
+    """Estimate and 95 % interval of a metric on the held-out rows."""
+    interval = bootstrap_mean(task.evaluate().per_query[metric], seed=0)
+    return [interval.estimate, interval.low, interval.high]

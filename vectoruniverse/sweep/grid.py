@@ -1,0 +1,300 @@
+"""Which cells a sweep has: values of the swept keys × seeds, each resolved to an experiment of its own.
+
+Everything is checked before the first cell runs, so that a value that cannot be is told at once and not after hours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vectoruniverse.config.loading import NOT_IN_FINGERPRINT, fingerprint, load_experiment
+from vectoruniverse.config.problems import OVERRIDE
+from vectoruniverse.config.schema import AdapterConfig, Experiment
+from vectoruniverse.config.strict_yaml import parse
+from vectoruniverse.errors import ConfigError
+
+RANK, ALPHA_KEYS = "adapter.rank", ("adapter.alpha", "adapter.rank_stabilized")
+MAX_CELLS = 10_000
+MAX_NAME = 80
+
+# a report, a record or an analysis afterwards changes nothing that is learned
+_BESIDE = (*NOT_IN_FINGERPRINT, "forgetting", "eval.report")
+_NOT_COMPARABLE = (*_BESIDE, "task", "eval.monitor", "eval.recall_at")
+_OTHER_BASE = ("data", "model", "revision")
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """A swept key and its values, as they would stand in the experiment file."""
+
+    key: str
+    values: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AlphaPolicy:
+    """How alpha follows the rank, which decides what a comparison of ranks compares.
+
+    The update is scaled by alpha / rank. ``fixed`` keeps alpha, so that the scale falls as 1 / rank and a higher rank
+    also takes smaller steps: rank and learning rate are changed together. ``proportional`` keeps the scale
+    (alpha = K · rank), so that directions are added and nothing else changes. ``rank-stabilized`` keeps alpha and
+    scales by alpha / √rank (arXiv:2312.03732), under which the update's size neither grows nor falls with the rank.
+
+    Attributes:
+        name: which policy.
+        number: K of ``proportional``, else alpha.
+    """
+
+    name: Literal["fixed", "proportional", "rank-stabilized"]
+    number: float
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.number:g}"
+
+    def overrides(self, rank: int) -> list[str]:
+        """The settings of alpha at a rank."""
+        alpha = self.number * rank if self.name == "proportional" else self.number
+        stabilized = "true" if self.name == "rank-stabilized" else "false"
+        return [f"adapter.alpha={alpha!r}", f"adapter.rank_stabilized={stabilized}"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One experiment of a sweep.
+
+    Attributes:
+        values: value of each swept key.
+        seed: its seed.
+        experiment: what is run, all resolved.
+    """
+
+    values: Mapping[str, object]
+    seed: int
+    experiment: Experiment
+
+    @property
+    def key(self) -> str:
+        """Tells cells of one sweep apart."""
+        return json.dumps([list(self.values.values()), self.seed])
+
+    @property
+    def title(self) -> str:
+        """For people, such as ``rank 4, seed 0``."""
+        return f"{describe(self.values)}, seed {self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A sweep as it was asked for.
+
+    Attributes:
+        base: the experiment without any swept value.
+        over: swept keys with their values.
+        seeds: seeds of every value.
+        alpha: how alpha follows the rank; None leaves it to the experiment file.
+        cells: all combinations, seed by seed, so that an early answer covers all values.
+    """
+
+    base: Experiment
+    over: tuple[Over, ...]
+    seeds: tuple[int, ...]
+    alpha: AlphaPolicy | None
+    cells: tuple[Cell, ...]
+
+    @property
+    def one_base(self) -> bool:
+        """Whether all cells start from the same model and are judged on the same rows."""
+        return not any(one.key.split(".")[0] in _OTHER_BASE for one in self.over)
+
+    def fingerprint(self, data: str) -> str:
+        """SHA-256 of what all cells have in common; not of values and seeds, so that more can be added later.
+
+        Args:
+            data: fingerprint of the data, where the cells share it.
+        """
+        settings: dict[str, Any] = self.base.model_dump(mode="json")
+        derived = ALPHA_KEYS if self.alpha else ()
+        for key in (*_BESIDE, "seed", *derived, *(one.key for one in self.over)):
+            _drop(settings, key.split("."))
+        keys = sorted(one.key for one in self.over)
+        record = [settings, keys, str(self.alpha), data if self.one_base else None]
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def make_grid(
+    config: str, overrides: Sequence[str], over: Sequence[Over], seeds: Sequence[int], alpha: str | None = None
+) -> Grid:
+    """Resolve every cell.
+
+    Args:
+        config: the experiment file.
+        overrides: ``KEY=VALUE`` for all cells.
+        over: swept keys; the last varies fastest.
+        seeds: of every value; empty takes the experiment's own.
+        alpha: ``fixed``, ``proportional:K`` or ``rank-stabilized`` where the rank is swept; None leaves alpha alone.
+
+    Raises:
+        ConfigError: a key cannot be swept, is given twice, or a value is not allowed.
+    """
+    base = load_experiment(config, overrides)
+    _check_keys(over)
+    policy = None if alpha is None else alpha_policy(alpha, base.adapter)
+    chosen = tuple(seeds) or (base.seed,)
+    combinations = [
+        dict(zip((o.key for o in over), v, strict=True)) for v in itertools.product(*(o.values for o in over))
+    ]
+    if len(combinations) * len(chosen) > MAX_CELLS:
+        raise ConfigError(f"{len(combinations) * len(chosen):,} cells are more than {MAX_CELLS:,}", file="--over")
+    cells = [_resolve(config, overrides, values, seed, policy) for seed in chosen for values in combinations]
+    return Grid(base, tuple(over), chosen, policy, tuple(cells))
+
+
+def parse_over(text: str) -> Over:
+    """Read ``KEY=VALUE,VALUE,…``; a value that holds a comma stands in quotes or brackets of its own.
+
+    Raises:
+        ConfigError: it is not of that form, or a value is given twice.
+    """
+    key, sign, listed = text.partition("=")
+    if not sign or not key.strip() or not listed.strip():
+        raise ConfigError(
+            f"{text[:60]!r} is not KEY=VALUE,VALUE", file="--over", remedy="as in --over loss.temperature=0.02,0.05"
+        )
+    try:
+        values = parse(f"[{listed}]", "--over").value
+    except ConfigError as error:
+        remedy = 'a value with , { [ # or : needs quotes, as in --over \'data.text="{title}","{labels}, {title}"\''
+        raise ConfigError(error.message, file="--over", key=key.strip(), remedy=remedy) from None
+    assert isinstance(values, list)
+    return Over(key.strip(), _distinct(values, f"--over {key.strip()}"))
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Read ``1,2,4``.
+
+    Raises:
+        ConfigError: something else stands there, or a number is given twice.
+    """
+    try:
+        return tuple(int(str(v)) for v in _distinct([int(part) for part in text.split(",")], option))
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"{text[:60]!r} is not a list of whole numbers", file=option, remedy=f"as in {option} 1,2,4"
+        ) from None
+
+
+def alpha_policy(text: str, adapter: AdapterConfig) -> AlphaPolicy:
+    """Read ``auto``, ``fixed``, ``proportional:K`` or ``rank-stabilized``.
+
+    ``auto`` keeps what the experiment file does: its own ratio alpha / rank, or rank-stabilized where it says so.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    own = adapter.alpha if adapter.alpha is not None else float(adapter.rank)
+    name, _, number = text.partition(":")
+    if text == "auto":
+        name, number = (
+            ("rank-stabilized", "") if adapter.rank_stabilized else ("proportional", repr(own / adapter.rank))
+        )
+    if name == "proportional":
+        try:
+            ratio = float(number or "1")
+        except ValueError:
+            ratio = math.nan
+        if math.isfinite(ratio) and ratio > 0:
+            return AlphaPolicy("proportional", ratio)
+    elif name == "fixed" and not number:
+        return AlphaPolicy("fixed", own)
+    elif name == "rank-stabilized" and not number:
+        return AlphaPolicy("rank-stabilized", own)
+    raise ConfigError(
+        f"{text[:60]!r} says not how alpha follows the rank",
+        file="--alpha",
+        remedy="choose fixed, proportional:K (such as proportional:2) or rank-stabilized",
+    )
+
+
+def describe(values: Mapping[str, object]) -> str:
+    """Values for people: the last word of each key, and its value."""
+    return ", ".join(f"{key.rpartition('.')[2]} {shown(value)}" for key, value in values.items())
+
+
+def shown(value: object) -> str:
+    """A value as it would stand in the file."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def identity(experiment: Experiment) -> str:
+    """What tells the runs of two cells apart: the settings that determine the result."""
+    return fingerprint(experiment)
+
+
+def _distinct(values: list[Any], option: str) -> tuple[object, ...]:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ConfigError(f"{shown(value)} is given twice", file=option, remedy="name each value once")
+    return tuple(values)
+
+
+def _check_keys(over: Sequence[Over]) -> None:
+    if not over:
+        raise ConfigError("no key to sweep", remedy="as in --over loss.temperature=0.02,0.05,0.1")
+    for i, one in enumerate(over):
+        if one.key in (other.key for other in over[:i]):
+            raise ConfigError("is given twice", file="--over", key=one.key, remedy="list all its values once")
+        if one.key == "seed":
+            raise ConfigError("seeds have an option of their own", file="--over", key="seed", remedy="--seeds 0,1,2")
+        if any(one.key == key or one.key.startswith(f"{key}.") for key in _NOT_COMPARABLE):
+            raise ConfigError(
+                "changes nothing that is learned, or how cells are compared",
+                file="--over",
+                key=one.key,
+                remedy=f"set it for all cells: --set {one.key}=VALUE",
+            )
+
+
+def _resolve(
+    config: str, overrides: Sequence[str], values: Mapping[str, object], seed: int, alpha: AlphaPolicy | None
+) -> Cell:
+    """The experiment of one cell: its own name, no report, and nothing that only the whole sweep needs."""
+    given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    rank = values.get(RANK)
+    # a rank that is no number is told as such by the checks of the file
+    follow = alpha.overrides(rank) if alpha is not None and isinstance(rank, int) else []
+    try:
+        experiment = load_experiment(config, [*overrides, *given, *follow, f"seed={seed}"])
+    except ConfigError as error:
+        place = "--over" if error.file == OVERRIDE and error.key in values else error.file
+        raise ConfigError(error.message, file=place, line=error.line, key=error.key, remedy=error.remedy) from None
+    quiet = experiment.eval.model_copy(update={"report": False})
+    name = _name(experiment.name, values, seed)
+    return Cell(values, seed, experiment.model_copy(update={"name": name, "eval": quiet, "forgetting": None}))
+
+
+def _name(experiment: str, values: Mapping[str, object], seed: int) -> str:
+    """Name of a cell's runs, such as ``quickstart-rank4-seed0``."""
+    parts = [f"{key.rpartition('.')[2]}{shown(value)}" for key, value in values.items()]
+    name = "-".join([experiment, *(re.sub(r"[^A-Za-z0-9_.]+", "_", part) for part in parts), f"seed{seed}"])
+    if len(name) <= MAX_NAME:
+        return name
+    return f"{name[: MAX_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _drop(settings: dict[str, Any], path: Sequence[str]) -> None:
+    """Take a key out, where it is."""
+    *sections, key = path
+    section: Any = settings
+    for name in sections:
+        section = section.get(name) if isinstance(section, dict) else None
+    if isinstance(section, dict):
+        section.pop(key, None)
