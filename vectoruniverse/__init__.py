@@ -1,3 +1,28 @@
-"""Command-line experiments for multimodal contrastive fine-tuning."""
+"""Command-line experiments for multimodal contrastive fine-tuning.
+
+As a library::
+
+    from vectoruniverse import load_run
+
+    run = load_run("latest")
+    run.embed_images(["picture.jpg"]) @ run.embed_texts(["a red circle"]).T
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vectoruniverse.library import LoadedRun, load_run
+
+__all__ = ["LoadedRun", "__version__", "load_run"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Load the library's names when they are asked for: they bring torch, which ``vu --help`` does without."""
+    if name in ("LoadedRun", "load_run"):
+        return getattr(importlib.import_module("vectoruniverse.library"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Runs in the formats of other libraries, each checked through the library that will read it."""

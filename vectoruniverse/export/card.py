@@ -1,0 +1,131 @@
+"""The README of an export: what it is, how good it is, how it was checked, how to load it; in the hub's form."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from vectoruniverse import __version__
+from vectoruniverse.encoders.dual import BUILT_IN
+from vectoruniverse.export.contract import Agreement, Format
+from vectoruniverse.library import LoadedRun
+from vectoruniverse.report import comparison_rows, markdown_table
+
+COLUMNS = ("metric", "base", "adapted", "change [95 % interval]")
+
+FROM_HERE = 'folder = "."'
+FROM_HUB = 'from huggingface_hub import snapshot_download\n\nfolder = snapshot_download("{repo}")'
+
+
+def hub_name(loaded: LoadedRun) -> str | None:
+    """Name of the base model on the hub; None where it is built in, a folder, or random weights."""
+    model = loaded.experiment.model
+    if not isinstance(model, str) or model in BUILT_IN or Path(model).expanduser().exists():
+        return None
+    return model if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model) else None
+
+
+def write_card(loaded: LoadedRun, form: Format, agreement: Agreement, folder: Path, repo: str | None) -> None:
+    """Write README.md.
+
+    Args:
+        loaded: the run.
+        form: what was written.
+        agreement: how the check went.
+        folder: where.
+        repo: where it will be on the hub, if it goes there.
+    """
+    start = FROM_HERE if repo is None else FROM_HUB.format(repo=repo)
+    where = "Run in this folder, beside a `picture.jpg`:" if repo is None else "Run beside a `picture.jpg`:"
+    parts = [
+        _front_matter(loaded, form),
+        f"# {loaded.run.name}",
+        "\n".join(f"- {key}: {value}" for key, value in _facts(loaded).items()),
+        f"Vectors are unit rows: their dot product is the cosine. {agreement}.".replace(". checked", ". Checked"),
+        *_notes(loaded),
+        *_metrics(loaded.run.read_evaluation()),
+        "## Load it",
+        f"Needs {' and '.join(f'`{name}`' for name in dict.fromkeys((form.reader, 'transformers')))}. {where}",
+        f"```python\n{start}\n\n{form.snippet(loaded).strip()}\n```",
+    ]
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
+
+
+def _front_matter(loaded: LoadedRun, form: Format) -> str:
+    from huggingface_hub import ModelCardData
+
+    base = hub_name(loaded)
+    data = ModelCardData(library_name=form.library, tags=[*form.tags, "image-text", "vectoruniverse"], base_model=base)
+    if base:
+        data["base_model_relation"] = form.relation
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _facts(loaded: LoadedRun) -> dict[str, str]:
+    experiment, encoder = loaded.experiment, loaded.encoder
+    record, model, adapter = loaded.run.read_evaluation(), experiment.model, experiment.adapter
+    if not isinstance(model, str):
+        base = "random weights"
+    else:
+        base = f"`{model if hub_name(loaded) or model in BUILT_IN else Path(model).name}`"
+        base += f" at commit `{encoder.commit}`" if encoder.commit else ""
+    fingerprint = record.get("data")
+    known = isinstance(fingerprint, str) and re.fullmatch(r"[0-9a-f]{64}", fingerprint)
+    return {
+        "base model": base,
+        "data": f"`{Path(experiment.data.root).name}`" + (f", fingerprint `{fingerprint}`" if known else ""),
+        "trained": "every parameter" if adapter.method == "full" else f"LoRA of rank {adapter.rank}",
+        "loss": experiment.loss.name,
+        "pictures": f"{encoder.picture.size} x {encoder.picture.size} pixels, {experiment.data.fit}",
+        "texts": f"up to {encoder.max_tokens} tokens, from the template `{experiment.data.text}`",
+        "made with": f"vectoruniverse {__version__}",
+    }
+
+
+def _notes(loaded: LoadedRun) -> list[str]:
+    """Where another library cannot do what training did."""
+    notes = []
+    if loaded.recipe.fit == "pad":
+        notes.append("Pad pictures to a square in black first, as in training: the image processor would squash them.")
+    if loaded.recipe.size != loaded.encoder.picture.size:
+        notes.append(
+            f"In training, pictures went through {loaded.recipe.size} x {loaded.recipe.size} pixels on their way to "
+            "the model's size; the image processor resizes them at once."
+        )
+    return notes
+
+
+def _metrics(record: Mapping[str, object]) -> list[str]:
+    """The table beside the base, as far as evaluation.json can be read."""
+    base, adapted = (_numbers(record.get(name)) for name in ("base", "adapted"))
+    intervals = record.get("intervals")
+    bounds = {
+        metric: {"difference": difference}
+        for metric, found in (intervals.items() if isinstance(intervals, dict) else ())
+        if (difference := _interval(found)) is not None
+    }
+    rows = comparison_rows(base, adapted, bounds)
+    if not rows:
+        return ["The run holds no evaluation."]
+    count = record.get("rows")
+    told = (
+        f"{count if isinstance(count, int) else 'The'} held-out rows, base and adapted model judged by the same code; "
+        "intervals are paired bootstraps:"
+    )
+    return [told, markdown_table(COLUMNS, rows)]
+
+
+def _numbers(values: object) -> dict[str, float]:
+    items = values.items() if isinstance(values, dict) else ()
+    return {key: float(value) for key, value in items if isinstance(value, int | float)}
+
+
+def _interval(found: object) -> list[float] | None:
+    """Estimate, low and high of a change; None where the record is damaged."""
+    values = found.get("difference") if isinstance(found, dict) else None
+    if not isinstance(values, list) or len(values) != 3:
+        return None
+    numbers = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    return numbers if len(numbers) == 3 else None

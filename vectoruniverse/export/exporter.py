@@ -1,0 +1,83 @@
+"""One export, top to bottom: load → ask the run → write → ask the other library → compare → card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vectoruniverse.encoders.dual import BUILT_IN
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.export.card import hub_name, write_card
+from vectoruniverse.export.contract import Agreement, Format, Vectors, compare, others_silenced
+from vectoruniverse.export.folder import exported_files, new_folder
+from vectoruniverse.export.probe import make_probe
+from vectoruniverse.export.to_onnx import ONNX
+from vectoruniverse.export.to_peft import PEFT
+from vectoruniverse.export.to_sentence_transformers import SENTENCE_TRANSFORMERS
+from vectoruniverse.export.to_transformers import TRANSFORMERS
+from vectoruniverse.library import LoadedRun, load_run
+
+FORMATS = {form.name: form for form in (PEFT, TRANSFORMERS, SENTENCE_TRANSFORMERS, ONNX)}
+"""What a run can be written as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export left.
+
+    Attributes:
+        folder: where it is.
+        files: bytes of each file, by its path in ``folder``.
+        agreement: how far the other library's vectors are from the run's.
+    """
+
+    folder: Path
+    files: dict[str, int]
+    agreement: Agreement
+
+
+def export_run(
+    reference: str, to: str, *, runs_dir: Path = Path("runs"), out: Path | None = None, repo: str | None = None
+) -> Exported:
+    """Write a finished run in another library's format, in fp32 on the CPU, and check it through that library.
+
+    Args:
+        reference: the run, as for ``load_run``.
+        to: one of ``FORMATS``.
+        runs_dir: folder of the runs.
+        out: folder to make; ``export/<format>`` in the run folder unless given.
+        repo: repository on the hub that it is meant for; the card's snippet loads it from there.
+
+    Raises:
+        ConfigError: no such run or format, a package is absent, or something else is at ``out``.
+        ExportError: the other library gives other vectors.
+        ResourceError: the disk is full.
+    """
+    form = _format(to)
+    form.require()
+    loaded = load_run(reference, runs_dir=runs_dir, device="cpu", precision="fp32")
+    if repo is not None:
+        _refuse_base_that_stays_here(loaded, form)
+    folder = out or loaded.run.path / "export" / form.name
+    with new_folder(folder, {"run": loaded.run.name, "format": form.name}) as temporary, others_silenced():
+        probe = make_probe(loaded)
+        expected = Vectors(loaded.embed_squares(probe.squares), loaded.embed_texts(probe.texts))
+        form.write(loaded, temporary)
+        agreement = compare(expected, form.embed(temporary, probe), form, probe)
+        write_card(loaded, form, agreement, temporary, repo)
+    return Exported(folder, exported_files(folder), agreement)
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise ConfigError(f"there is no format {name!r}", key="--to", remedy=f"choose one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def _refuse_base_that_stays_here(loaded: LoadedRun, form: Format) -> None:
+    """An adapter on the hub whose base is a folder of this machine would be of no use to anybody."""
+    if form is PEFT and hub_name(loaded) is None and loaded.experiment.model not in BUILT_IN:
+        raise ConfigError(
+            "the adapter's base is a folder of this machine, which nobody else could load it with",
+            remedy="push a whole model with --to transformers, or a base that is on the hub",
+        )

@@ -1,0 +1,229 @@
+"""A finished run in a program of your own: its model turns pictures and texts into unit vectors.
+
+Shapes: N inputs, S side of the stored picture, E shared embedding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vectoruniverse.adapters.lora import LoraAdapter
+from vectoruniverse.assembly.model import input_size, load_adapted, load_encoder
+from vectoruniverse.config.loading import load_experiment
+from vectoruniverse.config.schema import Experiment
+from vectoruniverse.data.decoding import (
+    PictureError,
+    PictureRecipe,
+    decode_content,
+    decode_picture,
+    pillow_warnings_silenced,
+)
+from vectoruniverse.data.views import to_input
+from vectoruniverse.encoders.dual import DualEncoder, load_dual_encoder
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.listing import find_run
+from vectoruniverse.training.device import Compute, choose_compute
+
+Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+"""A file, an open Pillow image, or RGB bytes of shape (height, width, 3)."""
+
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
+"""Pillow modes that a PNG holds without loss."""
+
+
+class LoadedRun:
+    """The model of a run: base and adapter together, in evaluation mode.
+
+    Vectors are equal to those that ``vu eval`` judges: the same recipe makes the pictures square, the same tokenizer
+    cuts the texts, the same code encodes them.
+
+    Attributes:
+        run: the run folder.
+        experiment: its configuration.
+        encoder: the model, with the adapter on it.
+        adapter: the LoRA on the encoder; None where every parameter was trained, or where this is a run's base.
+        compute: where and in which format it computes.
+        recipe: how a picture becomes a square.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        experiment: Experiment,
+        encoder: DualEncoder,
+        adapter: LoraAdapter | None,
+        compute: Compute,
+    ) -> None:
+        """Bind a model to the run that it belongs to; see ``load_run``."""
+        self.run, self.experiment, self.compute = run, experiment, compute
+        self.encoder, self.adapter = encoder, adapter
+        data, (size, resample) = experiment.data, input_size(experiment, encoder)
+        self.recipe = PictureRecipe(size, data.fit, resample, data.max_pixels)  # type: ignore[arg-type] # of a Literal
+        encoder.model.eval()
+
+    @functools.cached_property
+    def base(self) -> LoadedRun:
+        """The model as it was before training, loaded beside this one the first time it is asked for.
+
+        Raises:
+            ConfigError: the run trained a model from random weights, or its base cannot be loaded any more.
+        """
+        encoder = load_encoder(self.experiment, self.compute)
+        if encoder is None:
+            raise ConfigError(f"{self.run.name} began with random weights, which are no model to compare with")
+        return LoadedRun(self.run, self.experiment, encoder, None, self.compute)
+
+    def embed_images(self, pictures: Sequence[Picture], *, batch_size: int = 64) -> NDArray[np.float32]:
+        """Unit vectors of pictures, (N, E).
+
+        Args:
+            pictures: files, Pillow images and uint8 arrays (height, width, 3), mixed as you like. Rotation by EXIF,
+                transparency, and the limits on pixels and aspect ratio are as in training.
+            batch_size: pictures decoded and encoded at a time.
+
+        Raises:
+            PictureError: a picture cannot be used; names its file, or its place among ``pictures``.
+        """
+        if isinstance(pictures, str | os.PathLike | Image.Image):
+            raise TypeError("embed_images takes a sequence of pictures, not one picture")
+        blocks: list[NDArray[np.float32]] = []
+        with pillow_warnings_silenced(), ThreadPoolExecutor() as pool:
+            for part in _parts(len(pictures), batch_size):
+                squares = pool.map(functools.partial(_square, recipe=self.recipe), [pictures[i] for i in part], part)
+                blocks.append(self.embed_squares(np.stack(list(squares)), batch_size=batch_size))
+        return np.concatenate(blocks) if blocks else self.embed_texts([""])[:0]
+
+    def embed_squares(self, squares: NDArray[np.uint8], *, batch_size: int = 64) -> NDArray[np.float32]:
+        """Unit vectors of pictures that are square already: uint8 (N, S, S, 3) → float32 (N, E)."""
+        picture, device = self.encoder.picture, self.encoder.device
+        mean, std = (torch.tensor(values, device=device) for values in (picture.mean, picture.std))
+        blocks = []
+        with torch.inference_mode():
+            for part in _parts(len(squares), batch_size):
+                pixels = torch.from_numpy(squares[part.start : part.stop]).to(device)
+                blocks.append(_rows(self.encoder.encode_images(to_input(pixels, picture.size, mean, std))))
+        return np.concatenate(blocks)
+
+    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
+        """Unit vectors of texts, (N, E).
+
+        Args:
+            texts: texts; one that is longer than the model reads is cut. The template ``data.text`` is not applied.
+            batch_size: texts encoded at a time.
+        """
+        if isinstance(texts, str):
+            raise TypeError("embed_texts takes a sequence of texts, not one text")
+        tokens = self.encoder.tokenize(texts or [""]).ids
+        # texts of similar length share a batch, so that little of it is padding
+        order = np.argsort([len(row) for row in tokens], kind="stable")
+        blocks = []
+        with torch.inference_mode():
+            for part in _parts(len(tokens), batch_size):
+                ids, mask = self.encoder.pad([tokens[order[i]] for i in part])
+                ids, mask = ids.to(self.encoder.device), mask.to(self.encoder.device)
+                blocks.append(_rows(self.encoder.encode_texts(ids, mask)))
+        sorted_rows = np.concatenate(blocks)
+        embedded = np.empty_like(sorted_rows)
+        embedded[order] = sorted_rows
+        return embedded[: len(texts)]
+
+
+def load_run(
+    reference: str | os.PathLike[str],
+    *,
+    runs_dir: str | os.PathLike[str] = "runs",
+    device: str = "auto",
+    precision: str = "auto",
+) -> LoadedRun:
+    """Load the model of a finished run.
+
+    Args:
+        reference: a path; a full name; ``latest``; the name of an experiment, for its latest run; a unique prefix.
+        runs_dir: folder of the runs.
+        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``; not necessarily what the run was trained on.
+        precision: ``auto`` (the fastest that the device is good at), ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        ConfigError: there is no such run, it has no adapter yet, its base cannot be loaded, or the device is absent.
+        DataError: the adapter is damaged.
+    """
+    run = find_run(Path(runs_dir), os.fspath(reference))
+    if not run.adapter.is_dir():
+        raise ConfigError(
+            f"{run.name} has no adapter yet (state: {run.read_state().get('state', 'unknown')})",
+            remedy=f"finish it: vu train --resume {run.name}",
+        )
+    experiment, compute = load_experiment(run.config_file), choose_compute(device, precision)
+    if experiment.adapter.method == "full":
+        encoder = load_dual_encoder(
+            str(run.adapter.absolute()),
+            revision=None,
+            device=compute.device,
+            dtype=compute.dtype,
+            weights=torch.float32,
+            attention=compute.attention,
+        )
+        return LoadedRun(run, experiment, encoder, None, compute)
+    base = load_encoder(experiment, compute)
+    assert base is not None, "the config refuses LoRA on a model from scratch"
+    encoder, adapter = load_adapted(experiment, base, compute, run.adapter)
+    return LoadedRun(run, experiment, encoder, adapter, compute)
+
+
+def _parts(count: int, batch_size: int) -> Iterator[range]:
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is below 1")
+    return (range(start, min(start + batch_size, count)) for start in range(0, count, batch_size))
+
+
+def _rows(embedded: Tensor) -> NDArray[np.float32]:
+    rows: NDArray[np.float32] = embedded.cpu().numpy()
+    return rows
+
+
+def _square(picture: Picture, position: int, recipe: PictureRecipe) -> NDArray[np.uint8]:
+    """Any kind of picture as RGB bytes (S, S, 3), through the one door that files of a data set go through."""
+    if isinstance(picture, str | os.PathLike):
+        path = Path(picture)
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # told by decode_picture, which comes next
+            path = path.resolve()
+        return decode_picture(path, recipe)
+    source = Path(f"picture {position}")
+    image = picture if isinstance(picture, Image.Image) else _image(picture, source)
+    return decode_content(_png(image, source, recipe.max_pixels), source, recipe)
+
+
+def _image(array: object, source: Path) -> Image.Image:
+    usable = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3
+    if not usable or not array.size:  # type: ignore[attr-defined] # an array, as the line above says
+        raise PictureError(source, "is neither a path, nor a Pillow image, nor uint8 of shape (height, width, 3)")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _png(image: Image.Image, source: Path, max_pixels: int) -> bytes:
+    """An open image as the bytes of a file; its size is looked at before its pixels are loaded."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PictureError(source, f"has {width} x {height} pixels, more than data.max_pixels allows ({max_pixels:,})")
+    content, exif = io.BytesIO(), None
+    try:
+        with contextlib.suppress(Exception):  # broken EXIF beside sound pixels is common, and raises anything
+            exif = image.getexif().tobytes() if image.getexif() else None
+        pixels = image if image.mode in _PNG_MODES else image.convert("RGB")
+        pixels.save(content, "PNG", compress_level=0, exif=exif)
+    except Exception as error:  # an image over a broken file raises anything when its pixels are loaded
+        raise PictureError(source, f"cannot be decoded ({error or type(error).__name__})") from error
+    return content.getvalue()
