@@ -25,7 +25,15 @@ from vectoruniverse.config.schema import Experiment
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DataError, DivergedError, UserError
 from vectoruniverse.observer import RunObserver
-from vectoruniverse.results import Outcome, beside_base, best_earlier, track_results, trained_parameters, write_results
+from vectoruniverse.results import (
+    Outcome,
+    beside_base,
+    best_earlier,
+    rewrite_report,
+    track_results,
+    trained_parameters,
+    write_results,
+)
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.folder import Run, create_run
 from vectoruniverse.runs.listing import find_run
@@ -91,6 +99,15 @@ def evaluate_run(reference: str, *, runs_dir: Path, split: str, display: Display
     base = shared.base(experiment, split)
     encoder, _ = load_adapted(experiment, shared.encoder, shared.compute, run.adapter)
     return run, beside_base(build_task(experiment, encoder, shared.data), base, experiment, shared.data, split)
+
+
+def report_run(reference: str, *, runs_dir: Path, display: Display) -> Path:
+    """Write a finished run's report.html and its figures again, from what its folder holds and its data."""
+    run, comparison = evaluate_run(reference, runs_dir=runs_dir, split="val", display=display)
+    experiment = load_experiment(run.config_file)
+    data = share(experiment, display).data
+    rewrite_report(run, experiment, comparison, data)
+    return run.report_file
 
 
 def evaluate_base(experiment: Experiment, *, split: str, display: Display) -> tuple[int, Judged]:

@@ -147,6 +147,28 @@ def write_results(prepared: Prepared, outcome: Outcome) -> list[Gallery]:
     )
 
 
+def rewrite_report(run: Run, experiment: Experiment, comparison: Comparison, data: ImageTextData) -> None:
+    """The report of a run that ended before, with what its folder still tells."""
+    state, record = run.read_state(), run.read_evaluation()
+    facts = {
+        "base model": str(experiment.model),
+        "data": f"`{experiment.data.root}`, fingerprint `{data.fingerprint()[:16]}`",
+        "loss": experiment.loss.name,
+        "best epoch": f"{record.get('best_epoch', 'unknown')} of {experiment.train.epochs}, "
+        f"by {experiment.eval.monitor}",
+        "time": f"{state.get('seconds', 'unknown')} s on {state.get('device', 'unknown')}",
+    }
+    write_report(
+        run,
+        comparison,
+        Rows([data.rows[i].text for i in data.split.val], data.thumbnails("val")),
+        facts=facts,
+        config=dump_experiment(experiment),
+        monitor=experiment.eval.monitor,
+        snippet="from vectoruniverse import load_run\n\nrun = load_run('.')",
+    )
+
+
 def track_results(
     trackers: Trackers, prepared: Prepared, outcome: Outcome, galleries: Sequence[Gallery], step: int
 ) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.assembly.image_text import build_task
 from vectoruniverse.assembly.model import ADAPTERS, BaseWeights, build_encoder, input_size, load_encoder
-from vectoruniverse.assembly.rows import ImageTextData, decode, read_rows
+from vectoruniverse.assembly.rows import ImageTextData, decode, read_rows, refuse_lone_rows
 from vectoruniverse.comparison import Judged
 from vectoruniverse.config.schema import Experiment, ScratchClip
 from vectoruniverse.display import Display
@@ -73,6 +73,7 @@ def share(experiment: Experiment, display: Display) -> Shared:
     metadata = read_rows(experiment.data)
     encoder = load_encoder(experiment, compute)
     data = decode(experiment.data, metadata, *input_size(experiment, encoder), display)
+    refuse_lone_rows(data)
     encoder = encoder or build_encoder(experiment, compute, data.train_texts())
     return Shared(sharing_key(experiment), compute, data, encoder)
 

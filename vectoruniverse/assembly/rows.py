@@ -102,15 +102,23 @@ def decode(data: DataConfig, metadata: Metadata, size: int, resample: str, displ
         val_fraction=data.split.val_fraction,
         seed=data.split.seed,
     )
-    for name, part in (("training", split.train), ("validation", split.val)):
+    kept = Metadata(metadata.file, metadata.root, metadata.rows, bad)
+    return ImageTextData(kept, rows, pictures, positions, split)
+
+
+def refuse_lone_rows(data: ImageTextData) -> None:
+    """Raise where one side of the split has fewer rows than retrieval needs.
+
+    Raises:
+        DataError: with the keys that change the split.
+    """
+    for name, part in (("training", data.split.train), ("validation", data.split.val)):
         if len(part) < MIN_ROWS:
             raise DataError(
                 f"the split leaves {len(part)} {name} row{'s' * (len(part) != 1)}; retrieval needs {MIN_ROWS} or more",
-                file=metadata.file,
+                file=data.metadata.file,
                 remedy="give more rows, or change data.split.val_fraction or data.split.group_by",
             )
-    kept = Metadata(metadata.file, metadata.root, metadata.rows, bad)
-    return ImageTextData(kept, rows, pictures, positions, split)
 
 
 def bad_row(row: Row, reason: str) -> BadRow:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from vectoruniverse.cli import config, data, exports, runs, sweeps
+from vectoruniverse.cli import config, data, exports, reports, runs, sweeps
 
 app = typer.Typer(
     name="vu",
@@ -34,6 +34,7 @@ app.command("sweep-rank", rich_help_panel=SWEEPS, epilog="Example: vu sweep-rank
 app.command("sweep", rich_help_panel=SWEEPS, epilog="Example: vu sweep -c quickstart.yaml --over train.lr=1e-3,2e-3")(
     sweeps.sweep
 )
+app.command("report", rich_help_panel=SWEEPS, epilog="Example: vu report quickstart-sweep-44f8929b")(reports.report)
 app.add_typer(data.app, name="data", rich_help_panel=BEFORE)
 app.add_typer(config.app, name="config", rich_help_panel=BEFORE)
 
