@@ -30,8 +30,8 @@ from vectoruniverse.data.decoding import (
     decode_picture,
     pillow_warnings_silenced,
 )
-from vectoruniverse.data.views import to_input
 from vectoruniverse.encoders.dual import DualEncoder, load_dual_encoder
+from vectoruniverse.encoders.embedding import embed_squares, embed_tokens
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import find_run
@@ -108,14 +108,7 @@ class LoadedRun:
 
     def embed_squares(self, squares: NDArray[np.uint8], *, batch_size: int = 64) -> NDArray[np.float32]:
         """Unit vectors of pictures that are square already: uint8 (N, S, S, 3) → float32 (N, E)."""
-        picture, device = self.encoder.picture, self.encoder.device
-        mean, std = (torch.tensor(values, device=device) for values in (picture.mean, picture.std))
-        blocks = []
-        with torch.inference_mode():
-            for part in _parts(len(squares), batch_size):
-                pixels = torch.from_numpy(squares[part.start : part.stop]).to(device)
-                blocks.append(_rows(self.encoder.encode_images(to_input(pixels, picture.size, mean, std))))
-        return np.concatenate(blocks)
+        return _array(embed_squares(self.encoder, lambda part: squares[part], len(squares), batch_size=batch_size))
 
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
         """Unit vectors of texts, (N, E).
@@ -127,18 +120,7 @@ class LoadedRun:
         if isinstance(texts, str):
             raise TypeError("embed_texts takes a sequence of texts, not one text")
         tokens = self.encoder.tokenize(texts or [""]).ids
-        # texts of similar length share a batch, so that little of it is padding
-        order = np.argsort([len(row) for row in tokens], kind="stable")
-        blocks = []
-        with torch.inference_mode():
-            for part in _parts(len(tokens), batch_size):
-                ids, mask = self.encoder.pad([tokens[order[i]] for i in part])
-                ids, mask = ids.to(self.encoder.device), mask.to(self.encoder.device)
-                blocks.append(_rows(self.encoder.encode_texts(ids, mask)))
-        sorted_rows = np.concatenate(blocks)
-        embedded = np.empty_like(sorted_rows)
-        embedded[order] = sorted_rows
-        return embedded[: len(texts)]
+        return _array(embed_tokens(self.encoder, tokens, batch_size=batch_size))[: len(texts)]
 
 
 def load_run(
@@ -189,7 +171,7 @@ def _parts(count: int, batch_size: int) -> Iterator[range]:
     return (range(start, min(start + batch_size, count)) for start in range(0, count, batch_size))
 
 
-def _rows(embedded: Tensor) -> NDArray[np.float32]:
+def _array(embedded: Tensor) -> NDArray[np.float32]:
     rows: NDArray[np.float32] = embedded.cpu().numpy()
     return rows
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vectoruniverse.data.views import Augmentation, augment, draw, to_input
 from vectoruniverse.encoders.dual import DualEncoder
+from vectoruniverse.encoders.embedding import embed_squares, embed_tokens
 from vectoruniverse.losses import LossValue
 from vectoruniverse.tasks.contract import Evaluation, StepLoss
 from vectoruniverse.tasks.judging import Embeddings, Labels, judge, judge_labels
@@ -170,22 +171,13 @@ class ImageTextTask:
             self.encoder.model.train(was_training)
 
     def _embed_images(self, pairs: Pairs) -> Tensor:
-        blocks = []
-        for start in range(0, len(pairs), self._eval_batch):
-            pictures = torch.from_numpy(pairs.pictures.take(pairs.positions[start : start + self._eval_batch]))
-            x = to_input(pictures.to(self.encoder.device), self.encoder.picture.size, self._mean, self._std)
-            blocks.append(self.encoder.encode_images(x).cpu())
-        return torch.cat(blocks)
+        def take(part: slice) -> np.ndarray:
+            return pairs.pictures.take(pairs.positions[part])
+
+        return embed_squares(self.encoder, take, len(pairs), batch_size=self._eval_batch)
 
     def _embed_texts(self, tokens: Sequence[np.ndarray]) -> Tensor:
-        # texts of similar length share a batch, so that little of it is padding
-        order = np.argsort([len(row) for row in tokens], kind="stable")
-        blocks = []
-        for start in range(0, len(tokens), self._eval_batch):
-            ids, mask = self.encoder.pad([tokens[i] for i in order[start : start + self._eval_batch]])
-            blocks.append(self.encoder.encode_texts(ids.to(self.encoder.device), mask.to(self.encoder.device)).cpu())
-        embedded = torch.cat(blocks)
-        return torch.empty_like(embedded).index_copy_(0, torch.from_numpy(order), embedded)
+        return embed_tokens(self.encoder, tokens, batch_size=self._eval_batch)
 
     def evaluate(self) -> Evaluation:
         """Retrieval and geometry on the validation rows."""
