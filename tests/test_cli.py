@@ -115,6 +115,7 @@ def test_without_a_terminal_progress_is_plain_lines_and_tables_are_readable(conf
     assert done.returncode == 0
     assert "\x1b" not in done.stdout + done.stderr
     assert "epoch 1: recall@5" in done.stderr
+    assert "adapted layers" in done.stderr and "vision_model" in done.stderr
     assert "image → text recall@5" in done.stdout
     silent = vu("train", "-c", str(config), "-q", "--json", cwd=tmp_path)
     assert silent.stderr == "" and json.loads(silent.stdout)

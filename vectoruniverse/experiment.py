@@ -25,6 +25,7 @@ from vectoruniverse.config.schema import Experiment
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DataError, DivergedError, UserError
 from vectoruniverse.observer import RunObserver
+from vectoruniverse.report import PARAMETER_COLUMNS, parameter_rows
 from vectoruniverse.results import (
     Outcome,
     beside_base,
@@ -221,6 +222,7 @@ def _train_prepared(
     experiment = prepared.experiment
     checkpoint = latest(run.checkpoints, "last", display.warn) if run.checkpoints.is_dir() else None
     display.say(plan_line(prepared))
+    display.table("", PARAMETER_COLUMNS, parameter_rows(parameter_table(prepared.encoder.model)))
     if checkpoint is not None:
         display.say(f"resumed at step {checkpoint.step}")
     trackers = build_trackers(experiment, run, display, checkpoint.step if checkpoint else None)

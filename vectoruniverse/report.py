@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 Intervals = Mapping[str, Mapping[str, Sequence[float]]]
 """Of a metric, ``difference`` as [estimate, low, high]."""
@@ -64,6 +65,38 @@ def comparison_rows(
 def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """Metric and value of one model, as text."""
     return [(label, _number(metrics[key])) for key, label in metric_labels(metrics).items()]
+
+
+PARAMETER_COLUMNS = ("part", "adapted layers", "trained", "total", "share")
+
+
+class Counted(Protocol):
+    """Parameters of one part of a model."""
+
+    @property
+    def part(self) -> str:
+        """Its name."""
+
+    @property
+    def adapted_layers(self) -> int:
+        """Layers with an adapter."""
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that are trained."""
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+
+    @property
+    def share(self) -> float:
+        """Trained share, 0 to 1."""
+
+
+def parameter_rows(parts: Sequence[Counted]) -> list[tuple[str, str, str, str, str]]:
+    """What is trained of each part of a model, as text under ``PARAMETER_COLUMNS``."""
+    return [(p.part, str(p.adapted_layers), f"{p.trainable:,}", f"{p.total:,}", f"{p.share:.2%}") for p in parts]
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

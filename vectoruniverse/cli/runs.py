@@ -208,7 +208,6 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         ("peak memory so far", f"{plan.memory / 2**20:,.0f} MiB"),
     ]
     print_table("plan", ("", ""), rows)
-    parts = [
-        (p.part, str(p.adapted_layers), f"{p.trainable:,}", f"{p.total:,}", f"{p.share:.2%}") for p in plan.parameters
-    ]
-    print_table("parameters", ("part", "adapted layers", "trained", "total", "share"), parts)
+    from vectoruniverse.report import PARAMETER_COLUMNS, parameter_rows
+
+    print_table("parameters", PARAMETER_COLUMNS, parameter_rows(plan.parameters))
