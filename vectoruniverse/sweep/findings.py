@@ -40,8 +40,9 @@ import numpy as np
 
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.data.findings import inert
+from vectoruniverse.metrics.answers import answer
 from vectoruniverse.metrics.bootstrap import Interval
-from vectoruniverse.metrics.sweeps import SweepSummary, ValueSummary, answer, smallest_not_worse, summarise_sweep
+from vectoruniverse.metrics.sweeps import SweepSummary, ValueSummary, smallest_not_worse, summarise_sweep
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.sweep.grid import describe
 from vectoruniverse.sweep.outcomes import Outcomes, outcomes
