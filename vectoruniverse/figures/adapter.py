@@ -19,23 +19,28 @@ from vectoruniverse.figures.curves import Floats
 from vectoruniverse.figures.style import (
     ADAPTED,
     BASE,
+    DASHES,
     GREEN,
     GREY,
     IMAGE,
-    ORANGE,
     TEXT,
     VERMILLION,
     drawing,
     key_above,
     label_ends,
 )
-from vectoruniverse.figures.sweeps import metric_axis, value_axis
+from vectoruniverse.figures.sweeps import Bounds
+from vectoruniverse.figures.swept import Swept, metric_axis, value_axis
 
 ENERGY_MARKS = (0.9, 0.99)
 """Shares of the energy that are named in the figure."""
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|resblocks|block)\.(\d+)\.")
 """Number of the layer within a module path."""
+
+
+KINDS = ("qkv", "c_attn", "q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+"""Layers in the order in which data flows through a block; others follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +64,13 @@ class Balance:
 
     Attributes:
         scale: 0 is the base, 1 the adapter as it was trained.
-        gained: of each seed on the new domain.
-        kept: of each seed on the base's own task.
+        new: on the new rows, with its interval.
+        old: on rows that the base knew, with its interval.
     """
 
     scale: float
-    gained: Sequence[float]
-    kept: Sequence[float]
+    new: Bounds
+    old: Bounds
 
 
 def singular_values(towers: Mapping[str, Sequence[Floats]], *, rank: int) -> Figure:
@@ -86,9 +91,9 @@ def singular_values(towers: Mapping[str, Sequence[Floats]], *, rank: int) -> Fig
             _spectrum(panels[0, column], table, colour)
             _energy(panels[1, column], energy_held(table), colour)
             panels[0, column].set_title(f"{tower}, rank {rank}", fontsize=9.5)
-            panels[1, column].set_xlabel("first k directions")
+            panels[1, column].set_xlabel(f"direction k of {rank}")
         panels[0, 0].set_ylabel("singular value of B·A")
-        panels[1, 0].set_ylabel("energy held")
+        panels[1, 0].set_ylabel("energy in the first k")
     return figure
 
 
@@ -135,71 +140,64 @@ def by_place(paths: Mapping[str, float]) -> tuple[list[str], list[str], Floats]:
         match = LAYER.search(path)
         cells[int(match[1]) if match else -1, path.rpartition(".")[2]] = value
     layers = sorted({layer for layer, _ in cells})
-    kinds = list(dict.fromkeys(kind for _, kind in cells))
+    found = {kind for _, kind in cells}
+    kinds = [kind for kind in KINDS if kind in found] + sorted(found.difference(KINDS))
     table = np.array([[cells.get((layer, kind), np.nan) for kind in kinds] for layer in layers])
     return ["other" if layer < 0 else str(layer) for layer in layers], kinds, table
 
 
 def truncation(points: Sequence[Truncation], base: float | None, *, metric: str) -> Figure:
     """Adapters trained at rank k beside the largest one cut to rank k: means over seeds, seeds as faint dots."""
-    ranks = [float(point.rank) for point in points]
+    swept = Swept("rank k", {float(point.rank): str(point.rank) for point in points})
     with drawing(3.2) as figure:
         axes = figure.subplots()
-        for pick, colour, style in (("trained", ADAPTED, "-o"), ("truncated", VERMILLION, "--s")):
-            seeds: list[Sequence[float]] = [getattr(point, pick) for point in points]
-            known = [(rank, float(np.mean(found))) for rank, found in zip(ranks, seeds, strict=True) if found]
-            for rank, found in zip(ranks, seeds, strict=True):
-                axes.plot([rank] * len(found), found, style[-1], color=colour, alpha=0.3, markersize=3.5, linewidth=0)
-            if known:
-                axes.plot(*np.array(known).T, style, color=colour, markersize=5)
-        if base is not None:
-            axes.axhline(base, color=BASE, linestyle=(0, (5, 3)), linewidth=1.2)
+        _by_rank(axes, {float(point.rank): point.trained for point in points}, ADAPTED, "-o")
+        _by_rank(axes, {float(point.rank): point.truncated for point in points}, VERMILLION, "--s")
         axes.set_ylabel(f"{metric}, held-out")
         metric_axis(axes.yaxis, metric)
-        value_axis(axes, ranks, "rank k")
+        value_axis(axes, swept, sorted(swept.labels))
         if base is not None:
+            axes.axhline(base, color=BASE, linestyle=DASHES, linewidth=1.2)
             label_ends(axes, [(base, "base", GREY)])
-        key_above(
-            axes,
-            [
-                Line2D([], [], color=ADAPTED, marker="o", label="trained at k"),
-                Line2D(
-                    [], [], color=VERMILLION, marker="s", linestyle="--", label=f"rank {max(ranks):g} truncated to k"
-                ),
-            ],
-        )
+        cut = f"rank {max(swept.labels):g} truncated to k"
+        trained = Line2D([], [], color=ADAPTED, marker="o", label="trained at k")
+        key_above(axes, [trained, Line2D([], [], color=VERMILLION, marker="s", linestyle="--", label=cut)])
     return figure
 
 
-def forgetting(points: Sequence[Balance], *, metric: str, recommended: float | None) -> Figure:
-    """The metric on the new domain and on the base's own task along the adapter scale, the best balance marked.
-
-    Means over seeds within a band from the least to the greatest.
+def forgetting(points: Sequence[Balance], *, metric: str, best_scale: float) -> Figure:
+    """The metric on new rows and on those that the base knew along the adapter scale, with bands of their intervals.
 
     Args:
         points: ascending in scale; scale 0 is the base.
         metric: such as ``recall@5``.
-        recommended: the scale that keeps most of both.
+        best_scale: the scale that keeps most of both, which is marked.
     """
     scales = [point.scale for point in points]
-    with drawing(3.3) as figure:
-        axes, ends = figure.subplots(), []
-        if recommended is not None:
-            axes.axvline(recommended, color=GREEN, linewidth=6, alpha=0.2)
-            axes.set_title(f"best balance: scale {recommended:g}", color=GREEN, fontsize=9.5)
-        for pick, label, colour, style in (
-            ("gained", "new domain", ADAPTED, "-o"),
-            ("kept", "base's own task", ORANGE, "--s"),
-        ):
-            table = [np.asarray(getattr(point, pick)) for point in points]
-            axes.fill_between(scales, [t.min() for t in table], [t.max() for t in table], color=colour, alpha=0.18)
-            axes.plot(scales, [t.mean() for t in table], style, color=colour, markersize=5)
-            ends.append((float(table[-1].mean()), label, colour))
+    sides: list[tuple[list[Bounds], str, str, str]] = [
+        ([point.new for point in points], "new rows", ADAPTED, "-o"),
+        ([point.old for point in points], "known rows", VERMILLION, "--s"),
+    ]
+    with drawing(3.2) as figure:
+        axes = figure.subplots()
+        axes.axvline(best_scale, color=GREEN, linewidth=7, alpha=0.22)
+        axes.set_title(f"keeps most of both: scale {best_scale:g}", color=GREEN, fontsize=9.5)
+        for side, _, colour, style in sides:
+            lows, highs = [low for _, low, _ in side], [high for _, _, high in side]
+            axes.fill_between(scales, lows, highs, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(scales, [estimate for estimate, _, _ in side], style, color=colour, markersize=5)
         axes.set(xlabel="adapter scale (0: base, 1: as trained)", ylabel=metric, ylim=(0, None))
-        axes.margins(x=0.02)
+        axes.margins(x=0.03)
         metric_axis(axes.yaxis, metric)
-        label_ends(axes, ends)
+        label_ends(axes, [(side[-1][0], label, colour) for side, label, colour, _ in sides])
     return figure
+
+
+def _by_rank(axes: Axes, by_rank: Mapping[float, Sequence[float]], colour: str, style: str) -> None:
+    known = {rank: float(np.mean(seeds)) for rank, seeds in by_rank.items() if seeds}
+    for rank, seeds in by_rank.items():
+        axes.plot([rank] * len(seeds), seeds, style[-1], color=colour, alpha=0.3, markersize=3.5, linewidth=0)
+    axes.plot(list(known), list(known.values()), style, color=colour, markersize=5)
 
 
 def _spectrum(axes: Axes, table: Floats, colour: str) -> None:

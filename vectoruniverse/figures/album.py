@@ -22,7 +22,9 @@ from vectoruniverse.figures.space import (
 )
 from vectoruniverse.metrics import geometry
 
-Section = Literal["answer", "curves", "health"]
+Section = Literal[
+    "answer", "cost", "curves", "adapters", "health", "forgetting", "cells", "config", "differences", "metrics"
+]
 
 
 @dataclass(frozen=True, slots=True)

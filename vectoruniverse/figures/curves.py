@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from vectoruniverse.figures.style import ADAPTED, BASE, GREY, IMAGE, INK, SERIES, TEXT, drawing, label_ends
+from vectoruniverse.figures.style import ADAPTED, BASE, DASHES, GREY, IMAGE, INK, SERIES, TEXT, drawing, label_ends
 
 Record = Mapping[str, float | int | str]
 Floats = NDArray[np.float64]
@@ -150,7 +150,7 @@ def _base_line(axes: Axes, history: Sequence[Record], key: str, label: str) -> l
     steps, values = series(history, key)
     if not len(steps) or steps[0] != 0 or not math.isfinite(values[0]):
         return []
-    axes.axhline(values[0], color=BASE, linestyle=(0, (5, 3)), linewidth=1.2)
+    axes.axhline(values[0], color=BASE, linestyle=DASHES, linewidth=1.2)
     return [(float(values[0]), label, GREY)]
 
 
