@@ -1,4 +1,4 @@
-"""`vu report`: the page of a real small sweep, and of one of its runs."""
+"""`vu report` and `vu compare` on a real small sweep and its runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from tests.encoders.models import save_clip
 from vectoruniverse.cli import app
-from vectoruniverse.sweep_page import write_sweep_page
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +41,59 @@ def test_the_page_of_a_sweep_answers_first_and_shows_cost_adapters_health_and_fo
     assert done.exit_code == 0, done.output
     page = (folder / "report.html").read_text(encoding="utf-8")
     answer = json.loads((folder / "sweep.json").read_text())["statistics"]["answer"]
-    assert page.index(answer.split(". ")[0]) < page.index("Every value")
+    headline = answer.split(". ")[0].split(": ")[0]
+    assert page.index(headline[0].upper() + headline[1:]) < page.index("What it costs") < page.index("Cells")
     assert "Content-Security-Policy" in page and "http://" not in page.split("<body")[1]
     drawn = {file.stem for file in (folder / "figures").iterdir()}
-    wanted = {"metric", "costs", "curves", "effective_rank", "plane", "singular_values", "layer_ranks", "truncation"}
+    wanted = {
+        "metric",
+        "costs",
+        "validation",
+        "effective_rank",
+        "plane",
+        "singular_values",
+        "layer_ranks",
+        "truncation",
+    }
     assert wanted | {"forgetting"} == drawn
     assert "rows that the base knew" in page
 
 
-def test_a_failed_cell_is_told_on_the_page(swept, tmp_path):
+def test_the_page_of_a_sweep_goes_elsewhere_when_told(swept, tmp_path):
+    _, folder = swept
+    done = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "elsewhere.html")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "elsewhere.html").is_file() and (tmp_path / "elsewhere" / "tables" / "values.csv").is_file()
+    wrong = CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "elsewhere")])
+    assert wrong.exit_code == 2 and ".html" in wrong.output
+
+
+def test_a_damaged_record_is_told_in_two_lines(swept, tmp_path):
     record = json.loads((swept[1] / "sweep.json").read_text())
-    record["cells"][0] |= {"state": "failed", "message": "<script>no</script>"}
-    page = write_sweep_page(record, tmp_path).read_text(encoding="utf-8")
-    assert "failed: &lt;script&gt;no&lt;/script&gt;" in page and "<script>" not in page
+    (tmp_path / "sweep.json").write_text(json.dumps(record | {"cells": 3}))
+    done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert done.exit_code == 2 and "cells" in done.output and len(done.output.splitlines()) == 2
+
+
+def test_cells_of_a_sweep_are_compared_row_by_row(swept, tmp_path):
+    runs, folder = swept
+    first, second = [cell["run"] for cell in json.loads((folder / "sweep.json").read_text())["cells"]][:2]
+    command = ["compare", first, second, "--runs-dir", str(runs)]
+    done = CliRunner().invoke(app, [*command, "--json", "--out", str(tmp_path / "pair.html")])
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    assert record["config"]["adapter.rank"] == {first: 1, second: 2}
+    estimate, low, high = record["differences"][second]["recall@5"]
+    assert low <= estimate <= high
+    assert estimate == pytest.approx(record["metrics"]["recall@5"][second][0] - record["metrics"]["recall@5"][first][0])
+    assert "Content-Security-Policy" in (tmp_path / "pair.html").read_text(encoding="utf-8")
+    shown = CliRunner().invoke(app, command)
+    assert "adapter.rank" in shown.stdout and "paired over the same rows" in shown.stdout
+
+
+def test_comparing_one_run_is_told(swept):
+    done = CliRunner().invoke(app, ["compare", "latest", "--runs-dir", str(swept[0])])
+    assert done.exit_code == 2 and "2 to 26" in done.output
 
 
 def test_the_page_of_a_run_can_be_written_again(swept):

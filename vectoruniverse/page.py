@@ -8,9 +8,10 @@ nothing loads but ``data:`` images, and no style but the one whose hash stands i
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -20,10 +21,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from vectoruniverse.figures.album import Plate
+from vectoruniverse.data.findings import inert
+from vectoruniverse.figures.album import Plate, Section
 from vectoruniverse.figures.gallery import Gallery, Thumbnail
 from vectoruniverse.figures.style import png, svg
-from vectoruniverse.runs.durable import write_errors_are_told
+from vectoruniverse.runs.durable import write_durably, write_errors_are_told
 from vectoruniverse.verdict import Answer
 
 THUMBNAIL = 96
@@ -45,6 +47,27 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A part of the page between the answer and the settings.
+
+    Attributes:
+        section: of the plates that stand in it, and its anchor. ``health`` also has the verdict.
+        heading: above it.
+        said: sentences, before its figures.
+        tables: below its figures, or beside where there is one figure.
+    """
+
+    section: Section
+    heading: str
+    said: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+
+
+OF_A_RUN = (Chapter("curves", "Curves"), Chapter("health", "Health of the space"))
+"""What a run's page has."""
+
+
 def write_page(
     path: Path,
     *,
@@ -53,13 +76,14 @@ def write_page(
     comparison: Table | None,
     verdict: Sequence[str],
     plates: Sequence[Plate] = (),
+    chapters: Sequence[Chapter] = OF_A_RUN,
     galleries: Sequence[Gallery] = (),
     facts: Mapping[str, str],
     tables: Sequence[Table] = (),
     listings: Mapping[str, str] | None = None,
     warnings: Sequence[str] = (),
 ) -> None:
-    """Write the page: the answer, then curves, health, retrievals, settings; parts without content are left out.
+    """Write the page: the answer, then the chapters, retrievals, settings; parts without content are left out.
 
     Args:
         path: the file, replaced in one step.
@@ -67,7 +91,8 @@ def write_page(
         answer: whether the metric that counts got better.
         comparison: metrics of base and adapted model.
         verdict: sentences about the health of the space, the worst first.
-        plates: figures with their sections.
+        plates: figures with their sections: ``answer``, or that of a chapter.
+        chapters: in the order of reading.
         galleries: best and worst retrievals.
         facts: what was run, by name.
         tables: further tables, shown with the settings.
@@ -86,6 +111,7 @@ def write_page(
         comparison=comparison,
         verdict=verdict,
         figures=[(plate, _figure_uri(plate)) for plate in plates],
+        chapters=chapters,
         galleries=[gallery for gallery in galleries if gallery.best or gallery.worst],
         facts=facts,
         tables=tables,
@@ -102,6 +128,31 @@ def write_page(
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> None:
+    """A table as a file; numbers stay as they are, and a spreadsheet takes no text for a formula.
+
+    Raises:
+        ConfigError: it cannot be written.
+        ResourceError: the disk is full.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(_csv_cell, columns))
+    writer.writerows(map(_csv_cell, row) for row in rows)
+    with write_errors_are_told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, out.getvalue())
+
+
+def _csv_cell(value: str | float | None) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return repr(value)
+    text = inert(value)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 
 
 def _figure_uri(plate: Plate) -> str:

@@ -1,30 +1,43 @@
-"""Command report: the page of a run or of a sweep."""
+"""Commands about what was found: report, compare."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vectoruniverse.cli.shell import QuietOption, RunsOption, open_display, tells_errors
+from vectoruniverse.cli.shell import (
+    JsonOption,
+    QuietOption,
+    RunsOption,
+    open_display,
+    print_json,
+    print_table,
+    tells_errors,
+)
+from vectoruniverse.errors import UserError
 
 
 @tells_errors
 def report(
     subject: Annotated[str, typer.Argument(metavar="RUN|SWEEP", help="A run, or the folder or name of a sweep.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The page of a sweep; figures and tables go into a folder of its name."),
+    ] = None,
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
 ) -> None:
-    """Write the page of a run or a sweep again: one self-contained report.html, with its figures beside it."""
-    from vectoruniverse.sweep.folder import SweepFolder
-    from vectoruniverse.sweep_page import write_sweep_page
+    """Write the page of a run or a sweep again: one self-contained HTML file, with figures and tables beside it."""
+    sweeps = [folder for folder in (Path(subject), runs_dir / subject) if (folder / "sweep.json").is_file()]
+    if sweeps:
+        from vectoruniverse.sweep_page.page import write_sweep_page
+        from vectoruniverse.sweep_page.record import read_record
 
-    for folder in (Path(subject), runs_dir / subject):
-        if (folder / "sweep.json").is_file():
-            page = write_sweep_page(json.loads(SweepFolder(folder, folder.name).record_file.read_text("utf-8")), folder)
-            break
+        page = write_sweep_page(read_record(sweeps[0] / "sweep.json"), sweeps[0], page=_page(out))
+    elif out is not None:
+        raise UserError(f"no sweep is at {subject}; --out goes with a sweep, and a run's page stands in its folder")
     else:
         from vectoruniverse.experiment import report_run
 
@@ -34,3 +47,44 @@ def report(
         finally:
             display.close()
     typer.echo(f"report in {page}")
+
+
+@tells_errors
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Runs; others are held against the first.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write a page; figures and tables go into a folder of its name."),
+    ] = None,
+    runs_dir: RunsOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Put runs side by side: settings that differ, metrics with intervals, paired differences from the first."""
+    from vectoruniverse import compare_page
+    from vectoruniverse.compare_runs import compare_runs
+
+    record = compare_runs(runs, runs_dir=runs_dir)
+    if (page := _page(out)) is not None:
+        compare_page.write_compare_page(record, page)
+    if as_json:
+        print_json(record)
+        return
+    for title, table in (
+        ("runs", compare_page.run_table(record)),
+        ("settings that differ", compare_page.config_table(record)),
+        ("held-out rows [95 %]", compare_page.metric_table(record)),
+        ("paired differences", compare_page.difference_table(record)),
+    ):
+        if table.rows:
+            print_table(title, table.columns, table.rows)
+    said = compare_page.answer(record)
+    typer.echo(f"{said.headline}. {said.detail}")
+    if page is not None:
+        typer.echo(f"page in {page}")
+
+
+def _page(out: Path | None) -> Path | None:
+    """The file to write; its ending is needed, since the folder beside it has its name without one."""
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out} does not end in .html", remedy=f"--out {out}.html")
+    return out

@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.sweep_page.page import write_sweep_page
+from vectoruniverse.sweep_page.record import Adapter, check_record, read_record
+from vectoruniverse.sweep_page.words import enough
+
+HOSTILE = "</style><script>parent.pwned = 1</script> =1+1"
+LEVELS = {1: 0.605, 2: 0.69, 4: 0.735, 8: 0.741, 16: 0.732}
+PATHS = [
+    f"{tower}_model.encoder.layers.{layer}.self_attn.{name}_proj"
+    for tower in ("vision", "text")
+    for layer in range(2)
+    for name in "qv"
+]
+
+
+def metrics(recall: float, rank: float) -> dict[str, float]:
+    geometry = {"alignment": 1.0 - recall, "image/uniformity": -2 - recall, "text/uniformity": -2.2 - recall}
+    cosines = {"image/mean_cosine": 0.1, "text/mean_cosine": 0.05, "modality_gap": 0.2}
+    return {"recall@5": recall, "effective_rank": rank, "largest_eigenvalue_share": 0.2} | geometry | cosines
+
+
+def cell(rank: int, seed: int, random: np.random.Generator) -> dict:
+    score = LEVELS[rank] + 0.01 * float(random.normal())
+    name = f"demo-rank{rank}-seed{seed}"
+    return {
+        "values": {"adapter.rank": rank},
+        "seed": seed,
+        "name": name,
+        "state": "finished",
+        "message": None,
+        "run": f"{name}-20261122-0154-eban",
+        "path": f"../{name}-20261122-0154-eban",
+        "data": "5c96",
+        "metrics": metrics(score, 12.0),
+        "intervals": {},
+        "trained_parameters": 10752 * rank,
+        "rank": rank,
+        "best_epoch": 8,
+        "epochs": 10,
+        "seconds": 100.0 + rank,
+        "step_seconds": 90.0,
+        "effective_rank": 12.0,
+        "peak_memory_bytes": 1_700_000_000 + rank,
+        "adapter": None,
+        "spectrum": [0.5, 0.5],
+        "curve": [{"epoch": e, "step": 13 * e, "value": score * (1 - math.exp(-e / 3))} for e in range(11)],
+    }
+
+
+def adapter(seed: int, random: np.random.Generator) -> dict:
+    values = [(np.exp(-np.arange(16) * 0.3) * random.uniform(0.5, 2)).tolist() for _ in PATHS]
+    energy = np.cumsum(np.exp(-np.arange(16) * 0.6))
+    tower = {"layers": 4, "norm": 1.0, "effective_rank": 3.1, "energy": (energy / energy[-1]).tolist()}
+    gaps = {1: [-0.1, -0.15, -0.05], 2: [-0.02, -0.05, 0.01], 4: [0.05, 0.02, 0.08], 8: [0, -0.02, 0.02], 16: [0, 0, 0]}
+    return {
+        "run": "demo-rank16",
+        "seed": seed,
+        "rank": 16,
+        "metric": "recall@5",
+        "compared_with": {},
+        "layers": {p: {"singular_values": v, "effective_rank": 3.0} for p, v in zip(PATHS, values, strict=True)},
+        "towers": {"vision_model": tower, "text_model": tower},
+        "truncated": [
+            {"rank": rank, "recall@5": [LEVELS[rank] + gap[0], 0.1, 0.9], "minus_trained": gap}
+            for rank, gap in gaps.items()
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def record() -> dict:
+    """What a sweep over five ranks and three seeds leaves, as vectoruniverse.sweep.findings tells it."""
+    random = np.random.default_rng(0)
+    values = [
+        {
+            "values": {"adapter.rank": r},
+            "mean": [m, m - 0.035, m + 0.034],
+            "gain": [m - 0.1, m - 0.14, m - 0.06],
+            "shortfall": [0.741 - m, max(0.0, 0.72 - m), 0.76 - m],
+            "seed_spread": 0.01,
+            "trained_parameters": 10752 * r,
+            "seconds": 100.0 + r,
+            "peak_memory_bytes": 1.7e9,
+        }
+        for r, m in LEVELS.items()
+    ]
+    answer = (
+        "rank 4 is the smallest that is not credibly worse than the best (rank 8): recall@5 0.735 [0.700, 0.769] "
+        "against 0.741 [0.706, 0.775], 0.006 [0.000, 0.025] behind the best. From rank 4 on more does not credibly "
+        "help. (95 % intervals over 440 queries and 3 seeds.)"
+    )
+    curve = [
+        {"scale": s, "new": [0.1 + 0.6 * s, 0.1, 0.8], "old": [0.9 - 0.5 * s, 0.3, 0.95]}
+        | {"new_share": s, "old_share": 1 - 0.5 * s, "kept": s}
+        for s in (0.0, 0.5, 1.0)
+    ]
+    return {
+        "version": 1,
+        "name": "demo-sweep-a1db240c",
+        "state": "finished",
+        "experiment": "demo",
+        "seeds": [0, 1, 2],
+        "config": {"train": {"lr": 0.002}},
+        "over": {"adapter.rank": list(LEVELS)},
+        "alpha": "proportional:1",
+        "metric": "recall@5",
+        "data": {"root": "data/openmoji", "fingerprint": "5c96", "rows": 440},
+        "base": {"metrics": metrics(0.1, 9.4), "spectra": {}},
+        "cells": [cell(rank, seed, random) for seed in range(3) for rank in LEVELS],
+        "statistics": {
+            "metric": "recall@5",
+            "level": 0.95,
+            "queries": 440,
+            "seeds": [0, 1, 2],
+            "left_out": [],
+            "base": [0.1, 0.07, 0.13],
+            "ordered": True,
+            "values": values,
+            "best": {"adapter.rank": 8},
+            "smallest_not_worse": {"adapter.rank": 4},
+            "answer": answer,
+        },
+        "adapters": [adapter(seed, random) for seed in range(3)],
+        "forgetting": {
+            "run": "demo-rank4",
+            "values": {"adapter.rank": 4},
+            "seed": 0,
+            "rows_chosen": {},
+            "metric": "recall@5",
+            "new_rows": 440,
+            "old_rows": 1000,
+            "curve": curve,
+            "best_scale": 0.5,
+            "rule": "harmonic mean",
+        },
+        "timing": {"cells": 15, "seconds": 1712.3, "step_seconds": 1580.7, "outside_steps": 0.0768},
+    }
+
+
+def text_of(page: Path) -> str:
+    return re.sub(r"<[^>]+>|data:[^\"]+", " ", page.read_text(encoding="utf-8")).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_the_answer_comes_first_and_the_parts_in_the_order_of_questions(record, tmp_path):
+    page = write_sweep_page(record, tmp_path)
+    source, text = page.read_text(encoding="utf-8"), text_of(page)
+    assert "Rank 4 is the smallest that is not credibly worse than the best (rank 8)" in text
+    assert "From rank 4 on more does not credibly help" in text
+    parts = (
+        "answer",
+        "metric",
+        "cost",
+        "curves",
+        "adapters",
+        "truncation",
+        "health",
+        "forgetting",
+        "cells",
+        "settings",
+    )
+    places = [source.index(f'id="{name}"') for name in parts]
+    assert places == sorted(places)
+    assert "healthy in all 15 cells: effective rank 12.0 to 12.0 (base 9.4)" in text
+    assert "keeps 50% of what was gained at best and 75% of what the base knew" in text
+    assert "1 · rank, so that the update" in text
+    assert "0.735 [0.700, 0.769]" in text and "43,008" in text and "1,621 MiB" in text
+
+
+def test_figures_and_tables_stand_beside_the_page(record, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    write_sweep_page(record, tmp_path / "sweep", page=tmp_path / "out.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.html", "sweep"]
+    drawn = {"metric", "costs", "validation", "truncation", "singular_values", "layer_ranks", "effective_rank", "plane"}
+    assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in drawn | {"forgetting"} for kind in ("png", "svg")
+    }
+
+    def table(name: str) -> list[dict[str, str]]:
+        with (tmp_path / "out" / "tables" / f"{name}.csv").open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+
+    assert [(row["rank"], float(row["mean low"])) for row in table("values")] == [
+        (str(r), pytest.approx(m - 0.035)) for r, m in LEVELS.items()
+    ]
+    assert len(table("curves")) == 15 * 11
+    assert len(table("layers")) == 3 * len(PATHS) and "singular value 16" in table("layers")[0]
+    assert [row["cut to rank"] for row in table("truncation")][:5] == ["1", "2", "4", "8", "16"]
+    assert [float(row["old"]) for row in table("forgetting")] == pytest.approx([0.9, 0.65, 0.4])
+
+
+def test_failed_collapsed_and_missing_cells_are_told(record, tmp_path):
+    changed = copy.deepcopy(record)
+    changed["state"] = "interrupted"
+    changed["cells"][0] = {key: changed["cells"][0][key] for key in ("values", "seed", "name", "run", "path")} | {
+        "state": "failed",
+        "message": HOSTILE,
+    }
+    changed["cells"][1]["metrics"]["effective_rank"] = 1.2
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    run = (folder / changed["cells"][2]["path"]).resolve()
+    run.mkdir()
+    lines = [{"step": s, "train/effective_rank": 10.0 if s < 3 else 2.0} for s in range(1, 6)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_sweep_page(changed, folder)
+    source, text = page.read_text(encoding="utf-8"), text_of(page)
+    assert "14 of 15 cells are done (the sweep is interrupted)" in text
+    assert "rank 1, seed 0 failed: &lt;/style&gt;&lt;script&gt;" in source and "<script" not in source
+    assert "rank 2, seed 0: collapsed: effective rank 1.2 (base 9.4)" in text
+    assert "rank 4, seed 0: collapsed at step 3" in text
+    assert "healthy in 12 of 14 cells" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"statistics": None, "cells": [], "adapters": [], "forgetting": None, "timing": None}, "no cell is done yet"),
+        ({"statistics": {"reason": "cells differ in model or data"}, "base": None}, "cells differ in model or data"),
+        ({"adapters": [], "forgetting": None, "timing": None, "alpha": None}, "as the experiment has it"),
+    ],
+)
+def test_a_record_that_lacks_parts_gives_a_page_without_them(record, tmp_path, changes, says):
+    assert says in text_of(write_sweep_page(record | changes, tmp_path))
+
+
+def test_several_keys_and_hostile_texts_are_values_without_an_order(record, tmp_path):
+    changed = copy.deepcopy(record) | {"over": {"data.text": [HOSTILE, "b"], "train.lr": [0.1]}, "adapters": []}
+    names = dict.fromkeys(LEVELS, HOSTILE) | {1: "b"}
+    for entry in changed["cells"]:
+        entry["values"] = {"data.text": names[entry["rank"]], "train.lr": entry["rank"]}
+    found = changed["statistics"]
+    for entry, rank in zip(found["values"], LEVELS, strict=True):
+        entry["values"] = {"data.text": names[rank], "train.lr": rank}
+    found |= {"best": found["values"][3]["values"], "smallest_not_worse": None}
+    found["answer"] = f"text {HOSTILE}, lr 8 comes first with recall@5 0.741."
+    page = write_sweep_page(changed, tmp_path)
+    assert "<script" not in page.read_text(encoding="utf-8")
+    swept = check_record(changed).swept()
+    assert not swept.ordered and list(swept.labels) == [0, 1, 2, 3, 4]
+    assert swept.labels[0] == "text b, lr 1"
+
+
+def cuts(*seeds: dict[int, tuple[float, float]]) -> list[Adapter]:
+    return [
+        Adapter.model_validate(
+            {"seed": i, "rank": 16, "metric": "m", "layers": {}, "towers": {}}
+            | {"truncated": [{"rank": k, "m": [0.5], "minus_trained": [0.0, *bounds]} for k, bounds in seed.items()]}
+        )
+        for i, seed in enumerate(seeds)
+    ]
+
+
+def test_whether_one_large_run_was_enough_is_said_from_the_paired_differences():
+    worse, equal, better = (-0.2, -0.1), (-0.1, 0.1), (0.1, 0.2)
+    assert "would have been enough: cut to any lower rank tried" in enough(cuts({1: equal, 4: equal, 16: equal}))
+    assert "not have been enough: cut to rank 8" in enough(cuts({4: equal, 8: worse}))
+    said = enough(cuts({1: worse, 4: equal, 8: better}, {1: equal, 4: better, 8: better}))
+    assert "enough down to rank 4" in said and "Cut to rank 1, it is, at least with one seed." in said
+    assert said.endswith("At rank 8 the cut one is even credibly better with any seed.")
+    assert "No adapter of a lower rank" in enough(cuts({16: equal}))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"{", "not JSON"), (b"[1]", "not the record"), (b"\xff", "not JSON"), (b"[" * 100_000, "not JSON")],
+)
+def test_what_is_no_record_is_refused_with_its_file(tmp_path, content, says):
+    (tmp_path / "sweep.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=says) as caught:
+        read_record(tmp_path / "sweep.json")
+    assert caught.value.remedy and "sweep.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("cells",), 3),
+        (("cells", 0, "metrics", "recall@5"), "high"),
+        (("statistics", "values", 0, "mean"), [0.1, 0.2]),
+        (("adapters", 0, "layers"), None),
+        (("forgetting", "best_scale"), math.nan),
+    ],
+)
+def test_a_record_of_other_types_is_refused_with_the_place(record, path, value):
+    changed = copy.deepcopy(record)
+    place = changed
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    with pytest.raises(ConfigError, match=path[0]):
+        check_record(changed)
+
+
+def test_the_page_fits_a_phone_and_a_desk_in_a_real_browser(record, tmp_path):
+    found = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
+    if found is None:
+        pytest.skip("no Chromium")
+    page = write_sweep_page(record, tmp_path)
+    for width in (390, 1280):
+        wrapper = tmp_path / f"{width}.html"
+        wrapper.write_text(
+            f"""<!doctype html><meta charset=utf-8><body style="margin:0"><pre id=result>nothing</pre><script>
+            function measure(frame) {{
+              const page = frame.contentDocument, images = [...page.images];
+              document.getElementById("result").textContent = JSON.stringify({{
+                loaded: images.filter(i => i.naturalWidth > 0).length, images: images.length,
+                widest: Math.max(...images.map(i => i.getBoundingClientRect().right)),
+                overflow: page.documentElement.scrollWidth - frame.contentWindow.innerWidth}});
+            }}</script><iframe onload="measure(this)" style="width:{width}px;height:900px;border:0"
+            src="{page.name}"></iframe>""",
+            encoding="utf-8",
+        )
+        flags = (
+            "--headless --no-sandbox --disable-gpu --allow-file-access-from-files --virtual-time-budget=5000".split()
+        )
+        command = [found, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+        done = subprocess.run([*command, "--dump-dom", wrapper.as_uri()], capture_output=True, check=True, timeout=120)
+        assert b"CONSOLE" not in done.stderr, done.stderr[-2000:]
+        seen = json.loads(re.search(r'<pre id="result">(.*?)</pre>', done.stdout.decode())[1])
+        assert seen["images"] == seen["loaded"] == 9
+        assert seen["overflow"] <= 0 and seen["widest"] <= width
