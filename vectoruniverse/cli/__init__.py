@@ -35,6 +35,9 @@ app.command("sweep", rich_help_panel=SWEEPS, epilog="Example: vu sweep -c quicks
     sweeps.sweep
 )
 app.command("report", rich_help_panel=SWEEPS, epilog="Example: vu report quickstart-sweep-44f8929b")(reports.report)
+app.command("compare", rich_help_panel=SWEEPS, epilog="Example: vu compare RUN RUN --out compared.html")(
+    reports.compare
+)
 app.add_typer(data.app, name="data", rich_help_panel=BEFORE)
 app.add_typer(config.app, name="config", rich_help_panel=BEFORE)
 

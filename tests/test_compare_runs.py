@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from vectoruniverse.compare_page import answer, config_table, difference_table, metric_table, write_compare_page
+from vectoruniverse.compare_runs import compare_runs, flatten
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.metrics.bootstrap import bootstrap_mean, paired_bootstrap
+
+HOSTILE = "</style><script>1</script>"
+
+
+def make_run(
+    runs: Path,
+    name: str,
+    hits: np.ndarray | None,
+    *,
+    config: str = "train:\n  lr: 0.1\n",
+    data: str = "abc",
+    drawn: np.ndarray | None = None,
+) -> None:
+    """A run folder as training leaves it, of which only the read parts are real."""
+    folder = runs / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"name: {name}\n{config}", encoding="utf-8")
+    (folder / "state.json").write_text(json.dumps({"state": "finished", "seconds": 12.5}))
+    lines = [{"step": s, "train/loss": 2.0 - s / 1000} for s in range(500)]
+    lines += [{"step": 50 * e, "epoch": e, "val/recall@5": 0.1 * e} for e in range(3)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if hits is None:
+        return
+    units = np.arange(len(hits)) if drawn is None else drawn
+    bounds = bootstrap_mean(hits, seed=0, groups=units)
+    record = {
+        "rows": len(hits),
+        "split": "val",
+        "data": data,
+        "monitor": "recall@5",
+        "best_epoch": 2,
+        "base": {},
+        "adapted": {"recall@5": bounds.estimate, "effective_rank": 9.0},
+        "trained_parameters": 7,
+        "intervals": {"recall@5": {"adapted": [bounds.low, bounds.high]}},
+    }
+    (folder / "evaluation.json").write_text(json.dumps(record))
+    rows = {f"{model}/recall@5": hits.astype(np.float32) for model in ("base", "adapted")}
+    save_file({**rows, "drawn": units.astype(np.int64)}, folder / "per_query.safetensors")
+
+
+def hits(share: float, seed: int = 0, rows: int = 200) -> np.ndarray:
+    return (np.random.default_rng(seed).random(rows) < share).astype(float)
+
+
+def test_differences_are_the_paired_bootstrap_over_the_groups_that_were_drawn(tmp_path):
+    before, after, groups = hits(0.3), hits(0.6, 1), np.arange(200) // 4
+    make_run(tmp_path, "one", before, drawn=groups)
+    make_run(tmp_path, "two", after, drawn=groups, config="train:\n  lr: 0.2\n  epochs: 3\n")
+    record = compare_runs(["one", "two"], runs_dir=tmp_path)
+    gap = paired_bootstrap(before, after, seed=0, groups=groups)
+    assert record["differences"] == {"two": {"recall@5": pytest.approx([gap.estimate, gap.low, gap.high])}}
+    assert record["no_differences"] == {}
+    assert record["metrics"]["recall@5"]["one"][0] == pytest.approx(before.mean())
+    assert record["metrics"]["effective_rank"] == {"one": [9.0, None, None], "two": [9.0, None, None]}
+    assert record["config"] == {
+        "name": {"one": "one", "two": "two"},
+        "train.lr": {"one": 0.1, "two": 0.2},
+        "train.epochs": {"two": 3},
+    }
+    assert record["validation"]["one"] == [[0.0, 0.0], [1.0, pytest.approx(0.1)], [2.0, pytest.approx(0.2)]]
+    assert len(record["loss"]["one"]) == 200
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert answer(record).headline == "B is credibly better than A in recall@5"
+    assert ("train.epochs", "not set", "3") in config_table(record).rows
+
+
+def test_other_data_gives_no_differences_and_says_so(tmp_path):
+    make_run(tmp_path, "one", hits(0.3))
+    make_run(tmp_path, "two", hits(0.9), data="other")
+    make_run(tmp_path, "three", None)
+    make_run(tmp_path, "four", hits(0.1))
+    (tmp_path / "four" / "per_query.safetensors").write_bytes(b"damaged")
+    record = compare_runs(["one", "two", "three", "four"], runs_dir=tmp_path)
+    assert record["differences"] == {} and difference_table(record).rows == []
+    assert "other data" in record["no_differences"]["two"]
+    assert "three has not been judged yet" in record["no_differences"]["three"]
+    assert "missing or damaged" in record["no_differences"]["four"]
+    said = answer(record)
+    assert said.outcome == "unclear" and "B: judged on other data" in said.detail
+    assert metric_table(record).rows[0][3] == ""
+
+
+def test_the_same_outcomes_are_no_credible_difference(tmp_path):
+    for name in ("one", "two"):
+        make_run(tmp_path, name, hits(0.5))
+    said = answer(compare_runs(["one", "two"], runs_dir=tmp_path))
+    assert (said.outcome, said.headline) == ("unclear", "No credible difference from A in recall@5")
+
+
+def test_the_page_holds_tables_figures_and_nothing_that_acts(tmp_path):
+    make_run(tmp_path / "runs", "one", hits(0.6))
+    make_run(tmp_path / "runs", "two", hits(0.2, 1), config=f"text: '{HOSTILE}'\nformula: '=1+1'\n")
+    record = compare_runs(["one", "two"], runs_dir=tmp_path / "runs")
+    write_compare_page(record, tmp_path / "page.html")
+    source = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<script" not in source and "&lt;script&gt;" in source
+    assert "B is credibly worse than A in recall@5" in source
+    places = [
+        source.index(f'id="{name}"') for name in ("answer", "reached", "config", "differences", "curves", "metrics")
+    ]
+    assert places == sorted(places)
+    assert {file.stem for file in (tmp_path / "page" / "figures").iterdir()} == {
+        "reached",
+        "difference",
+        "validation",
+        "loss",
+    }
+    with (tmp_path / "page" / "tables" / "differences.csv").open(newline="", encoding="utf-8") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["metric"], row["run"]) == ("recall@5", "two") and float(row["high"]) < 0
+    assert re.search(r"formula,two,'=1\+1", (tmp_path / "page" / "tables" / "config.csv").read_text())
+
+
+def test_mistakes_are_told(tmp_path):
+    make_run(tmp_path, "one", hits(0.5))
+    make_run(tmp_path, "two", hits(0.5))
+    for references, says in (
+        (["one"], "2 to 26"),
+        (["one", "one"], "given twice"),
+        (["one", "nothing"], "no run is called"),
+    ):
+        with pytest.raises(ConfigError, match=says) as caught:
+            compare_runs(references, runs_dir=tmp_path)
+        assert caught.value.remedy
+    (tmp_path / "two" / "evaluation.json").write_text('{"rows": "many"}')
+    with pytest.raises(ConfigError, match=r"evaluation\.json"):
+        compare_runs(["one", "two"], runs_dir=tmp_path)
+    (tmp_path / "two" / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        compare_runs(["one", "two"], runs_dir=tmp_path)
+
+
+def test_settings_are_told_by_dotted_key():
+    assert flatten({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": {}}) == {"a.b": 1, "a.c.d": [1, 2], "e": {}}

@@ -1,0 +1,211 @@
+"""Runs beside each other, as plain values: what they were told to do, what each reached, how they got there.
+
+Everything comes from the run folders; no model and no data is loaded. Two runs are compared row by row only where they
+were judged on the same rows of the same data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vectoruniverse.config.strict_yaml import MAX_BYTES, parse
+from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.figures.curves import Record, grouped, series
+from vectoruniverse.metrics.bootstrap import paired_bootstrap
+from vectoruniverse.results import PER_QUERY_FILE
+from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.listing import find_run
+from vectoruniverse.sweep.outcomes import outcomes
+from vectoruniverse.tracking.jsonl import read_metrics
+
+MOST_RUNS = 26
+"""As many as there are letters."""
+
+LOSS_POINTS = 200
+"""A longer loss curve is given as means of so many groups of steps."""
+
+MIN_ROWS = 2
+"""A bootstrap needs two rows, or groups of rows, to draw from."""
+
+
+class _Evaluation(BaseModel):
+    """What is read of evaluation.json."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    rows: int
+    split: str
+    data: str
+    monitor: str
+    best_epoch: int
+    adapted: dict[str, float]
+    intervals: dict[str, dict[str, list[float]]] = {}
+    trained_parameters: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A run with what its folder tells."""
+
+    run: Run
+    config: Mapping[str, Any]
+    evaluation: _Evaluation | None
+
+
+def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]:
+    """Put runs side by side; the first is the one that differences are taken from.
+
+    Args:
+        references: as ``vectoruniverse.runs.listing.find_run`` takes them, at least two.
+        runs_dir: where names are looked up.
+
+    Returns:
+        JSON values: ``runs`` (``name``, ``state``, ``best_epoch``, ``rows``, ``data``, ``trained_parameters``,
+        ``seconds``, in the order given); ``monitor``; ``config``: dotted key → run → value, where they differ;
+        ``metrics``: metric → run → [value, low, high], the last two null without an interval; ``differences``: run →
+        metric → [estimate, low, high] of its rows minus the first run's; ``no_differences``: run → why there are none;
+        ``validation`` and ``loss``: run → list of [epoch, monitored metric] and of [step, loss].
+
+    Raises:
+        ConfigError: fewer than two runs, too many, one twice, or one that cannot be read.
+    """
+    if not 2 <= len(references) <= MOST_RUNS:
+        raise ConfigError(f"give 2 to {MOST_RUNS} runs, not {len(references)}", remedy="vu runs lists them")
+    runs = [find_run(runs_dir, reference) for reference in references]
+    names = [run.name for run in runs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"{twice[0]} is given twice", remedy="name each run once; vu runs lists them")
+    told = [_Told(run, _config(run), _evaluation(run)) for run in runs]
+    monitor = next((one.evaluation.monitor for one in told if one.evaluation), "recall@5")
+    gaps = {one.run.name: _difference(told[0], one) for one in told[1:]}
+    histories = {one.run.name: _history(one.run) for one in told}
+    return {
+        "runs": [_facts(one) for one in told],
+        "monitor": monitor,
+        "config": _config_differences(told),
+        "metrics": _metrics(told),
+        "differences": {name: found for name, found in gaps.items() if not isinstance(found, str)},
+        "no_differences": {name: why for name, why in gaps.items() if isinstance(why, str)},
+        "validation": {name: _by_epoch(history, f"val/{monitor}") for name, history in histories.items()},
+        "loss": {name: _by_step(history, "train/loss") for name, history in histories.items()},
+    }
+
+
+def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key; lists and empty sections are values."""
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _config(run: Run) -> dict[str, Any]:
+    try:
+        with run.config_file.open(encoding="utf-8") as stream:
+            text = stream.read(MAX_BYTES + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("cannot be read", file=run.config_file, remedy="give a run that vu train made") from error
+    value = parse(text, str(run.config_file)).value
+    return flatten(value) if isinstance(value, dict) else {}
+
+
+def _evaluation(run: Run) -> _Evaluation | None:
+    """None where the run has not come so far."""
+    record = run.read_evaluation()
+    if not record:
+        return None
+    try:
+        return _Evaluation.model_validate(record)
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        remedy = "leave that run out, or train it again"
+        raise ConfigError("is not what a run writes", file=run.evaluation_file, key=key, remedy=remedy) from error
+
+
+def _facts(one: _Told) -> dict[str, Any]:
+    state, evaluation = one.run.read_state(), one.evaluation
+    seconds = state.get("seconds")
+    return {
+        "name": one.run.name,
+        "state": str(state.get("state", "unknown")),
+        "best_epoch": evaluation.best_epoch if evaluation else None,
+        "rows": evaluation.rows if evaluation else None,
+        "data": evaluation.data if evaluation else None,
+        "trained_parameters": evaluation.trained_parameters if evaluation else None,
+        "seconds": seconds if isinstance(seconds, int | float) and math.isfinite(seconds) else None,
+    }
+
+
+def _config_differences(told: Sequence[_Told]) -> dict[str, dict[str, Any]]:
+    keys = dict.fromkeys(key for one in told for key in one.config)
+    absent = object()
+    return {
+        key: {one.run.name: one.config[key] for one in told if key in one.config}
+        for key in keys
+        if any(one.config.get(key, absent) != told[0].config.get(key, absent) for one in told)
+    }
+
+
+def _metrics(told: Sequence[_Told]) -> dict[str, dict[str, list[float | None]]]:
+    judged = [(one.run.name, one.evaluation) for one in told if one.evaluation]
+    names = dict.fromkeys(name for _, evaluation in judged for name in evaluation.adapted)
+
+    def of(evaluation: _Evaluation, name: str) -> list[float | None]:
+        bounds = evaluation.intervals.get(name, {}).get("adapted", [])
+        return [evaluation.adapted[name], *(bounds if len(bounds) == 2 else (None, None))]
+
+    return {
+        name: {run: of(evaluation, name) for run, evaluation in judged if name in evaluation.adapted} for name in names
+    }
+
+
+def _difference(first: _Told, other: _Told) -> dict[str, list[float]] | str:
+    """Paired differences of all metrics that both have single rows of, or why there are none."""
+    a, b = first.evaluation, other.evaluation
+    if a is None or b is None:
+        return f"{(first if a is None else other).run.name} has not been judged yet"
+    if (a.data, a.split) != (b.data, b.split):
+        return "judged on other data than the first run, so the numbers do not say which is better"
+    found = {}
+    for metric in [metric for metric in a.intervals if metric in b.intervals]:
+        try:
+            before, after = outcomes(first.run, metric), outcomes(other.run, metric)
+        except DataError:
+            return f"{PER_QUERY_FILE}, which holds the single rows, is missing or damaged"
+        if before.adapted.shape != after.adapted.shape or before.drawn.shape != before.adapted.shape:
+            return f"the {PER_QUERY_FILE} of the two do not hold the same rows"
+        both = np.isfinite(before.adapted) & np.isfinite(after.adapted)
+        if len(np.unique(before.drawn[both])) >= MIN_ROWS:
+            gap = paired_bootstrap(before.adapted[both], after.adapted[both], seed=0, groups=before.drawn[both])
+            found[metric] = [gap.estimate, gap.low, gap.high]
+    return found or "no metric has single rows in both"
+
+
+def _history(run: Run) -> list[Record]:
+    return list(read_metrics(run.metrics_file)) if run.metrics_file.is_file() else []
+
+
+def _by_epoch(history: Sequence[Record], key: str) -> list[list[float]]:
+    judged = [record for record in history if key in record and isinstance(record.get("epoch"), int)]
+    _, values = series(judged, key)
+    return _points([float(record["epoch"]) for record in judged], values.tolist())
+
+
+def _by_step(history: Sequence[Record], key: str) -> list[list[float]]:
+    steps, values = series(history, key)
+    if len(steps) > LOSS_POINTS:
+        steps, values, _, _ = grouped(steps, values, LOSS_POINTS)
+    return _points(steps.tolist(), values.tolist())
+
+
+def _points(x: Sequence[float], y: Sequence[float]) -> list[list[float]]:
+    return [[a, b] for a, b in zip(x, y, strict=True) if math.isfinite(b)]
