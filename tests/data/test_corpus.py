@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vectoruniverse.data.corpus import LONGEST, divide_corpus, read_corpus, split_sentences
+from vectoruniverse.errors import ConfigError, DataError
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("One. Two!  Three?\nFour", ["One.", "Two!", "Three?", "Four"]),
+        ('He said "No." Then he left.', ['He said "No."', "Then he left."]),
+        ("Wait... what? Pi is 3.14 here.", ["Wait... what?", "Pi is 3.14 here."]),
+        (
+            "Dr. J. R. Smith lives in the U.S. today, e.g. here.",
+            ["Dr. J. R. Smith lives in the U.S. today, e.g. here."],
+        ),
+        ("1. First. 2. Second. It was in 1990. Then", ["1. First.", "2. Second.", "It was in 1990.", "Then"]),
+        ("A heading\n\nIts text,\nwrapped.", ["A heading", "Its text, wrapped."]),
+        ("안녕하세요. 반갑습니다! 네", ["안녕하세요.", "반갑습니다!", "네"]),
+        ("今日は。「はい。」元気？うん", ["今日は。", "「はい。」", "元気？", "うん"]),
+        ("Bad.<br /><br />Awful<BR>end.", ["Bad.", "Awful end."]),
+        (" \n\n\u200b\n", []),
+        ("", []),
+    ],
+)
+def test_the_rule_of_sentences(text: str, sentences: list[str]) -> None:
+    assert split_sentences(text) == sentences
+
+
+def test_text_without_full_stops_is_cut_between_words_and_loses_nothing() -> None:
+    words = [f"word{i}" for i in range(3_000)]
+    cut = split_sentences(" ".join(words))
+    assert " ".join(cut).split() == words
+    assert all(LONGEST - 20 < len(sentence) <= LONGEST for sentence in cut[:-1])
+    endless = split_sentences("a b " + "x" * (2 * LONGEST + 7))
+    assert max(map(len, endless)) <= LONGEST
+    assert "".join(endless).count("x") == 2 * LONGEST + 7
+
+
+def test_hostile_text_takes_linear_time() -> None:
+    for text in ("." * 300_000, "。" * 300_000, "<br" * 100_000 + " " * 100_000, "\n" * 300_000, ". " * 150_000):
+        split_sentences(text)  # a quadratic rule would take minutes
+
+
+def test_blank_lines_part_the_documents_of_a_text_file(tmp_path: Path) -> None:
+    file = tmp_path / "books.txt"
+    file.write_bytes("\ufeffOne. Two.\r\nThree.\r\n\r\n \r\n\r\nFour\nfive\n".encode())
+    found = read_corpus(file)
+    assert [(document.name, document.sentences) for document in found.documents] == [
+        ("books.txt:1", ("One.", "Two.", "Three.")),
+        ("books.txt:6", ("Four five",)),
+    ]
+
+
+def test_reviews_come_from_the_column_of_a_table(tmp_path: Path) -> None:
+    file = tmp_path / "IMDB Dataset.csv"
+    rows = ['"Good.<br /><br />Very, very good.",positive', "Bad.,negative", "Bad.,negative", "<br />,negative"]
+    file.write_text("\n".join(["review,sentiment", *rows]))
+    found = read_corpus(file, column="review", max_bad_share=0.25)
+    assert [document.sentences for document in found.documents] == [("Good.", "Very, very good."), ("Bad.",), ("Bad.",)]
+    assert found.documents[2].id == f"{found.documents[1].id}#2"
+    assert [(row.line, row.reason) for row in found.bad] == [(5, "holds no text")]
+    with pytest.raises(DataError, match="1 of 4 rows"):
+        read_corpus(file, column="review")
+    with pytest.raises(ConfigError, match="'sentiment'") as caught:
+        read_corpus(file, column="reviews")
+    assert caught.value.key == "data.text"
+    with pytest.raises(ConfigError, match="by one of its columns"):
+        read_corpus(file)
+
+
+def test_each_text_file_of_a_folder_is_a_document_and_links_outside_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("A secret.")
+    root = tmp_path / "pos"
+    (root / "deep").mkdir(parents=True)
+    (root / "b.txt").write_text("B one.\n\nB two.")
+    (root / "deep" / "a.TXT").write_text("A.")
+    (root / "notes.md").write_text("No.")
+    (root / "empty.txt").touch()
+    (root / "out.txt").symlink_to(tmp_path / "secret.txt")
+    (root / "in.txt").symlink_to(root / "b.txt")
+    found = read_corpus(root, max_bad_share=0.5)
+    assert [(document.name, document.sentences) for document in found.documents] == [
+        ("b.txt:1", ("B one.", "B two.")),
+        ("deep/a.TXT:1", ("A.",)),
+        ("in.txt:1", ("B one.", "B two.")),
+    ]
+    assert sorted((row.id, row.reason) for row in found.bad) == [
+        ("empty.txt", "holds no text"),
+        ("out.txt", "is no regular file inside the folder"),
+    ]
+    with pytest.raises(ConfigError, match="no table"):
+        read_corpus(root, column="review")
+
+
+def test_bad_bytes_are_named_with_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Fine.")
+    bad = tmp_path / "b.txt"
+    bad.write_bytes(b"fine\n\n" + "한글".encode("cp949"))
+    for source in (bad, tmp_path):
+        with pytest.raises(DataError, match="not UTF-8") as caught:
+            read_corpus(source)
+        assert (caught.value.file, caught.value.line) == (bad, 3)
+    bad.write_bytes(b"a\nb\0c")
+    with pytest.raises(DataError, match="NUL") as caught:
+        read_corpus(bad)
+    assert caught.value.line == 2
+
+
+def test_nothing_and_too_much_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("\n \n")
+    for source in (file, tmp_path / "none.txt", tmp_path / "nowhere"):
+        with pytest.raises(DataError):
+            read_corpus(source)
+    file.write_text("Long enough.")
+    (tmp_path / "b.txt").write_text("Long enough too.")
+    for source in (file, tmp_path):
+        with pytest.raises(DataError, match="more than 11"):
+            read_corpus(source, max_bytes=11)
+
+
+def test_equal_documents_lie_on_one_side_and_the_fingerprint_sees_the_split(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("\n\n".join(f"Document {i // 3}." for i in range(60)))
+    found = read_corpus(file)
+    split = divide_corpus(found, val_fraction=0.2, seed=3)
+    sides = [{found.documents[i].sentences for i in part} for part in split]
+    assert not sides[0] & sides[1]
+    assert len(split.val) == 12
+    other = divide_corpus(found, val_fraction=0.2, seed=4)
+    assert found.fingerprint(split) == found.fingerprint(split) != found.fingerprint(other)

@@ -1,0 +1,244 @@
+"""Documents of running text, cut into sentences, for pre-training.
+
+They come from a column of a table (such as ``review`` in the IMDB file), from a text file whose documents are parted by
+blank lines, or from a folder of ``.txt`` files, one document each. A document of one sentence serves masked language
+modelling; next-sentence prediction needs two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from vectoruniverse.data.metadata import BadRow, refuse_if_too_many_bad
+from vectoruniverse.data.splits import Split, split_rows
+from vectoruniverse.data.text_table import MAX_BYTES, is_blank, read_text_table, refuse_unreadable
+from vectoruniverse.errors import ConfigError, DataError
+
+LONGEST = 2_000
+"""A sentence of more characters is cut between words: text without full stops must not become one endless sentence."""
+
+_TABLES = {".csv", ".tsv"}
+_BREAK = re.compile(r"<br\s{0,9}/?>", re.IGNORECASE)
+_WIDE_END = re.compile(r"([。！？]+[」』”’）]*)")  # Chinese and Japanese put no space after a sentence
+_CLOSERS, _OPENERS = "\"')]}*_”’»」』）", "\"'([{*_“‘«「『（"
+_ENDS = (".", "!", "?", "…", "。", "！", "？")
+_ABBREVIATIONS = {"mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "vs.", "e.g.", "i.e.", "cf.", "fig.", "vol.", "approx."}
+_INITIALS = re.compile(r"(?:[^\W\d_]\.)+")  # J. or U.S.
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document.
+
+    Attributes:
+        id: unique; digest of the sentences, with ``#2``, ``#3``, ... where the same document occurs again.
+        name: file, below the folder where there is one, and the line where it begins: ``reviews.csv:12``.
+        sentences: at least one; none is empty, white space within is single spaces.
+    """
+
+    id: str
+    name: str
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What was read: documents in the order of the file, or of the files' names, and what was set aside."""
+
+    source: Path
+    documents: list[Document]
+    bad: list[BadRow]
+
+    def fingerprint(self, split: Split) -> str:
+        """sha256 over every document and over the split: equal data, equal number."""
+        digest = hashlib.sha256()
+        for name, part in (("train", split.train), ("val", split.val)):
+            for i in part:
+                document = self.documents[i]
+                digest.update("\n".join((name, document.id, *document.sentences, "\0")).encode())
+        return digest.hexdigest()
+
+
+class _Text(NamedTuple):
+    """The text of a document, and where it is from."""
+
+    file: str
+    line: int
+    text: str
+
+
+def read_corpus(
+    source: Path,
+    *,
+    column: str | None = None,
+    max_bad_share: float = 0.01,
+    max_bytes: int = MAX_BYTES,
+    keys: tuple[str, str] = ("data.file", "data.text"),
+) -> Corpus:
+    """Read documents from a table (``.csv``, ``.tsv``), any other text file, or a folder of ``.txt`` files.
+
+    ``<br />`` is read as a line break. Links within a folder are followed where they stay inside it.
+
+    Args:
+        source: file or folder.
+        column: the column of a table; for other sources None.
+        max_bad_share: largest acceptable share of rows or files that hold no text.
+        max_bytes: refuse a source with more bytes.
+        keys: config keys of source and column, for messages.
+
+    Raises:
+        ConfigError: a table needs a column and another source has none.
+        DataError: the source is missing, too large, not UTF-8, or holds no text.
+    """
+    is_table = source.suffix.lower() in _TABLES and not source.is_dir()
+    if (column is not None) != is_table:
+        what = "a table is read by one of its columns" if is_table else f"{source.name} is no table and has no columns"
+        remedy = f"Name the column in {keys[1]}." if is_table else f"Leave {keys[1]} out."
+        raise ConfigError(what, key=keys[1], remedy=remedy)
+    bad: list[BadRow] = []
+    if source.is_dir():
+        documents = _collect(_folder(source, max_bytes, bad), bad)
+    else:
+        refuse_unreadable(source, key=keys[0], max_bytes=max_bytes)
+        if column is not None:
+            named = {"file": keys[0], "text": keys[1]}
+            table = read_text_table(source, texts={"text": column}, max_bad_share=max_bad_share, keys=named)
+            bad = table.bad
+            documents = _collect((_Text(source.name, row.line, row.texts["text"]) for row in table.rows), bad)
+        else:
+            documents = _collect(_paragraphs(source), bad)
+    refuse_if_too_many_bad(source, bad, len(documents) + len(bad), max_bad_share)
+    if not documents:
+        raise DataError("holds no text", file=source, key=keys[0], remedy="Name a file or folder with documents.")
+    return Corpus(source, documents, bad)
+
+
+def split_sentences(text: str) -> list[str]:
+    """Cut a text into sentences by a simple rule, the same for every language.
+
+    A sentence ends with a blank line, and with a word that ends in ``. ! ? …`` (closing quotes and brackets aside)
+    where the next word does not begin with a small letter. It does not end with ``e.g.``, ``Dr.`` and the like, with
+    initials (``J.``, ``U.S.``), nor with the number of a list item (``1.``). ``。！？`` need no space after them. What
+    exceeds ``LONGEST`` characters is cut between words, or within a word that is itself longer.
+    """
+    text = _WIDE_END.sub(r"\1 ", _BREAK.sub("\n", text))
+    paragraph: list[str] = []
+    sentences: list[str] = []
+    for line in (*text.splitlines(), ""):
+        words = line.split()
+        if paragraph and not words:
+            sentences += _sentences(paragraph)
+            paragraph = []
+        paragraph += words
+    return [sentence for sentence in sentences if not is_blank(sentence)]
+
+
+def divide_corpus(corpus: Corpus, *, val_fraction: float, seed: int) -> Split:
+    """Training and validation documents; equal documents lie on one side.
+
+    Raises:
+        DataError: there is only one document.
+    """
+    ids = [document.id for document in corpus.documents]
+    return split_rows(ids, groups=[name.partition("#")[0] for name in ids], val_fraction=val_fraction, seed=seed)
+
+
+def _sentences(words: list[str]) -> Iterator[str]:
+    sentence: list[str] = []
+    length = 0
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        for part in (word[i : i + LONGEST] for i in range(0, len(word), LONGEST)):
+            if sentence and length + len(part) > LONGEST:
+                yield " ".join(sentence)
+                sentence, length = [], 0
+            sentence.append(part)
+            length += len(part) + 1
+        if _ends(word, following, first=len(sentence) == 1):
+            yield " ".join(sentence)
+            sentence, length = [], 0
+    if sentence:
+        yield " ".join(sentence)
+
+
+def _ends(word: str, following: str, *, first: bool) -> bool:
+    bare = word.rstrip(_CLOSERS)
+    if not bare.endswith(_ENDS) or following.lstrip(_OPENERS)[:1].islower():
+        return False
+    bare = bare.lstrip(_OPENERS)
+    numbered = first and bare[:-1].isdecimal()
+    return not (numbered or bare.lower() in _ABBREVIATIONS or _INITIALS.fullmatch(bare))
+
+
+def _collect(texts: Iterable[_Text], bad: list[BadRow]) -> list[Document]:
+    documents: list[Document] = []
+    seen: Counter[str] = Counter()
+    for file, line, text in texts:
+        if not (sentences := tuple(split_sentences(text))):
+            bad.append(BadRow(line, file, "holds no text"))
+            continue
+        digest = hashlib.sha256("\n".join(sentences).encode()).hexdigest()[:16]
+        seen[digest] += 1
+        documents.append(
+            Document(digest if seen[digest] == 1 else f"{digest}#{seen[digest]}", f"{file}:{line}", sentences)
+        )
+    return documents
+
+
+def _paragraphs(file: Path) -> Iterator[_Text]:
+    """Documents of a text file, which blank lines part, named after the line where they begin."""
+    document: list[str] = []
+    begin = 1
+    for number, line in enumerate((*_lines(file), ""), start=1):
+        if line.strip():
+            begin = begin if document else number
+            document.append(line)
+        elif document:
+            yield _Text(file.name, begin, "\n".join(document))
+            document = []
+
+
+def _folder(folder: Path, max_bytes: int, bad: list[BadRow]) -> Iterator[_Text]:
+    root = os.path.realpath(folder)
+    left = max_bytes
+    for path in sorted(_text_files(folder)):
+        name = path.relative_to(folder).as_posix()
+        real = Path(os.path.realpath(path))
+        if not real.is_relative_to(root) or not real.is_file():
+            bad.append(BadRow(1, name, "is no regular file inside the folder"))
+            continue
+        if (left := left - real.stat().st_size) < 0:
+            raise DataError(f"the files hold more than {max_bytes:,} bytes", file=folder, remedy="Use a part of them.")
+        yield _Text(name, 1, "\n".join(_lines(path)))
+
+
+def _text_files(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if name.lower().endswith(".txt") and not name.startswith("."):
+                yield Path(parent, name)
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file, with or without a byte order mark, without their ends.
+
+    Raises:
+        DataError: the file cannot be read, is not UTF-8 or holds a NUL byte; names the line.
+    """
+    number = 0
+    try:
+        with file.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if b"\0" in line:
+                    raise DataError("holds a NUL byte", file=file, line=number, remedy="Save it as UTF-8 text.")
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError("is not UTF-8 here", file=file, line=number, remedy="Save it as UTF-8.") from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", file=file, remedy="Check its permissions.") from error

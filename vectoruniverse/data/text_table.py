@@ -1,0 +1,223 @@
+"""Texts in a comma- or tab-separated file: one text a row or a pair of them, with a label and a split where wanted.
+
+Every row is used, or set aside with its line and reason. A row's id is a digest of what it says, so neither the order
+of training nor the split depends on the order of the rows in the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vectoruniverse.data.metadata import BadRow, refuse_if_too_many_bad
+from vectoruniverse.data.table import read_table
+from vectoruniverse.errors import ConfigError, DataError
+
+MAX_BYTES = 1 << 30
+"""Larger files are refused: a table is held in memory several times over while it is read."""
+
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
+_SPLITS["test"] = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """A usable row.
+
+    Attributes:
+        line: physical line where the record begins, 1-based.
+        id: unique; digest of texts and label, with ``#2``, ``#3``, ... where the same row occurs again.
+        texts: role (``text``, or ``first`` and ``second``) → text without surrounding space; never empty.
+        label: the label cell without surrounding space, maybe empty; None where no label was asked for.
+        split: ``train``, ``val`` or ``test``; None where no column was asked for.
+    """
+
+    line: int
+    id: str
+    texts: Mapping[str, str]
+    label: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextTable:
+    """The rows of a file, in its order: those that can be used and those set aside."""
+
+    file: Path
+    rows: list[TextRow]
+    bad: list[BadRow]
+
+
+def read_text_table(
+    file: Path,
+    *,
+    texts: Mapping[str, str],
+    label: str | None = None,
+    split_column: str | None = None,
+    max_bad_share: float = 0.01,
+    keys: Mapping[str, str] | None = None,
+) -> TextTable:
+    """Read the named columns of a UTF-8 file, with or without a byte order mark.
+
+    Tabs separate the cells of a ``.tsv`` file, and of any other whose header has more tabs than commas.
+
+    Args:
+        file: the table.
+        texts: role → column.
+        label: column of the labels.
+        split_column: column that says ``train``, ``val`` (or ``validation``, ``valid``, ``dev``) or ``test``.
+        max_bad_share: largest acceptable share of rows that cannot be used.
+        keys: role, ``label``, ``split`` or ``file`` → config key to name in errors, where it is not ``data.<role>``.
+
+    Raises:
+        ConfigError: a column is not there, or serves twice.
+        DataError: the file cannot be read as a table, or too many of its rows cannot be used.
+    """
+    key = {role: f"data.{role}" for role in (*texts, "label", "split", "file")} | dict(keys or {})
+    refuse_unreadable(file, key=key["file"])
+    header, records = read_table(file)
+    asked = {**texts, "label": label, "split": split_column}
+    places = _places(header, {role: name for role, name in asked.items() if name is not None}, key)
+    rows: list[TextRow] = []
+    bad: list[BadRow] = []
+    seen: Counter[str] = Counter()
+    for line, cells in records:
+        if len(cells) != len(header):
+            bad.append(BadRow(line, "", f"{len(cells)} cells where the header has {len(header)}"))
+            continue
+        values = {role: cells[place].strip() for role, place in places.items()}
+        told = {role: values[role] for role in texts}
+        if reason := _unusable(told, texts, values.get("split")):
+            bad.append(BadRow(line, shortened(next(filter(None, told.values()), "")), reason))
+            continue
+        digest = _digest(told, values.get("label"))
+        seen[digest] += 1
+        row_id = digest if seen[digest] == 1 else f"{digest}#{seen[digest]}"
+        split = _SPLITS[values["split"].casefold()] if split_column is not None else None
+        rows.append(TextRow(line, row_id, told, values.get("label"), split))
+    if not records:
+        raise DataError("there is a header, but no row", file=file, remedy="Add rows, or name another file.")
+    refuse_if_too_many_bad(file, bad, len(records), max_bad_share if rows else 0.0)
+    return TextTable(file, rows, bad)
+
+
+def refuse_unreadable(file: Path, *, key: str, max_bytes: int = MAX_BYTES) -> None:
+    """Stop where there is no regular file, or one too large to be held in memory.
+
+    Raises:
+        DataError: names the file and the config key.
+    """
+    if not file.is_file():
+        raise DataError("there is no such file", file=file, key=key, remedy=f"Check {key}.")
+    if (size := file.stat().st_size) > max_bytes:
+        raise DataError(
+            f"holds {size:,} bytes, more than {max_bytes:,}", file=file, key=key, remedy="Use a part of it."
+        )
+
+
+def encode_labels(
+    rows: Sequence[TextRow], *, names: Sequence[str] | None = None, file: Path | None = None
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Number the classes.
+
+    Args:
+        rows: rows that were read with their labels.
+        names: the classes in order, such as those of an earlier run. None: those that occur, integers in order of
+            their values, other labels in order of their characters.
+        file: for the message.
+
+    Returns:
+        The class of each row (N,), and the names of the classes.
+
+    Raises:
+        DataError: a label is empty or not among ``names``; some labels are integers and some are not; there is only
+            one class.
+    """
+    for row in rows:
+        assert row.label is not None, "read the table with its label column"
+        if not row.label or (names is not None and row.label not in names):
+            what = f"the label {shortened(row.label)} is none of {', '.join(names or ())}" if row.label else "no label"
+            raise DataError(what, file=file, line=row.line, remedy="Fill in a label of a known class, or remove it.")
+    labels = [row.label or "" for row in rows]
+    order = tuple(names) if names is not None else _classes(rows, file)
+    number = {name: i for i, name in enumerate(order)}
+    return np.array([number[label] for label in labels], dtype=np.int64), order
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text as Python would write it, for a message on one line."""
+    return repr(text if len(text) <= 40 else text[:39] + "…") if text else ""
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: space, control and format characters only."""
+    return all(unicodedata.category(char)[0] in "CZ" for char in text)
+
+
+def _places(header: Sequence[str], asked: Mapping[str, str], key: Mapping[str, str]) -> dict[str, int]:
+    """Position of each role's column."""
+    for role, name in asked.items():
+        if name not in header:
+            near = difflib.get_close_matches(name[:80], header, n=1)
+            meant = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ConfigError(
+                f"there is no column {name!r}; the columns are {', '.join(map(repr, header))}{meant}",
+                key=key[role],
+                remedy=f"Name one of these columns in {key[role]}.",
+            )
+        others = [other for other in asked if other != role and asked[other] == name]
+        if others:
+            raise ConfigError(
+                f"column {name!r} is named here and in {key[others[0]]}",
+                key=key[role],
+                remedy="Name a different column in each.",
+            )
+    return {role: header.index(name) for role, name in asked.items()}
+
+
+def _unusable(told: Mapping[str, str], columns: Mapping[str, str], split: str | None) -> str | None:
+    for role, text in told.items():
+        if is_blank(text):
+            return f"{columns[role]} is empty"
+    if split is not None and split.casefold() not in _SPLITS:
+        return f"its split is {shortened(split) or 'empty'}; it should be train, val or test"
+    return None
+
+
+def _digest(told: Mapping[str, str], label: str | None) -> str:
+    return hashlib.sha256(json.dumps([sorted(told.items()), label]).encode()).hexdigest()[:16]
+
+
+def _classes(rows: Sequence[TextRow], file: Path | None) -> tuple[str, ...]:
+    first: dict[str, int] = {}  # label → line
+    for row in rows:
+        first.setdefault(row.label or "", row.line)
+    integers = {label: line for label, line in first.items() if _INTEGER.fullmatch(label)}
+    if integers and len(integers) < len(first):
+        other, line = next((label, line) for label, line in first.items() if label not in integers)
+        integer = next(iter(integers))
+        raise DataError(
+            f"the label {shortened(other)} is no integer, that of line {integers[integer]} is one ({integer})",
+            file=file,
+            line=line,
+            remedy="Write all labels as integers, or all as names.",
+        )
+    if len(first) < 2:
+        raise DataError(
+            f"all {len(rows)} rows have the label {shortened(next(iter(first), ''))}; there is nothing to tell apart",
+            file=file,
+            line=rows[0].line if rows else None,
+            remedy="Add rows of another class.",
+        )
+    return tuple(sorted(first, key=int) if integers else sorted(first))
