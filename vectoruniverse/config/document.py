@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from vectoruniverse.config.schema import Experiment, Section
+from vectoruniverse.config.sections import Section
+from vectoruniverse.config.tasks import TASKS
 
 _TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
 _LIMITS = {
@@ -45,15 +47,22 @@ class Key:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of the experiment file, for editors."""
-    schema = TypeAdapter(Experiment).json_schema()
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "vectoruniverse experiment"}
-    return head | {name: part for name, part in schema.items() if name != "title"}
+    definitions: dict[str, Any] = {}
+    for task, settings in TASKS.items():
+        schema = settings.model_json_schema()
+        definitions |= schema.pop("$defs", {})
+        schema["properties"]["task"] = {"const": task, "description": schema["properties"]["task"]["description"]}
+        definitions[task] = schema
+    choices = [{"if": {"properties": {"task": {"const": task}}}, "then": {"$ref": f"#/$defs/{task}"}} for task in TASKS]
+    tasks = {"task": {"enum": list(TASKS)}}
+    return head | {"type": "object", "required": ["task"], "properties": tasks, "allOf": choices, "$defs": definitions}
 
 
 def keys_table() -> str:
     """Markdown table of every key: type, default and description; the variants of a section one after another."""
     rows = ["| key | type | default | description |", "|---|---|---|---|"]
-    for key in keys():
+    for key in all_keys():
         name = f"`{key.path}`" + (f" ({key.variant})" if key.variant else "")
         default = key.default if key.default in ("", "required") else f"`{key.default}`"
         cells = (name, key.type, default, key.description)
@@ -62,10 +71,25 @@ def keys_table() -> str:
 
 
 @cache
-def keys() -> tuple[Key, ...]:
-    """Every key of the experiment file, in the order of the models; a section stands before its keys."""
-    schema = TypeAdapter(Experiment).json_schema()
+def keys(task: str) -> tuple[Key, ...]:
+    """Every key of a task's experiment file, in the order of the models; a section stands before its keys."""
+    schema = TASKS[task].model_json_schema()
     return tuple(_walk(schema, schema.get("$defs", {}), prefix="", variant=""))
+
+
+def all_keys() -> list[Key]:
+    """The keys of every task: all of the first one's, then what others have beside; ``variant`` says whose they are."""
+    first, *others = TASKS
+    own: dict[Key, list[str]] = {}
+    for task in others:
+        for key in keys(task):
+            if key not in keys(first) and key.path != "task":
+                own.setdefault(key, []).append(task)
+    listed = [
+        dataclasses.replace(key, variant=", ".join(filter(None, [f"task: {', '.join(tasks)}", key.variant])))
+        for key, tasks in own.items()
+    ]
+    return [*keys(first), *listed]
 
 
 def _walk(section: dict[str, Any], definitions: dict[str, Any], prefix: str, variant: str) -> Iterator[Key]:
@@ -83,7 +107,13 @@ def _walk(section: dict[str, Any], definitions: dict[str, Any], prefix: str, var
 
 def _models() -> dict[str, type[BaseModel]]:
     """The sections by class name."""
-    return {model.__name__: model for model in Section.__subclasses__()}
+    return {model.__name__: model for model in _below(Section)}
+
+
+def _below(section: type[Section]) -> Iterator[type[Section]]:
+    for model in section.__subclasses__():
+        yield model
+        yield from _below(model)
 
 
 def _default(model: type[BaseModel], name: str) -> str:
@@ -100,7 +130,8 @@ def _alternatives(field: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _references(field: dict[str, Any]) -> list[str]:
     """Names of the sections that may stand as the value of a field."""
-    return [one["$ref"].rsplit("/", 1)[1] for one in _alternatives(field) if "$ref" in one]
+    items = [one.get("items", one) for one in _alternatives(field)]
+    return [one["$ref"].rsplit("/", 1)[1] for one in items if "$ref" in one]
 
 
 def _tag(section: dict[str, Any]) -> str:

@@ -14,15 +14,24 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from vectoruniverse.config.problems import OVERRIDE, Sources, config_error
-from vectoruniverse.config.schema import Experiment, Section
+from vectoruniverse.config.sections import Experiment, Section
 from vectoruniverse.config.strict_yaml import MAX_BYTES, KeyPath, dotted, parse, shown, write
+from vectoruniverse.config.tasks import TASKS
 from vectoruniverse.errors import ConfigError
 
 # Names, records and places: they change what a run is called, shows or where it computes, not what it learns.
-NOT_IN_FINGERPRINT = ("name", "wandb", "data.cache_dir", "train.device", "train.log_every", "eval.batch_size")
+NOT_IN_FINGERPRINT = (
+    "name",
+    "wandb",
+    "tensorboard",
+    "data.cache_dir",
+    "train.device",
+    "train.log_every",
+    "eval.batch_size",
+)
 
 _GIVE_A_FILE = "give the path of an experiment file"
 
@@ -47,10 +56,25 @@ def load_experiment(config: Path | str, overrides: Sequence[str] = ()) -> Experi
     sources = Sources(str(path), dict(document.lines))
     for override in overrides:
         _override(document.value, sources.lines, override)
+    settings = _settings(document.value, sources)
     try:
-        return TypeAdapter(Experiment).validate_python(document.value)
+        return settings.model_validate(document.value)
     except ValidationError as error:
         raise config_error(error, document.value, sources) from None
+
+
+def _settings(root: dict[str, Any], sources: Sources) -> type[Experiment]:
+    """What the experiment's task may be told."""
+    task = root.get("task")
+    if isinstance(task, str) and task in TASKS:
+        return TASKS[task]
+    known = ", ".join(TASKS)
+    file, line = sources.of(("task",))
+    if "task" not in root:
+        raise ConfigError(f"required, and missing: one of {known}", file=file, line=line, key="task")
+    match = get_close_matches(str(task)[:80], TASKS, n=1)
+    meant = f"; did you mean {match[0]}?" if match else ""
+    raise ConfigError(f"must be one of {known}, got {shown(task)}{meant}", file=file, line=line, key="task")
 
 
 def find_config(config: Path | str) -> Path:
@@ -112,7 +136,7 @@ def fingerprint(experiment: Experiment) -> str:
         section = settings
         for name in sections:
             section = section[name]
-        del section[key]
+        section.pop(key, None)  # not every task has every key
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -153,7 +177,7 @@ def _override(root: dict[str, Any], lines: dict[KeyPath, int | None], override: 
     section = root
     for depth, name in enumerate(path[:-1], start=1):
         lines.setdefault(path[:depth], None)
-        section = section.setdefault(name, _begun(path[:depth]))
+        section = section.setdefault(name, _begun(TASKS.get(str(root.get("task")), Experiment), path[:depth]))
         if not isinstance(section, dict):
             said = f"has the value {shown(section)}, so nothing can be set below it"
             raise ConfigError(
@@ -165,10 +189,9 @@ def _override(root: dict[str, Any], lines: dict[KeyPath, int | None], override: 
     lines[path] = None
 
 
-def _begun(path: KeyPath) -> dict[str, Any]:
+def _begun(settings: type[Section], path: KeyPath) -> dict[str, Any]:
     """A section that the file does not have: empty, or with the tag of the default where it has variants."""
-    section: type[Section] = Experiment
-    tag = None
+    section, tag = settings, None
     for name in path:
         field = section.model_fields.get(str(name))
         default = field.get_default(call_default_factory=True, validated_data={}) if field is not None else None

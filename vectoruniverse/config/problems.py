@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from vectoruniverse.config.document import keys
+from vectoruniverse.config.document import Key, keys
 from vectoruniverse.config.strict_yaml import KeyPath, dotted, shown
 from vectoruniverse.errors import ConfigError
 
@@ -115,10 +115,10 @@ def _problem(detail: ErrorDetails, root: Mapping[str, object], sources: Sources)
     if kind == "extra_forbidden":
         return _Problem(path, _unknown(path, root))
     if kind == "missing":
-        return _Problem(path, f"required, and missing{_allowed(path)}")
+        return _Problem(path, f"required, and missing{_allowed(path, root)}")
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         tag = str(context["discriminator"]).strip("'")
-        return _tag_problem((*path, tag), given, str(context.get("expected_tags", "")))
+        return _tag_problem((*path, tag), given, str(context.get("expected_tags", "")), root)
     if kind == "value_error":
         text = str(context["error"])
         path = _subject(path, text, sources)
@@ -150,16 +150,21 @@ def _inside(value: object, part: str | int) -> object:
     return value.get(part) if isinstance(value, Mapping) else None
 
 
-def _tag_problem(path: KeyPath, given: object, expected: str) -> _Problem:
+def _tag_problem(path: KeyPath, given: object, expected: str, root: Mapping[str, object]) -> _Problem:
     name = str(path[-1])
     if not isinstance(given, Mapping) or name not in given:
-        return _Problem(path, f"required, and missing{_allowed(path)}")
+        return _Problem(path, f"required, and missing{_allowed(path, root)}")
     return _Problem(path, f"must be one of {expected}, got {shown(given[name])}{_closest(given[name], expected)}")
 
 
-def _allowed(path: KeyPath) -> str:
+def _keys(root: Mapping[str, object]) -> tuple[Key, ...]:
+    """The keys of the task that an experiment names."""
+    return keys(str(root.get("task")))
+
+
+def _allowed(path: KeyPath, root: Mapping[str, object]) -> str:
     """What a missing key means, in the words of its documentation."""
-    found = [key for key in keys() if key.path == dotted(path)]
+    found = [key for key in _keys(root) if key.path == dotted(path)]
     types = " or ".join(dict.fromkeys(key.type for key in found))
     return f": {types}. {found[0].description}" if found else ""
 
@@ -171,19 +176,19 @@ def _unknown(path: KeyPath, root: Mapping[str, object]) -> str:
     here: object = root
     for part in path[:-1]:
         here = _inside(here, part)
-    siblings = list(dict.fromkeys(_siblings(prefix, here)))
-    if homes := [key.variant for key in keys() if key.path == dotted(path)]:
+    siblings = list(dict.fromkeys(_siblings(prefix, here, root)))
+    if homes := [key.variant for key in _keys(root) if key.path == dotted(path)]:
         return f"unknown key in this variant of {section}; it belongs to {' and '.join(homes)}"
     meant = [prefix + match for match in get_close_matches(name.lower()[:80], siblings, n=1)]
-    meant = meant or list(dict.fromkeys(key.path for key in keys() if key.path.rsplit(".", 1)[-1] == name))[:2]
+    meant = meant or list(dict.fromkeys(key.path for key in _keys(root) if key.path.rsplit(".", 1)[-1] == name))[:2]
     if meant:
         return f"unknown key; did you mean {' or '.join(meant)}?"
     return f"unknown key; {section or 'an experiment'} has {', '.join(siblings)}"
 
 
-def _siblings(prefix: str, section: object) -> list[str]:
+def _siblings(prefix: str, section: object, root: Mapping[str, object]) -> list[str]:
     """Names of the keys that a section knows; of its own variant where the section says which."""
-    found = [key for key in keys() if key.path.startswith(prefix) and "." not in key.path.removeprefix(prefix)]
+    found = [key for key in _keys(root) if key.path.startswith(prefix) and "." not in key.path.removeprefix(prefix)]
     tags = {f"{name}: {value}" for name, value in section.items()} if isinstance(section, Mapping) else set()
     own = [key for key in found if key.variant in tags] or found
     return [key.path.removeprefix(prefix) for key in own]

@@ -1,0 +1,188 @@
+"""The experiment file of task ``image_text``: pictures and texts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from vectoruniverse.config.losses import AlignmentAnisotropyConfig, LossConfig, loss_pairs
+from vectoruniverse.config.sections import (
+    AdapterSettings,
+    Experiment,
+    RetrievalEvalConfig,
+    Section,
+    Share,
+    SplitConfig,
+)
+
+
+class ScratchClip(Section):
+    """A CLIP with random weights and a byte-pair tokenizer trained on the training texts."""
+
+    scratch: Literal["clip"] = Field(description="Architecture to build with random weights.")
+    image_size: int = Field(64, ge=16, le=1024, description="Side of the square input picture, pixels.")
+    patch_size: int = Field(8, ge=1, description="Side of a patch, pixels; must divide image_size.")
+    width: int = Field(192, ge=16, description="Hidden width of both towers.")
+    heads: int = Field(3, ge=1, description="Attention heads; must divide width.")
+    vision_layers: int = Field(4, ge=1, description="Layers of the image tower.")
+    text_layers: int = Field(3, ge=1, description="Layers of the text tower.")
+    projection_dim: int = Field(128, ge=1, description="Width of the shared embedding.")
+    vocab_size: int = Field(2048, ge=520, description="Size of the byte-pair vocabulary (512 bytes, merges, 2 marks).")
+    max_text_tokens: int = Field(32, ge=4, description="Longest text in tokens, marks included.")
+
+    @model_validator(mode="after")
+    def _divides(self) -> ScratchClip:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
+        return self
+
+
+class ColumnsConfig(Section):
+    """Names of the columns in the metadata file; null takes the layout's own name."""
+
+    id: str | None = Field(None, description="Row id (layout id: `Id`; picture = a file of that name below images).")
+    file: str | None = Field(None, description="Picture path (imagefolder: `file_name`; open_clip: `filepath`).")
+    title: str | None = Field(None, description="Title (id: `Title`; imagefolder: `text`; open_clip: `title`).")
+    labels: str | None = Field(None, description="Labels, one or several in a cell (id: `Category`; others: none).")
+
+
+class DataConfig(Section):
+    """A folder of pictures and its metadata file."""
+
+    root: str = Field(description="Folder that holds the metadata file and the pictures.")
+    metadata: str = Field("metadata.csv", description="Metadata file, relative to root.")
+    layout: Literal["auto", "id", "imagefolder", "open_clip"] = Field(
+        "auto",
+        description="`id`: Id → file below images; `imagefolder`: Hugging Face; `open_clip`: tab-separated; "
+        "`auto`: told by the header.",
+    )
+    images: str = Field("images", description="Folder of the pictures below root (layout id).")
+    columns: ColumnsConfig = Field(default_factory=ColumnsConfig, description="Column names, where they differ.")
+    text: str = Field("{title}", description="Template of the text: `{title}`, `{labels}` or any `{Column}`.")
+    label_separator: str = Field(",", min_length=1, description="What separates labels within a cell.")
+    include: dict[str, list[str]] = Field(
+        default_factory=dict, description="Keep only rows whose column (or one of its labels) is in the list."
+    )
+    exclude: dict[str, list[str]] = Field(
+        default_factory=dict, description="Drop rows whose column (or one of its labels) is in the list."
+    )
+    split: SplitConfig = Field(default_factory=SplitConfig, description="Training and validation rows.")
+    max_bad_share: Share = Field(0.01, description="Stop when more than this share of the rows cannot be used.")
+    max_pixels: int = Field(64_000_000, ge=1, description="Refuse pictures with more pixels (width x height).")
+    fit: Literal["crop", "squash", "pad"] = Field(
+        "crop",
+        description="Make a picture square: `crop` the middle as CLIP does, `squash` both sides, `pad` in black.",
+    )
+    cache_size: int | None = Field(
+        None, ge=8, le=2048, description="Side of the decoded pictures, pixels; null takes the model's input size."
+    )
+    cache_dir: str | None = Field(None, description="Decoded pictures; null: `$VU_CACHE` or `~/.cache/vectoruniverse`.")
+
+
+class ViewsConfig(Section):
+    """Augmented views of a picture, made on the device."""
+
+    count: int = Field(2, ge=1, le=2, description="Views of a picture in one step: 2 gives I and I+.")
+    crop_scale: list[float] = Field(
+        default=[0.8, 1.0], min_length=2, max_length=2, description="Range of the cropped share of the area."
+    )
+    crop_ratio: list[float] = Field(
+        default=[0.9, 1.1111], min_length=2, max_length=2, description="Range of the crop's width / height."
+    )
+    brightness: Share = Field(0.2, description="Factor drawn from 1 - x to 1 + x; 0 is off.")
+    contrast: Share = Field(0.2, description="Factor drawn from 1 - x to 1 + x; 0 is off.")
+    saturation: Share = Field(0.2, description="Factor drawn from 1 - x to 1 + x; 0 is off.")
+    flip: bool = Field(False, description="Mirror half of the views; off, since titles describe writing in pictures.")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> ViewsConfig:
+        low, high = self.crop_scale
+        if not 0.0 < low <= high <= 1.0:
+            raise ValueError(f"crop_scale must be 0 < low <= high <= 1, got [{low}, {high}]")
+        low, high = self.crop_ratio
+        if not 0.0 < low <= high:
+            raise ValueError(f"crop_ratio must be 0 < low <= high, got [{low}, {high}]")
+        return self
+
+
+class AdapterConfig(AdapterSettings):
+    """What is trained on the encoder."""
+
+    vision_targets: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "out_proj"],
+        description="Layers of the image tower, by name; `attention`: the family's own; `c_attn.q`: a slice (lora).",
+    )
+    text_targets: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "out_proj"],
+        description="Layers of the text tower, by name; `attention`: the family's own; `c_attn.q`: a slice (lora).",
+    )
+    vision_layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="Blocks of the image tower that are adapted, counted from 0 (lora); null: all."
+    )
+    text_layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="Blocks of the text tower that are adapted, counted from 0 (lora); null: all."
+    )
+    train_logit_scale: bool = Field(False, description="Also train the model's logit scale (and logit bias).")
+    train_projections: bool = Field(False, description="Also train the projections into the shared space.")
+
+    @model_validator(mode="after")
+    def _adapts_something(self) -> AdapterConfig:
+        if self.method == "lora" and not self.vision_targets and not self.text_targets:
+            raise ValueError("vision_targets and text_targets are both empty: lora would adapt nothing")
+        return self
+
+
+class ImageTextEvalConfig(RetrievalEvalConfig):
+    """Evaluation before the first step, after each epoch and by `vu eval`."""
+
+    label_template: str | None = Field(
+        "{label}", description="Text of a label for zero-shot accuracy; null leaves labels out of the evaluation."
+    )
+
+    @model_validator(mode="after")
+    def _labelled(self) -> ImageTextEvalConfig:
+        if self.label_template is not None and "{label}" not in self.label_template:
+            raise ValueError("label_template: does not contain {label}")
+        return self
+
+
+class ForgettingConfig(Section):
+    """Rows of the same folder that the base model already knew, to see what adapting made it lose."""
+
+    include: dict[str, list[str]] = Field(
+        default_factory=dict, description="Keep only rows whose column (or one of its labels) is in the list."
+    )
+    exclude: dict[str, list[str]] = Field(
+        default_factory=dict, description="Drop rows whose column (or one of its labels) is in the list."
+    )
+    rows: int | None = Field(1000, ge=2, description="At most so many rows, chosen by their content; null takes all.")
+    scales: list[Annotated[float, Field(ge=0.0, le=1.0)]] = Field(
+        default=[0.0, 0.25, 0.5, 0.75, 1.0], min_length=2, description="Shares of the adapter's update to try."
+    )
+
+
+class ImageTextExperiment(Experiment):
+    """Contrastive fine-tuning of a CLIP-like dual encoder on pictures and texts."""
+
+    model: str | ScratchClip = Field(
+        description="`tiny-clip`, a Hugging Face name, a local folder, or a model built from scratch."
+    )
+    data: DataConfig = Field(description="Pictures and texts.")
+    views: ViewsConfig = Field(default_factory=ViewsConfig, description="Augmented views.")
+    adapter: AdapterConfig = Field(default_factory=AdapterConfig, description="What is trained.")
+    loss: LossConfig = Field(
+        default_factory=lambda: AlignmentAnisotropyConfig(name="alignment_anisotropy"), description="What is minimised."
+    )
+    eval: ImageTextEvalConfig = Field(default_factory=ImageTextEvalConfig, description="Evaluation.")
+    forgetting: ForgettingConfig | None = Field(
+        None, description="The base's own task, for a sweep's forgetting ledger."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ImageTextExperiment:
+        if self.views.count == 1 and any("I+" in pair for pair in loss_pairs(self.loss)):
+            raise ValueError("views.count: 1 gives no I+, which loss pairs with I+ need; choose pairs without it")
+        return self

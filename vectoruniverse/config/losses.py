@@ -1,0 +1,80 @@
+"""The experiment file: contrastive losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from vectoruniverse.config.sections import Positive, Section
+
+PairKind = Literal["II", "TT", "I+I+", "T+T+", "IT", "I+T", "IT+", "I+T+", "II+", "TT+"]
+
+
+def _refuse_self_pairs(key: str, pairs: Sequence[str]) -> None:
+    for pair in pairs:
+        if pair in ("II", "TT", "I+I+", "T+T+"):
+            raise ValueError(f"{key}: {pair} pairs a vector with itself; its cosine is always 1")
+
+
+class AlignmentAnisotropyConfig(Section):
+    """Alignment + anisotropy in the manner of SimCSE (arXiv:2104.08821), over two views of pictures and texts."""
+
+    name: Literal["alignment_anisotropy"] = Field(description="Which loss.")
+    form: Literal["log_sum_exp", "linear"] = Field(
+        "log_sum_exp",
+        description="`log_sum_exp`: the formula; `linear`: the note's code, which can collapse (see README).",
+    )
+    temperature: Positive = Field(0.05, description="Divides every cosine (only the alignment in the linear form).")
+    alignment_pairs: list[PairKind] = Field(
+        default=["II+", "IT", "I+T+", "TT+"], min_length=1, description="Pairs of the same row that are drawn together."
+    )
+    anisotropy_pairs: list[PairKind] | None = Field(
+        None,
+        min_length=1,
+        description="Pairs of different rows that are pushed apart; null: II, T+T+, IT, I+T+ (linear) "
+        "or IT, I+T+, II+, TT+ (log_sum_exp).",
+    )
+    alignment_weight: Positive = Field(1.0, description="Weight of the alignment part.")
+    anisotropy_weight: Annotated[float, Field(ge=0.0)] = Field(1.0, description="Weight of the anisotropy part.")
+    symmetric: bool = Field(False, description="Average the log-sum over rows and over columns (log_sum_exp).")
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> AlignmentAnisotropyConfig:
+        if self.form == "linear" and self.symmetric:
+            raise ValueError("symmetric changes nothing in the linear form, whose sum is the same both ways; remove it")
+        _refuse_self_pairs("alignment_pairs", self.alignment_pairs)
+        return self
+
+
+class InfoNceConfig(Section):
+    """Symmetric InfoNCE, the loss of CLIP (arXiv:2103.00020)."""
+
+    name: Literal["info_nce"] = Field(description="Which loss.")
+    temperature: Positive | None = Field(None, description="Divides the cosine; null takes the model's logit scale.")
+    pairs: list[PairKind] = Field(default=["IT"], min_length=1, description="Kinds of pairs; the losses are averaged.")
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> InfoNceConfig:
+        _refuse_self_pairs("pairs", self.pairs)
+        return self
+
+
+class SiglipConfig(Section):
+    """Pairwise sigmoid loss, the loss of SigLIP (arXiv:2303.15343)."""
+
+    name: Literal["siglip"] = Field(description="Which loss.")
+    temperature: Positive | None = Field(None, description="Divides the cosine; null takes the model's logit scale.")
+    bias: float | None = Field(None, description="Added to the logits; null takes the model's logit bias.")
+
+
+LossConfig = Annotated[AlignmentAnisotropyConfig | InfoNceConfig | SiglipConfig, Field(discriminator="name")]
+
+
+def loss_pairs(loss: object) -> list[str]:
+    """The kinds of pairs that a loss uses."""
+    if isinstance(loss, AlignmentAnisotropyConfig):
+        # null stands for pairs of which I+T+ is one, in both forms
+        return [*loss.alignment_pairs, *(loss.anisotropy_pairs or ["I+T+"])]
+    return list(loss.pairs) if isinstance(loss, InfoNceConfig) else []

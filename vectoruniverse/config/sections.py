@@ -1,0 +1,236 @@
+"""What every task's experiment file shares. A field's description is its documentation: README and schema use it.
+
+Every section refuses unknown keys and settings that contradict each other when it is built, so that a typing error is
+found before a night of training and not after it. Values are strict: no text that looks like a number, no 1 for true.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
+
+
+class Section(BaseModel):
+    """Base of every section: strict values, unknown keys refused, frozen once built."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class SplitConfig(Section):
+    """How rows are divided; a pure function of the seed and of the rows' content."""
+
+    val_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="Share of the rows held out for validation.")
+    seed: int = Field(42, ge=0, description="Seed of the split; independent of the training seed.")
+    group_by: str | None = Field(
+        None, description="Column whose equal values stay on one side (`Channel`); null groups identical pictures only."
+    )
+
+
+class CosineRestartsConfig(Section):
+    """Linear warm-up, cosine down to base_lr, again and again from a decaying peak."""
+
+    name: Literal["cosine_restarts"] = Field(description="Which schedule.")
+    base_lr: Annotated[float, Field(ge=0.0)] = Field(1e-5, description="Learning rate between peaks.")
+    period: int = Field(70, ge=2, description="Optimizer steps from one start to the next.")
+    warmup: int = Field(17, ge=0, description="Steps of linear warm-up in each period.")
+    decay: float = Field(0.9, gt=0.0, le=1.0, description="Factor on the peak after each period.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> CosineRestartsConfig:
+        if self.warmup >= self.period:
+            raise ValueError(f"warmup {self.warmup} must be shorter than period {self.period}")
+        return self
+
+
+class CosineConfig(Section):
+    """Linear warm-up, then one cosine down to a share of the peak over the whole training."""
+
+    name: Literal["cosine"] = Field(description="Which schedule.")
+    warmup: Share = Field(0.05, description="Share of all steps spent in linear warm-up from 0.")
+    final: Share = Field(0.0, description="Learning rate at the end as a share of train.lr.")
+
+
+class ConstantConfig(Section):
+    """Linear warm-up, then train.lr until the end."""
+
+    name: Literal["constant"] = Field(description="Which schedule.")
+    warmup: Share = Field(0.0, description="Share of all steps spent in linear warm-up from 0.")
+
+
+ScheduleConfig = Annotated[CosineRestartsConfig | CosineConfig | ConstantConfig, Field(discriminator="name")]
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    epochs: int = Field(10, ge=0, description="Passes over the training rows.")
+    batch_size: int = Field(128, ge=2, description="Rows in one step; each is a negative for the others.")
+    lr: Positive = Field(5e-5, description="Peak learning rate.")
+    schedule: ScheduleConfig = Field(
+        default_factory=lambda: CosineConfig(name="cosine"), description="Learning rate over the steps."
+    )
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
+        0.01, description="AdamW's decoupled decay; biases, norms and scalars are spared."
+    )
+    clip_grad_norm: Positive | None = Field(1.0, description="Largest norm of the gradient; null is off.")
+    early_stopping: int | None = Field(None, ge=1, description="Stop after this many epochs without a better best.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Compute type; auto: bf16 where the hardware has it, fp16 on older GPUs, else fp32."
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto: cuda, else mps, else cpu.")
+    log_every: int = Field(10, ge=1, description="Steps between two lines in metrics.jsonl.")
+
+
+class GuardConfig(Section):
+    """Watches the effective rank of the embeddings while training, to catch a collapse."""
+
+    action: Literal["warn", "stop", "off"] = Field("warn", description="What to do when the space collapses.")
+    min_share: Share = Field(
+        0.5, description="Collapse: effective rank below this share of its value before the first step."
+    )
+
+
+class EvalConfig(Section):
+    """Evaluation before the first step, after each epoch and by `vu eval`."""
+
+    monitor: str = Field("", description="Metric that picks the best checkpoint; greater is better.")
+    report: bool = Field(True, description="Write report.html and its figures at the end of a run.")
+    keep: Literal["best", "last"] = Field("best", description="Checkpoint that becomes the run's adapter.")
+    every: int = Field(1, ge=1, description="Epochs from one evaluation to the next; the last is always judged.")
+    batch_size: int = Field(64, ge=1, description="Rows encoded at a time.")
+
+
+class RetrievalEvalConfig(EvalConfig):
+    """Evaluation by retrieval: each row looks for its partner among all."""
+
+    monitor: str = Field("recall@5", description="Metric that picks the best checkpoint (mean of both directions).")
+    recall_at: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[1, 5, 10], min_length=1, description="The k of recall@k."
+    )
+
+    @model_validator(mode="after")
+    def _monitored(self) -> RetrievalEvalConfig:
+        known = [f"recall@{k}" for k in self.recall_at]
+        if self.monitor not in known:
+            raise ValueError(f"monitor: {self.monitor!r} is not computed; choose one of {', '.join(known)}")
+        return self
+
+
+class AdapterSettings(Section):
+    """What is trained on an encoder, whatever its towers are."""
+
+    method: Literal["lora", "prefix", "full"] = Field(
+        "lora",
+        description="`lora`: low-rank updates; `prefix`: keys and values before every layer's own; `full`: everything.",
+    )
+    rank: int = Field(8, ge=1, description="Rank of the update B·A (lora).")
+    alpha: Positive | None = Field(None, description="The update is scaled by alpha / rank (lora); null: alpha = rank.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the input of A (lora).")
+    rank_stabilized: bool = Field(False, description="Scale by alpha / √rank instead (lora; arXiv:2312.03732).")
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="Other ranks for layers whose path a regular expression matches (lora)."
+    )
+    alpha_pattern: dict[str, Positive] = Field(
+        default_factory=dict, description="Other alphas for layers whose path a regular expression matches (lora)."
+    )
+    dora: bool = Field(False, description="Learn each weight row's length apart from its direction (lora; DoRA).")
+    initialisation: Literal["kaiming", "pissa"] = Field(
+        "kaiming", description="`kaiming`: B starts at zero; `pissa`: A, B are the weight's first directions (lora)."
+    )
+    lora_plus_ratio: Positive | None = Field(
+        None, description="Learning rate of B as a multiple of A's (lora; LoRA+ finds 2 to 16 good); null: the same."
+    )
+    init_from: str | None = Field(None, description="Folder of a peft adapter to start from (lora); its rank counts.")
+    prefix_length: int = Field(
+        16, ge=1, description="Learned keys and values of each layer of the text tower (prefix)."
+    )
+    prefix_projection: int | None = Field(
+        None, ge=1, description="Hidden width of the MLP that makes them while training (prefix); null: no MLP."
+    )
+
+    @property
+    def lora_keys(self) -> tuple[str, ...]:
+        """Keys that mean something for method ``lora`` only."""
+        beside = ("method", "prefix_length", "prefix_projection", "train_logit_scale", "train_projections")
+        return tuple(key for key in type(self).model_fields if key not in beside and not self._is_used(key))
+
+    def _is_used(self, key: str) -> bool:
+        """Whether method ``prefix`` uses a key of LoRA's too."""
+        return key == "dropout" and self.method == "prefix"
+
+    def _unused(self) -> set[str]:
+        """Keys that the method leaves without meaning."""
+        lora = () if self.method == "lora" else self.lora_keys
+        prefix = () if self.method == "prefix" else ("prefix_length", "prefix_projection")
+        return {*lora, *prefix}
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> AdapterSettings:
+        if given := sorted(self.model_fields_set & self._unused()):
+            does = "trains everything" if self.method == "full" else "is not about that"
+            raise ValueError(f"method: {self.method} {does}, so {', '.join(given)} would do nothing; remove it")
+        if self.init_from is not None:
+            shape = {"rank", "alpha", "rank_stabilized", "rank_pattern", "alpha_pattern", "dora", "initialisation"}
+            if given := sorted(self.model_fields_set & shape):
+                raise ValueError(f"init_from brings its own {', '.join(given)}; remove it")
+        if self.dora and self.initialisation == "pissa":
+            raise ValueError("dora and initialisation: pissa do not go together")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what the method refuses, so that a written experiment can be loaded again."""
+        fields: dict[str, Any] = handler(self)
+        return {key: value for key, value in fields.items() if key not in self._unused()}
+
+
+class WandbConfig(Section):
+    """Weights & Biases; what is null is left to the WANDB_* variables."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = Field(
+        "auto", description="auto: online where a key is present, else offline; never asks."
+    )
+    project: str | None = Field(None, description="Project; null: WANDB_PROJECT, else `vectoruniverse`.")
+    entity: str | None = Field(None, description="User or team.")
+    group: str | None = Field(None, description="Group of runs.")
+    tags: list[str] = Field(default_factory=list, description="Tags.")
+    notes: str | None = Field(None, description="Notes.")
+
+
+class Experiment(Section):
+    """What every task has; each gives ``model``, ``data`` and ``adapter`` keys of its own."""
+
+    name: Name = Field(description="Name of the experiment; runs are called `<name>-<id>`.")
+    task: str = Field(description="What is learned and how it is judged.")
+    seed: int = Field(0, ge=0, description="Seed of initial weights and adapters, order of rows, views and dropout.")
+    model: str | Section = Field(description="The model.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face name.")
+    data: Section = Field(description="Data.")
+    adapter: AdapterSettings = Field(default_factory=AdapterSettings, description="What is trained.")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="The loop.")
+    guard: GuardConfig = Field(default_factory=GuardConfig, description="Collapse guard.")
+    eval: EvalConfig = Field(default_factory=EvalConfig, description="Evaluation.")
+    wandb: WandbConfig = Field(default_factory=WandbConfig, description="Weights & Biases.")
+    tensorboard: bool = Field(
+        False, description="Also write event files for TensorBoard into the run (`vectoruniverse[tensorboard]`)."
+    )
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Experiment:
+        if isinstance(self.model, Section) and self.adapter.method != "full":
+            raise ValueError("model.scratch has random weights: adapter.method must be full")
+        if self.revision is not None and not (isinstance(self.model, str) and "/" in self.model):
+            raise ValueError("revision needs a Hugging Face name in model")
+        return self
