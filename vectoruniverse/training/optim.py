@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from vectoruniverse.regularisation import penalised
+
 Schedule = Callable[[int], float]
 """Learning rate of the update number ``step`` (0 for the first)."""
 
@@ -54,18 +56,14 @@ def parameter_groups(
 ) -> list[dict[str, object]]:
     """Two AdamW groups: decayed weights, and what decay would only distort.
 
-    Spared are all vectors and scalars (biases, gains, the logit scale) and everything that belongs to a normalisation
-    or embedding layer. Matrices of LoRA are decayed like any weight.
+    Spared is what `regularisation.penalised` spares: vectors and scalars (biases, gains, the logit scale), and whatever
+    belongs to a normalisation or embedding layer. Matrices of LoRA are decayed like any weight.
     """
-    spared_layers = (nn.LayerNorm, nn.Embedding, nn.GroupNorm)
-    spared = {id(p) for m in modules if isinstance(m, spared_layers) for p in m.parameters(recurse=False)}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for _, parameter in named:
-        (plain if parameter.ndim < 2 or id(parameter) in spared else decayed).append(parameter)
+    trained = dict(named)
+    decayed = penalised(trained, modules)
     groups: list[dict[str, object]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": list(decayed.values()), "weight_decay": weight_decay},
+        {"params": [p for name, p in trained.items() if name not in decayed], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
