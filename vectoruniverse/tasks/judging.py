@@ -1,12 +1,13 @@
-"""How a dual encoder is judged: retrieval, labels and geometry of one set of embeddings.
+"""How a space of pairs is judged: retrieval, labels and geometry of one set of embeddings.
 
 Shapes: N rows, E shared embedding, C labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from vectoruniverse.metrics.comparing import means
 from vectoruniverse.metrics.geometry import geometry
-from vectoruniverse.metrics.ranking import label_map, ranking_metrics, retrieval_ranks, zero_shot_ranks
+from vectoruniverse.metrics.ranking import label_map, retrieval_ranks, summarise_ranks, zero_shot_ranks
 from vectoruniverse.tasks.contract import Evaluation
 
 ZERO_SHOT_AT = (1, 3)
@@ -47,29 +48,60 @@ def judge(embeddings: Embeddings, groups: NDArray[np.int64], recall_at: Sequence
 
     Rows with the same text are joint positives, and ties count against the model.
     """
-    ids = torch.from_numpy(groups)
-    image_to_text = retrieval_ranks(embeddings.image, embeddings.text, ids, ids)
-    text_to_image = retrieval_ranks(embeddings.text, embeddings.image, ids, ids)
-    metrics = ranking_metrics(image_to_text, text_to_image, recall_at) | geometry(embeddings.image, embeddings.text)
-    ranks = {"image_to_text": image_to_text.cpu().numpy(), "text_to_image": text_to_image.cpu().numpy()}
-    return Evaluation(metrics, _per_row(ranks["image_to_text"], ranks["text_to_image"], recall_at), ranks)
+    return judge_sides(embeddings.image, embeddings.text, groups, recall_at, names=("image", "text"))
 
 
-def _per_row(
-    image_to_text: NDArray[np.int64], text_to_image: NDArray[np.int64], recall_at: Sequence[int]
-) -> dict[str, NDArray[np.float64]]:
-    """What recall and MRR are means of: hit or miss, and 1 / rank, of each row."""
+def judge_sides(
+    first: Tensor, second: Tensor, groups: NDArray[np.int64], recall_at: Sequence[int], *, names: tuple[str, str]
+) -> Evaluation:
+    """Retrieval of either side of the pairs by the other, and the geometry of both.
 
-    def of(ranks: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        hits = {f"recall@{k}": (ranks <= k).astype(np.float64) for k in recall_at}
-        return hits | {"mrr": 1.0 / ranks}
+    Args:
+        first: unit rows (N, E).
+        second: unit rows (N, E); row i belongs to row i of the first.
+        groups: (N,); rows with the same number are joint positives.
+        recall_at: the k of recall@k.
+        names: of the sides; with ("a", "b") the metrics are ``a_to_b/recall@k``, ``b_to_a/mrr``, ``a/uniformity``, ...,
+            and their means over the directions stand under their bare names.
 
-    forth, back = of(image_to_text), of(text_to_image)
+    Returns:
+        Metrics, what recall and MRR are means of, and the ranks by direction; ties count against the model.
+    """
+    ids, (a, b) = torch.from_numpy(groups), names
+    forth, back = retrieval_ranks(first, second, ids, ids), retrieval_ranks(second, first, ids, ids)
+    metrics = _both_ways(names, summarise_ranks(forth, recall_at), summarise_ranks(back, recall_at))
+    ranks = {f"{a}_to_{b}": forth.cpu().numpy(), f"{b}_to_{a}": back.cpu().numpy()}
+    per_row = _both_ways(names, *(_per_row(found, recall_at) for found in ranks.values()))
+    return Evaluation(metrics | _geometry(first, second, names), per_row, ranks, {a: first, b: second})
+
+
+Value = TypeVar("Value", float, NDArray[np.float64])
+
+
+def _both_ways(names: tuple[str, str], forth: Mapping[str, Value], back: Mapping[str, Value]) -> dict[str, Value]:
+    """Values of both directions under their names, and the means of both under the bare names."""
+    a, b = names
     return {
-        **{f"image_to_text/{name}": values for name, values in forth.items()},
-        **{f"text_to_image/{name}": values for name, values in back.items()},
+        **{f"{a}_to_{b}/{name}": value for name, value in forth.items()},
+        **{f"{b}_to_{a}/{name}": value for name, value in back.items()},
         **{name: (forth[name] + back[name]) / 2 for name in forth},
     }
+
+
+def _per_row(ranks: NDArray[np.int64], recall_at: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+    """What recall and MRR are means of: hit or miss, and 1 / rank, of each row."""
+    hits = {f"recall@{k}": (ranks <= k).astype(np.float64) for k in recall_at}
+    return hits | {"mrr": 1.0 / ranks}
+
+
+def _geometry(first: Tensor, second: Tensor, names: tuple[str, str]) -> dict[str, float]:
+    """What ``geometry`` says of pictures and texts, under the names of these sides."""
+    sides = dict(zip(("image", "text"), names, strict=True))
+    found = {}
+    for key, value in geometry(first, second).items():
+        side, slash, name = key.partition("/")
+        found[f"{sides[side]}/{name}" if slash else key] = value
+    return found
 
 
 def judge_labels(embeddings: Embeddings, labels: Labels) -> Evaluation:
