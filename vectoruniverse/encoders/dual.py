@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vectoruniverse.encoders.activation import put_quick_gelu
+from vectoruniverse.encoders.text_files import find_commit_of_config
 from vectoruniverse.errors import ConfigError
 
 BUILT_IN = {"tiny-clip": Path(__file__).parent.parent / "models" / "tiny_clip"}
@@ -67,11 +69,18 @@ class DualEncoder:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, picture: PictureInput, *, name: str, dtype: torch.dtype
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        picture: PictureInput,
+        *,
+        name: str,
+        dtype: torch.dtype,
+        commit: str | None = None,
     ) -> None:
         self.model, self.tokenizer, self.picture, self.name, self.dtype = model, tokenizer, picture, name, dtype
+        self.commit = commit
         config: Any = model.config
-        self.commit: str | None = getattr(config, "_commit_hash", None)
         self.max_tokens = min(int(config.text_config.max_position_embeddings), int(tokenizer.model_max_length))
         # SigLIP pools the last position and was trained with every text padded to the end and no mask
         self._pads_to_end = str(config.model_type).startswith("siglip")
@@ -185,6 +194,9 @@ def load_dual_encoder(
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     source, where = _source(name, revision)
+    commit = find_commit_of_config(source, revision)
+    if commit is not None:
+        where["revision"] = commit  # all files of one commit, whatever is pushed in the meantime
     with _told(name):
         model = AutoModel.from_pretrained(
             source, dtype=weights, attn_implementation=attention, use_safetensors=True, **where
@@ -197,7 +209,10 @@ def load_dual_encoder(
             key="model",
             remedy="choose a CLIP, SigLIP or Chinese-CLIP model",
         )
-    return DualEncoder(model.to(device), tokenizer, _picture_input(model, processor), name=name, dtype=dtype)
+    put_quick_gelu(model)
+    return DualEncoder(
+        model.to(device), tokenizer, _picture_input(model, processor), name=name, dtype=dtype, commit=commit
+    )
 
 
 @dataclass(frozen=True, slots=True)

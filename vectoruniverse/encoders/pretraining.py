@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForPreTraining
 
+from vectoruniverse.encoders.text_files import find_commit_of_config, find_source
 from vectoruniverse.errors import ConfigError
 
 PARTS = {
@@ -118,17 +119,19 @@ def load_bert_for_pretraining(
     Raises:
         ConfigError: there is no such model, it is no BERT, or its encoder is not complete.
     """
-    where: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
+    source = find_source(name)
+    commit = find_commit_of_config(source, revision)
+    where: dict[str, Any] = {"revision": commit or revision or "main", "trust_remote_code": False}
     with _told(name):
-        config: Any = AutoConfig.from_pretrained(name, **where)
+        config: Any = AutoConfig.from_pretrained(source, **where)
     if config.model_type != "bert":
         raise ConfigError(
             f"{name!r} is a {config.model_type}, which has no next-sentence head", key="model", remedy="choose a BERT"
         )
     with _told(name), _drawn_from(seed):
-        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
         model, info = BertForPreTraining.from_pretrained(
-            name, dtype=torch.float32, attn_implementation=attention, use_safetensors=True,
+            source, dtype=torch.float32, attn_implementation=attention, use_safetensors=True,
             output_loading_info=True, **where,
         )  # fmt: skip
     drawn = tuple(sorted(info["missing_keys"]))
@@ -139,7 +142,7 @@ def load_bert_for_pretraining(
             f"the tokenizer of {name!r} has {len(tokenizer):,} tokens, its model only {config.vocab_size:,}",
             key="model",
         )
-    return PretrainingBert(model.eval().to(device), tokenizer, name, getattr(config, "_commit_hash", None), drawn)
+    return PretrainingBert(model.eval().to(device), tokenizer, name, commit, drawn)
 
 
 def tokenize_sentences(tokenizer: Any, documents: Sequence[Sequence[str]]) -> Iterator[list[np.ndarray]]:

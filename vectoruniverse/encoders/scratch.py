@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from vectoruniverse.encoders.activation import put_quick_gelu
 from vectoruniverse.encoders.dual import DualEncoder, PictureInput
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
@@ -85,5 +86,6 @@ def build_clip(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CLIPModel(config)
+    put_quick_gelu(model)
     picture = PictureInput(image_size, _CLIP_MEAN, _CLIP_STD)
     return DualEncoder(model.to(device), tokenizer, picture, name="scratch", dtype=dtype)

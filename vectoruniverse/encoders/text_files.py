@@ -100,6 +100,23 @@ def find_commit(source: str, revision: str | None) -> str | None:
     if Path(source).is_dir():
         return None
     path = find_file(source, revision, "modules.json") or find_file(source, revision, "config.json")
+    return _commit_in(path)
+
+
+def find_commit_of_config(source: str, revision: str | None) -> str | None:
+    """As ``find_commit``, of a model that has a ``config.json``; None where it cannot be found, which loading tells."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if Path(source).is_dir():
+        return None
+    try:
+        return _commit_in(find_file(source, revision, "config.json"))
+    except (ConfigError, HFValidationError, HfHubHTTPError, OSError):
+        return None
+
+
+def _commit_in(path: Path | None) -> str | None:
+    """The commit in the path of a file in the hub's cache."""
     commit = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix()) if path else None
     return commit[1] if commit else None
 

@@ -33,11 +33,13 @@ class Evaluation:
         metrics: named numbers.
         per_query: what the metrics are means of, one value per row, so that two models can be compared row by row.
         ranks: rank of each row's best right answer, by direction, for whoever shows single rows.
+        vectors: the rows as vectors (N, D) float32 on the CPU, by what they are of, such as ``image`` and ``text``.
     """
 
     metrics: Mapping[str, float]
     per_query: Mapping[str, np.ndarray] = field(default_factory=dict)
     ranks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Task(Protocol):
@@ -59,5 +61,5 @@ class Task(Protocol):
     def after_step(self) -> None:
         """Bring parameters back into their bounds after an update."""
 
-    def evaluate(self) -> Evaluation:
-        """Judge the model on the validation rows, in evaluation mode and without gradients."""
+    def evaluate(self, split: str = "val") -> Evaluation:
+        """Judge the model on ``val`` or ``train`` rows, in evaluation mode and without gradients."""

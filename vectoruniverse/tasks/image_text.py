@@ -179,21 +179,18 @@ class ImageTextTask:
     def _embed_texts(self, tokens: Sequence[np.ndarray]) -> Tensor:
         return embed_tokens(self.encoder, tokens, batch_size=self._eval_batch)
 
-    def evaluate(self) -> Evaluation:
-        """Retrieval and geometry on the validation rows."""
-        return judge(self.embed(self.val), self.val.groups, self._recall_at)
-
-    def judge(self, pairs: Pairs) -> tuple[Evaluation, Embeddings]:
-        """Everything there is to say about any rows: retrieval, labels and geometry, and the vectors themselves."""
+    def evaluate(self, split: str = "val") -> Evaluation:
+        """Everything there is to say about the rows of a split: retrieval, labels and geometry."""
+        pairs = self.part(split)
         embeddings = self.embed(pairs)
         retrieval = judge(embeddings, pairs.groups, self._recall_at)
         if pairs.labels is None:
-            return retrieval, embeddings
+            return retrieval
         labels = Labels(pairs.labels.names, self._embed_tokens(pairs.labels.tokens), pairs.labels.of_row)
         by_label = judge_labels(embeddings, labels)
-        whole = Evaluation(
+        return Evaluation(
             {**retrieval.metrics, **by_label.metrics},
             {**retrieval.per_query, **by_label.per_query},
             retrieval.ranks,
+            retrieval.vectors,
         )
-        return whole, embeddings
