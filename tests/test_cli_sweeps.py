@@ -11,13 +11,15 @@ from tests.test_cli import vu
 
 
 def test_sweep_rank_prints_the_answer_and_where_it_is(config, tmp_path):  # noqa: F811
-    file = config(forgetting={"include": {"Category": ["yellow"]}})
+    file = config(forgetting={"include": {"Category": ["yellow"]}}, eval={"report": True})
     done = vu("sweep-rank", "-c", file, "--ranks", "1,2", "-q", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "rank 1" in done.stdout and "rank 2" in done.stdout and "behind the best" in done.stdout
     assert "intervals over" in done.stdout and "outside training steps" in done.stdout
     assert "keeps most of both" in done.stdout
     (folder,) = (tmp_path / "runs").glob("shapes-sweep-*")
+    assert f"report in {folder / 'report.html'}" in done.stdout.splitlines()
+    assert "<html" in (folder / "report.html").read_text(encoding="utf-8")
     record = json.loads((folder / "sweep.json").read_text())
     assert record["statistics"]["answer"] in done.stdout.replace("\n", " ")
     listed = json.loads(vu("runs", "--json", cwd=tmp_path).stdout)

@@ -29,6 +29,7 @@ def config(shapes, clip, tmp_path):
             },
             "adapter": {"method": "lora", "rank": 2},
             "train": {"epochs": 2, "batch_size": 8, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1},
+            "eval": {"report": False},
             "wandb": {"mode": "disabled"},
         }
         file = tmp_path / "shapes.yaml"

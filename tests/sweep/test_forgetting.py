@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from vectoruniverse.assembly.prepared import share
+from vectoruniverse.assembly.contract import judged_base
+from vectoruniverse.assembly.image_text import share
+from vectoruniverse.config.image_text import ForgettingConfig
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.config.schema import ForgettingConfig
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import train
@@ -48,7 +49,8 @@ def test_the_ends_of_the_path_are_the_base_and_the_adapted_model(adapter, config
     assert told["curve"][0]["new"][0] == pytest.approx(outcome.base["recall@5"])
     assert told["curve"][-1]["new"][0] == pytest.approx(outcome.adapted["recall@5"])
     assert told["curve"][0]["old_share"] == 1.0
-    assert shared.base(experiment, "val").metrics == pytest.approx(dict(outcome.base)), "the base is left as it was"
+    after = judged_base(experiment, shared, "val").metrics
+    assert after == pytest.approx(dict(outcome.base)), "the base is left as it was"
 
 
 def test_rows_of_the_experiment_itself_are_not_what_the_base_knew(config):

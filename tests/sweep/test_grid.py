@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from vectoruniverse.config.schema import AdapterConfig
+from vectoruniverse.config.image_text import AdapterConfig
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.sweep.grid import Over, alpha_policy, make_grid, parse_over, whole_numbers
 
 
 def test_a_grid_has_every_combination_for_every_seed_and_resolves_each(config):
     over = [parse_over("adapter.rank=1,4"), parse_over("loss.temperature=0.02,0.1")]
-    grid = make_grid(config(loss={"name": "info_nce"}), ["train.lr=0.5"], over, (7, 8))
+    grid = make_grid(config(loss={"name": "info_nce"}, eval={}), ["train.lr=0.5"], over, (7, 8))
     assert [(c.seed, *c.values.values()) for c in grid.cells] == [
         (7, 1, 0.02), (7, 1, 0.1), (7, 4, 0.02), (7, 4, 0.1), (8, 1, 0.02), (8, 1, 0.1), (8, 4, 0.02), (8, 4, 0.1)
     ]  # fmt: skip

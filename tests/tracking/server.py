@@ -72,7 +72,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply({"data": self.answer(operation, request.get("variables") or {})})
 
     def answer(self, operation: str, variables: Json) -> Json:
-        bucket = {"id": "x", "name": "a", "displayName": "a", "project": {"name": "p", "entity": {"name": "e"}}}
+        name = variables.get("name") or "a"
+        bucket = {"id": "x", "name": name, "displayName": name, "project": {"name": "p", "entity": {"name": "e"}}}
         if operation == "UpsertBucket":
             return {"upsertBucket": {"bucket": bucket, "inserted": True}}
         if operation == "RunResumeStatus":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,11 +20,12 @@ from vectoruniverse.cli.shell import (
     print_table,
     tells_errors,
 )
+from vectoruniverse.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vectoruniverse.sweep.grid import Over
+    from vectoruniverse.sweep.grid import Grid, Over
     from vectoruniverse.sweep.runner import SweepOutcome
 
 SeedsOption = Annotated[
@@ -31,6 +33,10 @@ SeedsOption = Annotated[
 ]
 OutOption = Annotated[
     Path | None, typer.Option(help="Folder of sweep.json and sweep.csv; without it <experiment>-sweep-<id> in runs.")
+]
+AgentOption = Annotated[
+    Path | None,
+    typer.Option("--wandb-sweep", metavar="FILE", help="Write the cells as a sweep for `wandb agent`; train nothing."),
 ]
 
 
@@ -43,6 +49,7 @@ def sweep(
     seeds: SeedsOption = None,
     overrides: SetOption = [],
     out: OutOption = None,
+    wandb_sweep: AgentOption = None,
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -54,7 +61,11 @@ def sweep(
     """
     from vectoruniverse.sweep.grid import parse_over
 
-    _sweep(config, overrides, [parse_over(text) for text in over], seeds, None, out, runs_dir, quiet, as_json)
+    grid = _grid(config, overrides, [parse_over(text) for text in over], seeds, None)
+    if wandb_sweep is not None:
+        _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
+    else:
+        _sweep(grid, out, runs_dir, quiet, as_json)
 
 
 @tells_errors
@@ -73,6 +84,7 @@ def sweep_rank(
     ] = "auto",
     overrides: SetOption = [],
     out: OutOption = None,
+    wandb_sweep: AgentOption = None,
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -84,26 +96,34 @@ def sweep_rank(
     """
     from vectoruniverse.sweep.grid import RANK, Over, whole_numbers
 
-    chosen = [Over(RANK, whole_numbers(ranks, "--ranks"))]
-    _sweep(config, overrides, chosen, seeds, alpha, out, runs_dir, quiet, as_json)
+    grid = _grid(config, overrides, [Over(RANK, whole_numbers(ranks, "--ranks"))], seeds, alpha)
+    if wandb_sweep is not None:
+        _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
+    else:
+        _sweep(grid, out, runs_dir, quiet, as_json)
 
 
-def _sweep(
-    config: str,
-    overrides: Sequence[str],
-    over: Sequence[Over],
-    seeds: str | None,
-    alpha: str | None,
-    out: Path | None,
-    runs_dir: Path,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def _grid(config: str, overrides: Sequence[str], over: Sequence[Over], seeds: str | None, alpha: str | None) -> Grid:
     from vectoruniverse.sweep.grid import make_grid, whole_numbers
+
+    return make_grid(config, overrides, over, whole_numbers(seeds, "--seeds") if seeds is not None else (), alpha)
+
+
+def _write_for_agents(
+    file: Path, grid: Grid, config: str, overrides: Sequence[str], out: Path | None, runs_dir: Path
+) -> None:
+    from vectoruniverse.sweep.agent import write_agent_sweep
+
+    if out is not None:
+        raise UserError("--out goes with a sweep that is run here; agents' runs go to --runs-dir")
+    write_agent_sweep(file, grid, config=config, overrides=overrides, runs_dir=runs_dir)
+    typer.echo(f"{len(grid.cells)} cells in {file}; go on with: wandb sweep {shlex.quote(str(file))}")
+
+
+def _sweep(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: bool) -> None:
     from vectoruniverse.sweep.runner import run_sweep
     from vectoruniverse.training.loop import InterruptedTraining
 
-    grid = make_grid(config, overrides, over, whole_numbers(seeds, "--seeds") if seeds is not None else (), alpha)
     display = open_display(quiet)
     try:
         outcome = run_sweep(grid, runs_dir=runs_dir, out=out, display=display)
@@ -153,6 +173,8 @@ def _print(outcome: SweepOutcome) -> None:
     if timing := record["timing"]:
         typer.echo(f"{timing['seconds']:.0f} s, {timing['outside_steps']:.1%} of them outside training steps")
     typer.echo(f"all of it in {outcome.folder.record_file} and {outcome.folder.table_file}")
+    if outcome.folder.page_file.is_file():
+        typer.echo(f"report in {outcome.folder.page_file}")
 
 
 def _interval(interval: list[float], sign: str = "") -> str:

@@ -10,10 +10,10 @@ import torch
 
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.svd import effective_rank, singular_values, tower_spectra, truncate
-from vectoruniverse.assembly.image_text import build_task
-from vectoruniverse.assembly.model import BaseWeights, extra_parameters, load_adapted
-from vectoruniverse.assembly.prepared import Shared
-from vectoruniverse.config.schema import Experiment
+from vectoruniverse.assembly.base_weights import BaseWeights
+from vectoruniverse.assembly.image_text import ImageTextShared, build_task
+from vectoruniverse.assembly.model import extra_parameters, load_adapted, trained_in_place
+from vectoruniverse.config.image_text import ImageTextExperiment
 from vectoruniverse.encoders.dual import TEXT_TOWER, VISION_TOWER
 from vectoruniverse.metrics.bootstrap import Interval, bootstrap_mean, paired_bootstrap
 from vectoruniverse.runs.folder import Run
@@ -22,7 +22,7 @@ from vectoruniverse.tasks.contract import Evaluation
 
 
 def analyse_adapter(
-    experiment: Experiment, run: Run, shared: Shared, trained: dict[int, Run], ranks: Sequence[int]
+    experiment: ImageTextExperiment, run: Run, shared: ImageTextShared, trained: dict[int, Run], ranks: Sequence[int]
 ) -> dict[str, Any]:
     """Singular values of an adapter's updates, and how well it does when cut to lower ranks.
 
@@ -39,15 +39,15 @@ def analyse_adapter(
         the adapter is cut to that rank, and ``minus_trained``, the paired difference from the run that was trained at
         it, None where there is none.
     """
-    before = BaseWeights(shared.encoder, experiment.adapter)
+    before = BaseWeights(shared.encoder.model, trained_in_place(shared.encoder, experiment.adapter))
     encoder, adapter = load_adapted(experiment, shared.encoder, shared.compute, run.adapter)
-    assert adapter is not None, "only LoRA has a rank"
+    assert isinstance(adapter, LoraAdapter), "only LoRA has a rank"
     try:
         values, paths = singular_values(adapter), list(adapter.layers)
         cuts = [truncate(adapter, rank) for rank in ranks]
         live = dict(encoder.model.named_parameters())
         extra = {name: live[name].detach().clone() for name in extra_parameters(encoder, experiment.adapter)}
-        task, metric = build_task(experiment, encoder, shared.data), experiment.eval.monitor
+        task, metric = build_task(experiment, encoder, shared.pairs), experiment.eval.monitor
         truncated = []
         for cut in cuts:
             adapter.remove()
@@ -56,7 +56,7 @@ def analyse_adapter(
             adapter.overwrite(extra)
             truncated.append(_beside_trained(task.evaluate(), cut.rank, metric, run, trained.get(cut.rank)))
     finally:
-        before.restore(adapter)
+        before.restore([adapter])
     layers = {
         path: {"singular_values": _rounded(found), "effective_rank": effective_rank(found)}
         for path, found in values.items()

@@ -38,6 +38,11 @@ class SweepFolder:
         """The cells as a table."""
         return self.path / "sweep.csv"
 
+    @property
+    def page_file(self) -> Path:
+        """The page, once it is written."""
+        return self.path / "report.html"
+
     def read(self) -> dict[str, Any]:
         """The record as an earlier call left it; empty where there is none.
 

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from vectoruniverse.assembly.image_text import build_task
-from vectoruniverse.assembly.model import BaseWeights, Blend, extra_parameters, input_size, load_adapted
-from vectoruniverse.assembly.prepared import Shared, share
+from vectoruniverse.adapters.prefix import PrefixAdapter
+from vectoruniverse.assembly.base_weights import BaseWeights
+from vectoruniverse.assembly.image_text import ImageTextShared, build_pairs, build_task, share
+from vectoruniverse.assembly.model import Blend, input_size, load_adapted, trained_in_place
 from vectoruniverse.assembly.rows import ImageTextData, decode, read_rows
-from vectoruniverse.config.schema import Experiment, ForgettingConfig, ScratchClip, SplitConfig
+from vectoruniverse.config.image_text import ForgettingConfig, ImageTextExperiment, ScratchClip
+from vectoruniverse.config.sections import SplitConfig
 from vectoruniverse.data.splits import Split
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError
@@ -32,12 +34,12 @@ RULE = (
 
 
 def forgetting_curve(
-    experiment: Experiment,
+    experiment: ImageTextExperiment,
     forgetting: ForgettingConfig,
     adapter: Path,
     *,
     display: Display,
-    shared: Shared | None = None,
+    shared: ImageTextShared | None = None,
 ) -> dict[str, Any]:
     """Judge both sides along the path from the base to an adapter.
 
@@ -54,27 +56,29 @@ def forgetting_curve(
     Raises:
         ConfigError: no row is left that the experiment does not itself use.
     """
+    if experiment.adapter.method == "prefix":
+        raise ConfigError(
+            "a prefix has no scale between base and adapted model", key="forgetting", remedy="leave it out"
+        )
     shared = shared or share(experiment, display)
     old = known_rows(experiment, forgetting, shared, display)
-    before = BaseWeights(shared.encoder, experiment.adapter)
+    names = trained_in_place(shared.encoder, experiment.adapter)
+    before = BaseWeights(shared.encoder.model, names)
     parameters = dict(shared.encoder.model.named_parameters())
-    names = (
-        list(parameters)
-        if experiment.adapter.method == "full"
-        else extra_parameters(shared.encoder, experiment.adapter)
-    )
     base = {name: parameters[name].detach().clone() for name in names}
     encoder, lora = load_adapted(experiment, shared.encoder, shared.compute, adapter)
+    assert not isinstance(lora, PrefixAdapter)
     try:
         blend = Blend(base, encoder, lora)
-        tasks = [build_task(experiment, encoder, data) for data in (shared.data, old)]
+        known = build_pairs(encoder, old, experiment.eval.label_template)
+        tasks = [build_task(experiment, encoder, pairs) for pairs in (shared.pairs, known)]
         points = []
         for scale in sorted(set(forgetting.scales) | {0.0, 1.0}):
             blend.move(scale)
-            new, known = (_judged(task, experiment.eval.monitor) for task in tasks)
-            points.append({"scale": scale, "new": new, "old": known})
+            new, kept = (_judged(task, experiment.eval.monitor) for task in tasks)
+            points.append({"scale": scale, "new": new, "old": kept})
     finally:
-        before.restore(lora)
+        before.restore([lora] if lora else [])
     curve = weigh(points)
     return {
         "metric": experiment.eval.monitor,
@@ -86,7 +90,9 @@ def forgetting_curve(
     }
 
 
-def known_rows(experiment: Experiment, forgetting: ForgettingConfig, shared: Shared, display: Display) -> ImageTextData:
+def known_rows(
+    experiment: ImageTextExperiment, forgetting: ForgettingConfig, shared: ImageTextShared, display: Display
+) -> ImageTextData:
     """The rows that the base knew, all of them to be judged; none that the experiment trains or is judged on."""
     filters = {"include": forgetting.include, "exclude": forgetting.exclude, "split": SplitConfig()}
     config = experiment.data.model_copy(update=filters)

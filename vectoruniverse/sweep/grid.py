@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from vectoruniverse.config.loading import NOT_IN_FINGERPRINT, fingerprint, load_experiment
 from vectoruniverse.config.problems import OVERRIDE
-from vectoruniverse.config.schema import AdapterConfig, Experiment
+from vectoruniverse.config.sections import AdapterSettings, Experiment
 from vectoruniverse.config.strict_yaml import parse
 from vectoruniverse.errors import ConfigError
 
@@ -192,7 +192,7 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
         ) from None
 
 
-def alpha_policy(text: str, adapter: AdapterConfig) -> AlphaPolicy:
+def alpha_policy(text: str, adapter: AdapterSettings) -> AlphaPolicy:
     """Read ``auto``, ``fixed``, ``proportional:K`` or ``rank-stabilized``.
 
     ``auto`` keeps what the experiment file does: its own ratio alpha / rank, or rank-stabilized where it says so.

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from vectoruniverse import experiment as runner
-from vectoruniverse.assembly.prepared import Shared, share, sharing_key
+from vectoruniverse.assembly.contract import Shared, setup
+from vectoruniverse.assembly.image_text import ImageTextShared
+from vectoruniverse.assembly.prepared import sharing_key
+from vectoruniverse.config.image_text import ImageTextExperiment
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.config.schema import Experiment
+from vectoruniverse.config.sections import Experiment
 from vectoruniverse.display import Display
 from vectoruniverse.errors import DivergedError, UserError
 from vectoruniverse.results import PER_QUERY_FILE, Outcome
@@ -29,6 +32,7 @@ from vectoruniverse.sweep.folder import VERSION, SweepFolder
 from vectoruniverse.sweep.forgetting import forgetting_curve
 from vectoruniverse.sweep.grid import RANK, Cell, Grid, identity
 from vectoruniverse.sweep.memory import peak, reset_peak
+from vectoruniverse.sweep.published import publish
 from vectoruniverse.training.interruption import Interruption
 from vectoruniverse.training.loop import InterruptedTraining
 
@@ -92,7 +96,7 @@ class _Bases:
         """Load what the experiment shares with others, unless it is held already."""
         if self._held is None or self._held.key != sharing_key(experiment):
             self._held = None  # freed before the next is loaded
-            self._held = share(experiment, self._display)
+            self._held = setup(experiment).share(experiment, self._display)
         return self._held
 
 
@@ -115,7 +119,9 @@ def run_sweep(grid: Grid, *, runs_dir: Path, out: Path | None, display: Display)
     name = f"{grid.base.name}-sweep-{grid.fingerprint(data)[:8]}"
     folder = SweepFolder(out or runs_dir / name, name)
     with folder.lock(), Interruption():  # so that SIGTERM is raised as Ctrl-C is, wherever it comes
-        return _Sweep(grid, folder, runs_dir, display, bases).run()
+        outcome = _Sweep(grid, folder, runs_dir, display, bases).run()
+        publish(folder, outcome.record, display)
+        return outcome
 
 
 class _Sweep:
@@ -218,7 +224,7 @@ class _Sweep:
     def _adapters(self) -> Iterator[Entry]:
         """The adapters of the largest rank, one for each seed, of a sweep over the rank alone."""
         finished = self._finished()
-        if [one.key for one in self._grid.over] != [RANK] or not finished:
+        if [one.key for one in self._grid.over] != [RANK] or not finished or not _has_towers(self._grid.base):
             return
         ranks = sorted({entry["values"][RANK] for entry, _ in finished})
         for entry, run in sorted(finished, key=lambda cell: int(cell[0]["seed"])):
@@ -232,11 +238,12 @@ class _Sweep:
                 continue
             experiment = load_experiment(run.config_file)
             shared = self._bases.of(experiment)
+            assert isinstance(experiment, ImageTextExperiment) and isinstance(shared, ImageTextShared)
             yield analyse_adapter(experiment, run, shared, trained, ranks) | told
 
     def _forgetting(self) -> Entry | None:
         """The ledger of the smallest value that is not worse, else of the best, with the first seed that has it."""
-        config, finished = self._grid.base.forgetting, self._finished()
+        config, finished = getattr(self._grid.base, "forgetting", None), self._finished()
         found = statistics(finished, self._metric, one_base=self._grid.one_base)
         if config is None or found is None or "reason" in found:
             return None
@@ -249,6 +256,7 @@ class _Sweep:
         experiment = load_experiment(run.config_file)
         try:
             shared = self._bases.of(experiment)
+            assert isinstance(experiment, ImageTextExperiment) and isinstance(shared, ImageTextShared)
             return told | forgetting_curve(experiment, config, run.adapter, display=self._display, shared=shared)
         except UserError as error:
             self._display.warn(f"no forgetting ledger: {error}")
@@ -280,7 +288,7 @@ class _Sweep:
             "alpha": None if grid.alpha is None else str(grid.alpha),
             "metric": self._metric,
             "data": {
-                "root": config["data"]["root"],
+                "root": next(config["data"][key] for key in ("root", "file", "source") if key in config["data"]),
                 "fingerprint": next(iter(fingerprints)) if len(fingerprints) == 1 else None,
                 "rows": facts.pop("rows") if facts else None,
             },
@@ -310,6 +318,11 @@ def find_cell_run(runs_dir: Path, cell: Cell, data: str) -> Run | None:
         if same and seen == data:
             found.append(run)
     return next((run for run in found if _is_finished(run)), found[-1] if found else None)
+
+
+def _has_towers(experiment: Experiment) -> bool:
+    """Whether adapters can be cut to lower ranks and judged again, which is known of dual encoders only."""
+    return isinstance(experiment, ImageTextExperiment)
 
 
 def _is_finished(run: Run) -> bool:

@@ -38,6 +38,7 @@ class WandbSettings:
         project: None takes ``WANDB_PROJECT``, else `vectoruniverse`.
         entity: user or team.
         group: group of runs.
+        job_type: what the run does in its group.
         tags: tags.
         notes: notes.
         init_timeout: seconds after which a silent server counts as away.
@@ -48,6 +49,7 @@ class WandbSettings:
     project: str | None = None
     entity: str | None = None
     group: str | None = None
+    job_type: str | None = None
     tags: Sequence[str] = ()
     notes: str | None = None
     init_timeout: float = 30.0
@@ -60,6 +62,7 @@ class WandbSettings:
             "project": project,
             "entity": self.entity,
             "group": self.group,
+            "job_type": self.job_type,
             "notes": self.notes,
         }
         arguments["tags"] = list(self.tags) or None
