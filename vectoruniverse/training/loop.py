@@ -33,6 +33,7 @@ class Settings:
     clip_grad_norm: float | None = 1.0
     early_stopping: int | None = None
     log_every: int = 10
+    evaluate_every: int = 1
     guard: Literal["warn", "stop", "off"] = "warn"
     guard_min_share: float = 0.5
 
@@ -121,6 +122,8 @@ class Trainer:
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
         self.settings, self.observer, self.scaler = settings, observer, scaler
         self.position = Position()
+        self.best: Evaluation | None = None  # of the checkpoint that `best` names, where this process judged it
+        self.last: Evaluation | None = None
         self._trained = dict(task.trained())
         self._names = optimizer_names(optimizer, self._trained)
 
@@ -153,7 +156,7 @@ class Trainer:
             module.train()  # models are loaded in evaluation mode, in which dropout does nothing
         per_epoch = steps_per_epoch(self.task.train_rows, self.settings.batch_size)
         done = self.position.step // per_epoch
-        if self.position.judged < done or not self.position.base:
+        if (self._is_due(done) and self.position.judged < done) or not self.position.base:
             self._judge(done)  # the base, or an epoch whose end an interruption cut off
         if self._is_out_of_patience(done):
             return self.position
@@ -162,9 +165,10 @@ class Trainer:
                 values = self.train_step(rows, epoch)
                 self.observer.on_step(self.position.step, values)
                 self._stop_if_interrupted()
-            self._judge(epoch + 1)
-            if self._is_out_of_patience(epoch + 1):
-                break
+            if self._is_due(epoch + 1):
+                self._judge(epoch + 1)
+                if self._is_out_of_patience(epoch + 1):
+                    break
         return self.position
 
     def _remaining_batches(self, epoch: int, per_epoch: int) -> Iterator[np.ndarray]:
@@ -235,13 +239,17 @@ class Trainer:
         evaluation = self.task.evaluate()
         score = evaluation.metrics[self.settings.monitor]
         is_best = position.best is None or score > position.best
+        self.last = evaluation
         if is_best:
-            position.best, position.best_epoch = score, epoch
+            position.best, position.best_epoch, self.best = score, epoch, evaluation
         position.judged = epoch
         if epoch == 0:
             position.base = dict(evaluation.metrics)
         self.observer.on_evaluation(position.step, epoch, evaluation, is_best)
         self.observer.save(self.snapshot(), is_best)
+
+    def _is_due(self, epoch: int) -> bool:
+        return epoch % self.settings.evaluate_every == 0 or epoch == self.settings.epochs
 
     def _is_out_of_patience(self, epoch: int) -> bool:
         patience = self.settings.early_stopping
