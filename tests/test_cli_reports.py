@@ -102,7 +102,7 @@ def test_the_page_of_a_run_can_be_written_again(swept):
     assert not (run / "report.html").exists(), "cells of a sweep have no page of their own at first"
     done = CliRunner().invoke(app, ["report", run.name, "--runs-dir", str(runs), "-q"])
     assert done.exit_code == 0, done.output
-    assert "load_run" in (run / "report.html").read_text(encoding="utf-8")
+    assert "PeftModel" in (run / "report.html").read_text(encoding="utf-8")
     assert (run / "figures" / "spectrum.png").is_file()
 
 

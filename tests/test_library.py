@@ -53,13 +53,13 @@ def test_importing_the_package_does_not_import_torch():
 def test_vectors_are_those_of_the_evaluation(run, loaded):
     _, comparison = evaluate_run(str(run), runs_dir=run.parent, split="val", display=Display(quiet=True))
     files, texts = held_out(run)
-    adapted, base = comparison.adapted.embeddings, comparison.base.embeddings
+    adapted, base = comparison.adapted.vectors, comparison.base.vectors
     images = loaded.embed_images(files, batch_size=3)
-    np.testing.assert_allclose(images, adapted.image.numpy(), atol=1e-6)
-    np.testing.assert_allclose(loaded.embed_texts(texts, batch_size=3), adapted.text.numpy(), atol=1e-6)
-    np.testing.assert_allclose(loaded.base.embed_images(files), base.image.numpy(), atol=1e-6)
-    np.testing.assert_allclose(loaded.base.embed_texts(texts), base.text.numpy(), atol=1e-6)
-    assert np.abs(adapted.image.numpy() - base.image.numpy()).max() > 0.01, "or the adapter is not on"
+    np.testing.assert_allclose(images, adapted["image"].numpy(), atol=1e-6)
+    np.testing.assert_allclose(loaded.embed_texts(texts, batch_size=3), adapted["text"].numpy(), atol=1e-6)
+    np.testing.assert_allclose(loaded.base.embed_images(files), base["image"].numpy(), atol=1e-6)
+    np.testing.assert_allclose(loaded.base.embed_texts(texts), base["text"].numpy(), atol=1e-6)
+    assert np.abs(adapted["image"].numpy() - base["image"].numpy()).max() > 0.01, "or the adapter is not on"
     assert images.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1.0, atol=1e-6)
 
@@ -69,8 +69,8 @@ def test_a_run_of_which_everything_was_trained_loads_too(shapes, tmp_path):
     _, comparison = evaluate_run(str(run), runs_dir=run.parent, split="val", display=Display(quiet=True))
     loaded = load_run(run.name, runs_dir=run.parent, device="cpu", precision="fp32")
     files, _ = held_out(run)
-    np.testing.assert_allclose(loaded.embed_images(files), comparison.adapted.embeddings.image.numpy(), atol=1e-6)
-    np.testing.assert_allclose(loaded.base.embed_images(files), comparison.base.embeddings.image.numpy(), atol=1e-6)
+    np.testing.assert_allclose(loaded.embed_images(files), comparison.adapted.vectors["image"].numpy(), atol=1e-6)
+    np.testing.assert_allclose(loaded.base.embed_images(files), comparison.base.vectors["image"].numpy(), atol=1e-6)
 
 
 def test_files_open_images_and_arrays_are_one_picture(loaded, tmp_path):

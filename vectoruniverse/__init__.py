@@ -6,6 +6,8 @@ As a library::
 
     run = load_run("latest")
     run.embed_images(["picture.jpg"]) @ run.embed_texts(["a red circle"]).T
+
+and, of a run that classifies texts, ``load_classifier("latest").predict(["a text"])``.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vectoruniverse.library import LoadedRun, load_run
+    from vectoruniverse.prediction import LoadedClassifier, load_classifier
 
-__all__ = ["LoadedRun", "__version__", "load_run"]
+__all__ = ["LoadedClassifier", "LoadedRun", "__version__", "load_classifier", "load_run"]
 
 __version__ = "0.1.0"
 
@@ -25,4 +28,6 @@ def __getattr__(name: str) -> object:
     """Load the library's names when they are asked for: they bring torch, which ``vu --help`` does without."""
     if name in ("LoadedRun", "load_run"):
         return getattr(importlib.import_module("vectoruniverse.library"), name)
+    if name in ("LoadedClassifier", "load_classifier"):
+        return getattr(importlib.import_module("vectoruniverse.prediction"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

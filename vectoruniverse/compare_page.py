@@ -83,10 +83,11 @@ def run_table(record: Record) -> Table:
             "" if run["best_epoch"] is None else str(run["best_epoch"]),
             "" if run["trained_parameters"] is None else f"{run['trained_parameters']:,}",
             "" if run["seconds"] is None else f"{run['seconds']:.0f}\N{NO-BREAK SPACE}s",
+            "" if run["peak_memory_bytes"] is None else f"{run['peak_memory_bytes'] / 2**20:,.0f}\N{NO-BREAK SPACE}MiB",
         )
         for run in record["runs"]
     ]
-    return Table("", ("run", "state", "best epoch", "trained", "time"), rows)
+    return Table("", ("run", "state", "best epoch", "trained", "time", "peak memory"), rows)
 
 
 def config_table(record: Record) -> Table:

@@ -67,7 +67,8 @@ def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]
 
     Returns:
         JSON values: ``runs`` (``name``, ``state``, ``best_epoch``, ``rows``, ``data``, ``trained_parameters``,
-        ``seconds``, in the order given); ``monitor``; ``config``: dotted key → run → value, where they differ;
+        ``seconds``, ``peak_memory_bytes``, in the order given); ``monitor``; ``config``: dotted key → run → value,
+        where they differ;
         ``metrics``: metric → run → [value, low, high], the last two null without an interval; ``differences``: run →
         metric → [estimate, low, high] of its rows minus the first run's; ``no_differences``: run → why there are none;
         ``validation`` and ``loss``: run → list of [epoch, monitored metric] and of [step, loss].
@@ -133,7 +134,7 @@ def _evaluation(run: Run) -> _Evaluation | None:
 
 def _facts(one: _Told) -> dict[str, Any]:
     state, evaluation = one.run.read_state(), one.evaluation
-    seconds = state.get("seconds")
+    seconds, memory = state.get("seconds"), state.get("peak_memory_bytes")
     return {
         "name": one.run.name,
         "state": str(state.get("state", "unknown")),
@@ -142,6 +143,7 @@ def _facts(one: _Told) -> dict[str, Any]:
         "data": evaluation.data if evaluation else None,
         "trained_parameters": evaluation.trained_parameters if evaluation else None,
         "seconds": seconds if isinstance(seconds, int | float) and math.isfinite(seconds) else None,
+        "peak_memory_bytes": memory if isinstance(memory, int) else None,
     }
 
 

@@ -5,36 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.metrics.comparing import intervals
 from vectoruniverse.metrics.geometry import spectrum
 from vectoruniverse.tasks.contract import Evaluation
-from vectoruniverse.tasks.judging import Embeddings
 
 SPECTRUM_LENGTH = 256
 """Eigenvalues kept of a spectrum; the rest is below any figure's resolution."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One model on one split."""
-
-    evaluation: Evaluation
-    embeddings: Embeddings
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """Named numbers."""
-        return self.evaluation.metrics
-
-    def spectra(self) -> dict[str, list[float]]:
-        """Eigenvalues of the second moment as shares of their sum, descending: of pictures, texts, and both stacked."""
-        image, text = self.embeddings.image, self.embeddings.text
-        stacks = {"image": image, "text": text, "both": torch.cat([image, text])}
-        return {name: spectrum(rows)[:SPECTRUM_LENGTH].tolist() for name, rows in stacks.items()}
+def spectra(evaluation: Evaluation) -> dict[str, list[float]]:
+    """Eigenvalues of the second moment as shares of their sum, descending: of each kind of rows, and of all stacked."""
+    stacks = dict(evaluation.vectors)
+    if stacks:
+        stacks["both"] = torch.cat(list(stacks.values()))
+    return {name: spectrum(rows)[:SPECTRUM_LENGTH].tolist() for name, rows in stacks.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +30,26 @@ class Comparison:
 
     Attributes:
         split: ``val`` or ``train``.
-        groups: group number of each row; rows with the same text share one.
+        rows: number of rows judged.
         base, adapted: the models, judged by the same code.
         intervals: metric → ``base``, ``adapted``, ``difference``.
         drawn_by: what the bootstrap drew together: a column, or None for single rows.
     """
 
     split: str
-    groups: np.ndarray
-    base: Judged
-    adapted: Judged
+    rows: int
+    base: Evaluation
+    adapted: Evaluation
     intervals: Mapping[str, Mapping[str, Interval]]
     drawn_by: str | None
 
-    @property
-    def rows(self) -> int:
-        """Number of rows judged."""
-        return len(self.groups)
-
 
 def compare(
-    base: Judged,
-    adapted: Judged,
+    base: Evaluation,
+    adapted: Evaluation,
     split: str,
     *,
-    row_groups: np.ndarray,
+    rows: int,
     units: Sequence[str] | None,
     drawn_by: str | None,
 ) -> Comparison:
@@ -77,12 +59,12 @@ def compare(
         base: the base model.
         adapted: the adapted model.
         split: ``val`` or ``train``.
-        row_groups: group number of each row; rows with the same text share one.
+        rows: number of rows of the split.
         units: of each row of the split, what the bootstrap draws together; None: each row alone.
         drawn_by: the column that ``units`` come from.
     """
-    bounds = intervals(base.evaluation.per_query, adapted.evaluation.per_query, groups=units)
-    return Comparison(split, row_groups, base, adapted, bounds, drawn_by)
+    bounds = intervals(base.per_query, adapted.per_query, groups=units)
+    return Comparison(split, rows, base, adapted, bounds, drawn_by)
 
 
 def plain_intervals(comparison: Comparison) -> dict[str, dict[str, list[float]]]:
@@ -107,5 +89,5 @@ def evaluation_record(comparison: Comparison, **facts: object) -> dict[str, obje
         "adapted": dict(comparison.adapted.metrics),
         "intervals": plain_intervals(comparison),
         "intervals_drawn_by": comparison.drawn_by or "row",
-        "spectra": {"base": comparison.base.spectra(), "adapted": comparison.adapted.spectra()},
+        "spectra": {"base": spectra(comparison.base), "adapted": spectra(comparison.adapted)},
     }

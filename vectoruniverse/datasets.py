@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from vectoruniverse.assembly.image_text import as_image_text
 from vectoruniverse.assembly.rows import read_rows
+from vectoruniverse.config.image_text import DataConfig, ImageTextExperiment, ScratchClip
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.config.schema import DataConfig, Experiment, ScratchClip
 from vectoruniverse.data.check import check_data
 from vectoruniverse.data.findings import DataReport
 from vectoruniverse.data.stats import DataStats, data_stats, quantiles
@@ -58,18 +59,20 @@ def describe(root: str | None, config: str | None, overrides: Sequence[str]) -> 
     return data_stats(read_rows(data).rows, token_counts=counter, max_tokens=limit)
 
 
-def _data(root: str | None, config: str | None, overrides: Sequence[str]) -> tuple[DataConfig, Experiment | None]:
+def _data(
+    root: str | None, config: str | None, overrides: Sequence[str]
+) -> tuple[DataConfig, ImageTextExperiment | None]:
     if (root is None) == (config is None):
         raise UserError("give either a folder or --config FILE", remedy="vu data check data/openmoji")
     if config is None:
         if overrides:
             raise UserError("--set goes with --config")
         return DataConfig(root=str(root)), None
-    experiment = load_experiment(config, overrides)
+    experiment = as_image_text(load_experiment(config, overrides), "vu data")
     return experiment.data, experiment
 
 
-def _size(data: DataConfig, experiment: Experiment | None, display: Display) -> int:
+def _size(data: DataConfig, experiment: ImageTextExperiment | None, display: Display) -> int:
     """Side of the stored pictures; a model that cannot be read leaves the default, which is told."""
     if data.cache_size is not None:
         return data.cache_size
@@ -85,7 +88,7 @@ def _size(data: DataConfig, experiment: Experiment | None, display: Display) -> 
 
 
 def _token_counter(
-    experiment: Experiment | None, display: Display
+    experiment: ImageTextExperiment | None, display: Display
 ) -> tuple[Callable[[Sequence[str]], Sequence[int]] | None, int | None]:
     """Lengths in the experiment's own tokens; without its tokenizer lengths go unchecked, which is told."""
     if experiment is None or isinstance(experiment.model, ScratchClip):

@@ -14,14 +14,13 @@ from pathlib import Path
 import torch
 
 from vectoruniverse.adapters.apply import ParameterCount, parameter_table
-from vectoruniverse.adapters.lora import lora_plus_groups
-from vectoruniverse.assembly.image_text import build_task
+from vectoruniverse.adapters.lora import LoraAdapter, lora_plus_groups
+from vectoruniverse.assembly.contract import Prepared, Shared, judged_base, setup
 from vectoruniverse.assembly.loop import build_schedule, build_trackers, loop_settings
-from vectoruniverse.assembly.model import load_adapted, save_adapted
-from vectoruniverse.assembly.prepared import Prepared, Shared, TimedTask, prepare, share
-from vectoruniverse.comparison import Comparison, Judged
+from vectoruniverse.assembly.prepared import TimedTask
+from vectoruniverse.comparison import Comparison
 from vectoruniverse.config.loading import dump_experiment, load_experiment
-from vectoruniverse.config.schema import Experiment
+from vectoruniverse.config.sections import Experiment
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DataError, DivergedError, UserError
 from vectoruniverse.observer import RunObserver
@@ -30,14 +29,15 @@ from vectoruniverse.results import (
     Outcome,
     beside_base,
     best_earlier,
-    rewrite_report,
+    card_facts,
+    report,
     track_results,
-    trained_parameters,
     write_results,
 )
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.folder import Run, create_run
 from vectoruniverse.runs.listing import find_run
+from vectoruniverse.tasks.contract import Evaluation
 from vectoruniverse.tracking.contract import Trackers
 from vectoruniverse.training.checkpoint import Checkpoint, latest
 from vectoruniverse.training.device import peak_memory
@@ -89,6 +89,23 @@ def evaluate_run(reference: str, *, runs_dir: Path, split: str, display: Display
     Raises:
         ConfigError: there is no such run, or it has no adapter yet.
     """
+    run, prepared, base = _finished(reference, runs_dir, split, display)
+    return run, beside_base(prepared, base, split)
+
+
+def report_run(reference: str, *, runs_dir: Path, display: Display) -> Path:
+    """Write a finished run's report.html and its figures again, from what its folder holds and its data."""
+    run, prepared, base = _finished(reference, runs_dir, "val", display)
+    epoch, seconds = run.read_evaluation().get("best_epoch"), run.read_state().get("seconds")
+    facts = card_facts(
+        prepared, epoch if isinstance(epoch, int) else None, seconds if isinstance(seconds, int | float) else None
+    )
+    report(run, prepared, beside_base(prepared, base, "val"), facts)
+    return run.report_file
+
+
+def _finished(reference: str, runs_dir: Path, split: str, display: Display) -> tuple[Run, Prepared, Evaluation]:
+    """A finished run, its model with what was trained, and what its base reaches."""
     run = find_run(runs_dir, reference)
     if not run.adapter.is_dir():
         raise ConfigError(
@@ -96,25 +113,16 @@ def evaluate_run(reference: str, *, runs_dir: Path, split: str, display: Display
             remedy=f"finish it: vu train --resume {run.name}",
         )
     experiment = load_experiment(run.config_file)
-    shared = share(experiment, display)
-    base = shared.base(experiment, split)
-    encoder, _ = load_adapted(experiment, shared.encoder, shared.compute, run.adapter)
-    return run, beside_base(build_task(experiment, encoder, shared.data), base, experiment, shared.data, split)
+    shared = setup(experiment).share(experiment, display)
+    base = judged_base(experiment, shared, split)
+    return run, setup(experiment).prepare(experiment, shared, run.adapter), base
 
 
-def report_run(reference: str, *, runs_dir: Path, display: Display) -> Path:
-    """Write a finished run's report.html and its figures again, from what its folder holds and its data."""
-    run, comparison = evaluate_run(reference, runs_dir=runs_dir, split="val", display=display)
-    experiment = load_experiment(run.config_file)
-    data = share(experiment, display).data
-    rewrite_report(run, experiment, comparison, data)
-    return run.report_file
-
-
-def evaluate_base(experiment: Experiment, *, split: str, display: Display) -> tuple[int, Judged]:
+def evaluate_base(experiment: Experiment, *, split: str, display: Display) -> tuple[int, Evaluation]:
     """Judge the model of an experiment as it is, before any training; number of rows and what it reaches."""
-    shared = share(experiment, display)
-    return len(getattr(shared.data.split, split)), shared.base(experiment, split)
+    shared = setup(experiment).share(experiment, display)
+    rows = shared.data.counts()["training" if split == "train" else "validation"]
+    return rows, judged_base(experiment, shared, split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,22 +141,19 @@ class Plan:
 
 def dry_run(experiment: Experiment, display: Display) -> Plan:
     """Load everything, take one batch forward and backward, write nothing."""
-    prepared = prepare(experiment, share(experiment, display))
-    task, data = prepared.task, prepared.data
+    shared = setup(experiment).share(experiment, display)
+    prepared = setup(experiment).prepare(experiment, shared)
+    task = prepared.task
     rows = batches(task.train_rows, experiment.train.batch_size, experiment.seed, 0)[0]
     started = time.perf_counter()
     loss = task.loss(rows, 0)
     torch.autograd.backward(loss.total)
     per_epoch = steps_per_epoch(task.train_rows, experiment.train.batch_size)
     return Plan(
-        rows={
-            "training": len(data.split.train),
-            "validation": len(data.split.val),
-            "set aside": len(data.metadata.bad),
-        },
+        rows=prepared.data.counts(),
         steps_per_epoch=per_epoch,
         steps=per_epoch * experiment.train.epochs,
-        parameters=parameter_table(prepared.encoder.model),
+        parameters=parameter_table(prepared.model),
         compute=str(prepared.compute),
         loss={"total": float(loss.total.detach()), **{name: float(part) for name, part in loss.parts.items()}},
         seconds_per_step=time.perf_counter() - started,
@@ -183,10 +188,10 @@ def _train(
 ) -> Outcome:
     """Share → judge the base → prepare → fit → conclude; the base is as it was afterwards."""
     started = time.monotonic()
-    shared = shared or share(experiment, display)
+    shared = shared or setup(experiment).share(experiment, display)
     _hold_to_its_data(run, shared.data.fingerprint())
-    base = shared.base(experiment, "val")
-    prepared = prepare(experiment, shared)
+    base = judged_base(experiment, shared, "val")
+    prepared = setup(experiment).prepare(experiment, shared)
     try:
         return _train_prepared(prepared, base, run, display, interruption, started)
     finally:
@@ -216,19 +221,18 @@ class Session:
 
 
 def _train_prepared(
-    prepared: Prepared, base: Judged, run: Run, display: Display, interruption: Interruption, started: float
+    prepared: Prepared, base: Evaluation, run: Run, display: Display, interruption: Interruption, started: float
 ) -> Outcome:
     """Fit → conclude, with the trackers told of the end whatever it is."""
     experiment = prepared.experiment
     checkpoint = latest(run.checkpoints, "last", display.warn) if run.checkpoints.is_dir() else None
     display.say(plan_line(prepared))
-    display.table("", PARAMETER_COLUMNS, parameter_rows(parameter_table(prepared.encoder.model)))
+    display.table("", PARAMETER_COLUMNS, parameter_rows(parameter_table(prepared.model)))
     if checkpoint is not None:
         display.say(f"resumed at step {checkpoint.step}")
     trackers = build_trackers(experiment, run, display, checkpoint.step if checkpoint else None)
     session = Session(run, display, trackers, interruption, started)
-    starts_as_base = checkpoint is None and experiment.adapter.init_from is None
-    task = TimedTask(prepared.task, base if starts_as_base else None, experiment.eval.recall_at)
+    task = TimedTask(prepared.task, base if checkpoint is None and prepared.starts_as_base else None)
     try:
         trainer = _fit(prepared, task, session, checkpoint)
         outcome = _conclude(prepared, base, session, trainer, task)
@@ -246,8 +250,9 @@ def _fit(prepared: Prepared, task: TimedTask, session: Session, checkpoint: Chec
     """The loop, from the start or from where the checkpoint stands."""
     experiment = prepared.experiment
     groups = parameter_groups(task.trained().items(), task.modules(), experiment.train.weight_decay)
-    if experiment.adapter.lora_plus_ratio is not None and prepared.adapter is not None:
-        groups = lora_plus_groups(prepared.adapter, groups, ratio=experiment.adapter.lora_plus_ratio)
+    if experiment.adapter.lora_plus_ratio is not None:
+        adapters = [adapter for adapter in prepared.adapters.values() if isinstance(adapter, LoraAdapter)]
+        groups = lora_plus_groups(adapters, groups, ratio=experiment.adapter.lora_plus_ratio)
     total = experiment.train.epochs * steps_per_epoch(task.train_rows, experiment.train.batch_size)
     observer = RunObserver(
         session.run,
@@ -273,14 +278,15 @@ def _fit(prepared: Prepared, task: TimedTask, session: Session, checkpoint: Chec
     return trainer
 
 
-def _conclude(prepared: Prepared, base: Judged, session: Session, trainer: Trainer, task: TimedTask) -> Outcome:
+def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: Trainer, task: TimedTask) -> Outcome:
     """Put the parameters to keep back, judge them beside the base, write what a person wants to have."""
     experiment, position, run = prepared.experiment, trainer.position, session.run
     kept = latest(run.checkpoints, experiment.eval.keep, session.display.warn)
     assert kept is not None, "the first evaluation writes a checkpoint"
     restore_parameters(prepared.task.trained(), kept.tensors["model"])
-    save_adapted(prepared.encoder, prepared.adapter, experiment.adapter, run.adapter)
-    comparison = beside_base(prepared.task, base, experiment, prepared.data, "val")
+    prepared.save(run.adapter)
+    adapted = trainer.best if experiment.eval.keep == "best" else trainer.last
+    comparison = beside_base(prepared, base, "val", adapted)
     outcome = Outcome(
         run,
         comparison,
@@ -291,8 +297,8 @@ def _conclude(prepared: Prepared, base: Judged, session: Session, trainer: Train
         task.evaluation_seconds,
         best_earlier(run, experiment.eval.monitor, prepared.data.fingerprint()),
     )
-    galleries = write_results(prepared, outcome)
-    track_results(session.trackers, prepared, outcome, galleries, position.step)
+    findings = write_results(prepared, outcome)
+    track_results(session.trackers, prepared, outcome, findings, position.step)
     run.set_state(
         "finished",
         best=comparison.adapted.metrics[experiment.eval.monitor],
@@ -301,16 +307,16 @@ def _conclude(prepared: Prepared, base: Judged, session: Session, trainer: Train
         seconds=round(outcome.seconds, 1),
         step_seconds=round(outcome.step_seconds, 1),
         device=str(prepared.compute),
+        peak_memory_bytes=peak_memory(prepared.compute.device),
     )
     return outcome
 
 
 def plan_line(prepared: Prepared) -> str:
     """Rows, trained parameters and device in one line."""
-    data, trained = prepared.data, trained_parameters(prepared)
-    total = sum(p.numel() for p in prepared.encoder.model.parameters())
-    bad = f" ({len(data.metadata.bad)} set aside)" if data.metadata.bad else ""
+    counts, total = prepared.data.counts(), sum(p.numel() for p in prepared.model.parameters())
+    bad = f" ({counts['set aside']} set aside)" if counts["set aside"] else ""
     return (
-        f"{len(data.split.train)} training and {len(data.split.val)} validation rows{bad}; "
-        f"{trained:,} of {total:,} parameters trained; {prepared.compute}"
+        f"{counts['training']} training and {counts['validation']} validation rows{bad}; "
+        f"{prepared.trained_parameters():,} of {total:,} parameters trained; {prepared.compute}"
     )

@@ -20,9 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from vectoruniverse.adapters.lora import LoraAdapter
+from vectoruniverse.adapters.prefix import PrefixAdapter
+from vectoruniverse.assembly.image_text import as_image_text
 from vectoruniverse.assembly.model import input_size, load_adapted, load_encoder
+from vectoruniverse.config.image_text import ImageTextExperiment
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.config.schema import Experiment
 from vectoruniverse.data.decoding import (
     PictureError,
     PictureRecipe,
@@ -54,7 +56,7 @@ class LoadedRun:
         run: the run folder.
         experiment: its configuration.
         encoder: the model, with the adapter on it.
-        adapter: the LoRA on the encoder; None where every parameter was trained, or where this is a run's base.
+        adapter: what was put on the encoder; None where every parameter was trained, or where this is a run's base.
         compute: where and in which format it computes.
         recipe: how a picture becomes a square.
     """
@@ -62,9 +64,9 @@ class LoadedRun:
     def __init__(
         self,
         run: Run,
-        experiment: Experiment,
+        experiment: ImageTextExperiment,
         encoder: DualEncoder,
-        adapter: LoraAdapter | None,
+        adapter: LoraAdapter | PrefixAdapter | None,
         compute: Compute,
     ) -> None:
         """Bind a model to the run that it belongs to; see ``load_run``."""
@@ -148,7 +150,8 @@ def load_run(
             f"{run.name} has no adapter yet (state: {run.read_state().get('state', 'unknown')})",
             remedy=f"finish it: vu train --resume {run.name}",
         )
-    experiment, compute = load_experiment(run.config_file), choose_compute(device, precision)
+    experiment = as_image_text(load_experiment(run.config_file), "load_run")
+    compute = choose_compute(device, precision)
     if experiment.adapter.method == "full":
         encoder = load_dual_encoder(
             str(run.adapter.absolute()),

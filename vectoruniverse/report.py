@@ -9,7 +9,12 @@ from typing import Protocol
 Intervals = Mapping[str, Mapping[str, Sequence[float]]]
 """Of a metric, ``difference`` as [estimate, low, high]."""
 
-DIRECTIONS = (("image_to_text/", "image → text "), ("text_to_image/", "text → image "))
+DIRECTIONS = (
+    ("image_to_text/", "image → text "),
+    ("text_to_image/", "text → image "),
+    ("first_to_second/", "first → second "),
+    ("second_to_first/", "second → first "),
+)
 RANKS = {"median_rank": "median rank", "mrr": "MRR"}
 
 LABELS = {
@@ -21,14 +26,38 @@ LABELS = {
     "map/text_to_image": "label mAP, text → image",
 }
 
+OUTCOMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "loss": "cross-entropy, nats",
+    "calibration_error": "calibration error",
+    "mlm_accuracy": "masked tokens, accuracy",
+    "mlm_loss": "masked tokens, cross-entropy, nats",
+    "unigram_entropy": "the same by token counts, nats",
+    "perplexity": "perplexity",
+    "nsp_accuracy": "next sentence, accuracy",
+    "nsp_loss": "next sentence, cross-entropy, nats",
+    "pair_cosine": "cosine of pairs",
+    "pair_cosine_clipped": "cosine of pairs, negatives as 0",
+    "row_uniformity": "share of the row's cosines",
+    "column_uniformity": "share of the column's cosines",
+    "uniformity_chance": "the same by chance",
+}
+
 GEOMETRY = {
-    "alignment": "alignment ‖I − T‖²",
+    "alignment": "alignment, squared distance",
     "image/uniformity": "uniformity, images",
     "text/uniformity": "uniformity, texts",
+    "first/uniformity": "uniformity, first",
+    "second/uniformity": "uniformity, second",
     "image/mean_cosine": "mean cosine, images",
     "text/mean_cosine": "mean cosine, texts",
+    "first/mean_cosine": "mean cosine, first",
+    "second/mean_cosine": "mean cosine, second",
     "image/mean_norm": "norm of the mean, images",
     "text/mean_norm": "norm of the mean, texts",
+    "first/mean_norm": "norm of the mean, first",
+    "second/mean_norm": "norm of the mean, second",
     "modality_gap": "modality gap",
     "effective_rank": "effective rank",
     "largest_eigenvalue_share": "largest eigenvalue",
@@ -43,7 +72,9 @@ def metric_labels(metrics: Mapping[str, float]) -> dict[str, str]:
             if key.startswith(prefix):
                 name = key.removeprefix(prefix)
                 names[key] = label + RANKS.get(name, name)
-    return {key: label for key, label in (names | LABELS | GEOMETRY).items() if key in metrics}
+    names |= LABELS | OUTCOMES
+    names |= {key: f"F1, {key.removeprefix('f1/')}" for key in metrics if key.startswith("f1/")}
+    return {key: label for key, label in (names | GEOMETRY).items() if key in metrics}
 
 
 def comparison_rows(

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vectoruniverse.comparison import Comparison, Judged, plain_intervals
+from vectoruniverse.comparison import Comparison, plain_intervals
 from vectoruniverse.figures.album import Plate, comparison_figures, history_figures, space_figures
 from vectoruniverse.figures.gallery import Direction, Gallery, TakePictures, choose_retrievals, gallery_figure
 from vectoruniverse.figures.space import Embedded
@@ -16,6 +15,7 @@ from vectoruniverse.figures.style import save
 from vectoruniverse.page import Table, write_page
 from vectoruniverse.report import comparison_rows, model_card
 from vectoruniverse.runs.folder import Run
+from vectoruniverse.tasks.contract import Evaluation
 from vectoruniverse.tracking.jsonl import read_metrics
 from vectoruniverse.verdict import answer, verdict
 
@@ -30,30 +30,67 @@ class Rows:
     pictures: TakePictures
 
 
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a task adds to the report of its runs.
+
+    Attributes:
+        plates: figures.
+        galleries: best and worst retrievals.
+        tables: shown with the settings.
+    """
+
+    plates: Sequence[Plate] = ()
+    galleries: Sequence[Gallery] = ()
+    tables: Sequence[Table] = ()
+
+
+def retrieval_findings(comparison: Comparison, groups: np.ndarray, rows: Rows) -> Findings:
+    """Of pictures and texts: the space before and after, and the best and worst retrievals of both directions.
+
+    Args:
+        comparison: base and adapted model.
+        groups: (N,); rows with the same number have the same text.
+        rows: the judged rows.
+    """
+    base, adapted = _embedded(comparison.base), _embedded(comparison.adapted)
+    directions: tuple[Direction, ...] = ("image_to_text", "text_to_image")
+    galleries = [
+        choose_retrievals(
+            adapted, groups, comparison.adapted.ranks[direction], rows.titles, rows.pictures, direction=direction
+        )
+        for direction in directions
+    ]
+    return Findings(list(space_figures(base, adapted, groups)), galleries)
+
+
 def write_report(
-    run: Run, comparison: Comparison, rows: Rows, *, facts: Mapping[str, str], config: str, monitor: str, snippet: str
-) -> list[Gallery]:
+    run: Run,
+    comparison: Comparison,
+    findings: Findings,
+    *,
+    facts: Mapping[str, str],
+    config: str,
+    monitor: str,
+    snippet: str,
+) -> None:
     """Write ``report.html`` and ``figures/`` (PNG and SVG) into the run folder.
 
     Args:
         run: the run.
         comparison: base and adapted model on the held-out rows.
-        rows: the held-out rows.
+        findings: what only the run's task has.
         facts: what was run, by name.
         config: the resolved experiment file.
         monitor: the metric that picked the best checkpoint.
         snippet: Python that loads the adapter.
-
-    Returns:
-        The best and worst retrievals of both directions, for whoever shows them elsewhere.
     """
     history = list(read_metrics(run.metrics_file))
     base, adapted, bounds = comparison.base.metrics, comparison.adapted.metrics, plain_intervals(comparison)
-    galleries = [_gallery(comparison, rows, "image_to_text"), _gallery(comparison, rows, "text_to_image")]
-    plates = list(_plates(comparison, history, monitor))
+    plates = [*_plates(comparison, history, monitor), *findings.plates]
     for plate in plates:
         save(plate.figure, run.path / "figures", plate.name)
-    for gallery in galleries:
+    for gallery in findings.galleries:
         save(gallery_figure(gallery), run.path / "figures", f"retrievals_{gallery.direction}")
     write_page(
         run.path / "report.html",
@@ -62,11 +99,11 @@ def write_report(
         comparison=Table("Held-out rows", COLUMNS, comparison_rows(base, adapted, bounds)),
         verdict=verdict(base, adapted, history),
         plates=plates,
-        galleries=galleries,
+        galleries=findings.galleries,
         facts=facts,
+        tables=findings.tables,
         listings={"Experiment": config, "Load the adapter": snippet.strip()},
     )
-    return galleries
 
 
 def write_card(
@@ -84,20 +121,7 @@ def _plates(
 ) -> Iterator[Plate]:
     yield from comparison_figures(comparison.base.metrics, comparison.adapted.metrics, plain_intervals(comparison))
     yield from history_figures(history, monitor)
-    yield from space_figures(_embedded(comparison.base), _embedded(comparison.adapted), comparison.groups)
 
 
-def _gallery(comparison: Comparison, rows: Rows, direction: Direction) -> Gallery:
-    return choose_retrievals(
-        _embedded(comparison.adapted),
-        comparison.groups,
-        comparison.adapted.evaluation.ranks[direction],
-        rows.titles,
-        rows.pictures,
-        direction=direction,
-    )
-
-
-def _embedded(judged: Judged) -> Embedded:
-    image: NDArray[np.float64] = judged.embeddings.image.double().numpy()
-    return Embedded(image, judged.embeddings.text.double().numpy())
+def _embedded(judged: Evaluation) -> Embedded:
+    return Embedded(judged.vectors["image"].double().numpy(), judged.vectors["text"].double().numpy())

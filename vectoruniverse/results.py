@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,35 +13,19 @@ import transformers
 from safetensors.numpy import save_file
 
 from vectoruniverse import __version__
+from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.svd import singular_values, tower_spectra
-from vectoruniverse.assembly.prepared import Prepared
-from vectoruniverse.assembly.rows import ImageTextData
-from vectoruniverse.comparison import Comparison, Judged, compare, evaluation_record
+from vectoruniverse.assembly.contract import Prepared
+from vectoruniverse.comparison import Comparison, compare, evaluation_record
 from vectoruniverse.config.loading import dump_experiment, fingerprint
-from vectoruniverse.config.schema import Experiment
-from vectoruniverse.encoders.dual import TEXT_TOWER, VISION_TOWER, local_source
-from vectoruniverse.figures.gallery import Gallery
-from vectoruniverse.reporting import Rows, write_card, write_report
+from vectoruniverse.reporting import Findings, write_card, write_report
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
-from vectoruniverse.tasks.image_text import ImageTextTask
+from vectoruniverse.tasks.contract import Evaluation
 from vectoruniverse.tracking.contract import DataSet, Trackers
 
 PER_QUERY_FILE = "per_query.safetensors"
 """Outcome of each held-out row, in the run folder."""
-
-LORA_SNIPPET = """
-from peft import PeftModel  # pip install peft
-from transformers import {model}
-
-model = PeftModel.from_pretrained({model}.from_pretrained("{base}"), "adapter")
-"""
-
-FULL_SNIPPET = """
-from transformers import {model}
-
-model = {model}.from_pretrained("adapter")
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,107 +90,83 @@ def best_earlier(run: Run, metric: str, data: str) -> Earlier | None:
     return max(found, key=lambda earlier: earlier.score, default=None)
 
 
-def beside_base(
-    task: ImageTextTask, base: Judged, experiment: Experiment, data: ImageTextData, split: str
-) -> Comparison:
-    """The task's model, as it is now, beside its base on the same rows."""
-    pairs, column = task.part(split), experiment.data.split.group_by
-    adapted = Judged(*task.judge(pairs))
-    units = data.units(split, column)
-    return compare(base, adapted, split, row_groups=pairs.groups, units=units, drawn_by=column)
+def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evaluation | None = None) -> Comparison:
+    """The task's model beside its base on the same rows; ``adapted`` where it has been judged already."""
+    column = prepared.data.grouped_by
+    units = prepared.data.units(split, column)
+    rows = prepared.data.counts()["training" if split == "train" else "validation"]
+    return compare(base, adapted or prepared.task.evaluate(split), split, rows=rows, units=units, drawn_by=column)
 
 
-def write_results(prepared: Prepared, outcome: Outcome) -> list[Gallery]:
-    """evaluation.json, per_query.safetensors, the model card, and the report with its figures and galleries."""
+def write_results(prepared: Prepared, outcome: Outcome) -> Findings:
+    """evaluation.json, per_query.safetensors, the model card, and the report with its figures."""
     run, comparison, data = outcome.run, outcome.comparison, prepared.data
-    facts = card_facts(prepared, outcome)
-    snippet = load_snippet(prepared)
     record = evaluation_record(
         comparison,
         data=data.fingerprint(),
         experiment=fingerprint(prepared.experiment),
-        monitor=prepared.experiment.eval.monitor,
+        monitor=outcome.monitor,
         best_epoch=outcome.best_epoch,
-        trained_parameters=trained_parameters(prepared),
+        trained_parameters=prepared.trained_parameters(),
         adapter=adapter_spectra(prepared),
     )
     write_per_query(run, prepared, comparison)
     run.write_json("evaluation.json", record)
-    tags = ("transformers" if prepared.adapter is None else "peft", "clip", "image-text", "vectoruniverse")
-    write_card(run, comparison, facts=facts, snippet=snippet, tags=tags)
+    facts = card_facts(prepared, outcome.best_epoch, outcome.seconds)
+    write_card(run, comparison, facts=facts, snippet=prepared.snippet(), tags=prepared.tags)
     if not prepared.experiment.eval.report:
-        return []
-    return write_report(
-        run,
-        comparison,
-        Rows([data.rows[i].text for i in data.split.val], data.thumbnails("val")),
-        facts=facts,
-        config=dump_experiment(prepared.experiment),
-        monitor=prepared.experiment.eval.monitor,
-        snippet=snippet,
-    )
+        return Findings()
+    return report(run, prepared, comparison, facts)
 
 
-def rewrite_report(run: Run, experiment: Experiment, comparison: Comparison, data: ImageTextData) -> None:
-    """The report of a run that ended before, with what its folder still tells."""
-    state, record = run.read_state(), run.read_evaluation()
-    facts = {
-        "base model": str(experiment.model),
-        "data": f"`{experiment.data.root}`, fingerprint `{data.fingerprint()[:16]}`",
-        "loss": experiment.loss.name,
-        "best epoch": f"{record.get('best_epoch', 'unknown')} of {experiment.train.epochs}, "
-        f"by {experiment.eval.monitor}",
-        "time": f"{state.get('seconds', 'unknown')} s on {state.get('device', 'unknown')}",
-    }
+def report(run: Run, prepared: Prepared, comparison: Comparison, facts: Mapping[str, str]) -> Findings:
+    """Write the report of a run with its figures."""
+    findings = prepared.findings(comparison)
     write_report(
         run,
         comparison,
-        Rows([data.rows[i].text for i in data.split.val], data.thumbnails("val")),
+        findings,
         facts=facts,
-        config=dump_experiment(experiment),
-        monitor=experiment.eval.monitor,
-        snippet="from vectoruniverse import load_run\n\nrun = load_run('.')",
+        config=dump_experiment(prepared.experiment),
+        monitor=prepared.experiment.eval.monitor,
+        snippet=prepared.snippet(),
     )
+    return findings
 
 
-def track_results(
-    trackers: Trackers, prepared: Prepared, outcome: Outcome, galleries: Sequence[Gallery], step: int
-) -> None:
+def track_results(trackers: Trackers, prepared: Prepared, outcome: Outcome, findings: Findings, step: int) -> None:
     """Tell the trackers what the run found: the kept checkpoint's metrics, figures, retrievals, and the adapter."""
     experiment, data, metrics = prepared.experiment, prepared.data, dict(outcome.adapted)
     trackers.summary({f"best/{name}": value for name, value in metrics.items()})
     trackers.log_figures(step, {path.stem: path for path in sorted((outcome.run.path / "figures").glob("*.png"))})
-    if galleries:
-        trackers.log_retrievals(step, [row for gallery in galleries for row in (*gallery.best, *gallery.worst)])
-    facts = {
-        "method": experiment.adapter.method,
-        "rank": None if prepared.adapter is None else prepared.adapter.rank,
-        "base_model": prepared.encoder.name,
-        "base_commit": prepared.encoder.commit,
-        "data": data.fingerprint(),
-        "best_epoch": outcome.best_epoch,
-        "metrics": metrics,
-        "base_metrics": dict(outcome.base),
-    }
+    if findings.galleries:
+        trackers.log_retrievals(step, [row for one in findings.galleries for row in (*one.best, *one.worst)])
+    counts = data.counts()
     trackers.log_adapter(
         outcome.run.adapter,
-        facts,
-        DataSet(Path(experiment.data.root).name, data.fingerprint(), len(data.rows)),
+        {
+            "method": experiment.adapter.method,
+            "rank": experiment.adapter.rank if experiment.adapter.method == "lora" else None,
+            "base_model": prepared.base_model(),
+            "data": data.fingerprint(),
+            "best_epoch": outcome.best_epoch,
+            "metrics": metrics,
+            "base_metrics": dict(outcome.base),
+        },
+        DataSet(Path(data.source).name, data.fingerprint(), counts["training"] + counts["validation"]),
         aliases=("best", "latest") if experiment.eval.keep == "best" else ("latest",),
     )
 
 
-def trained_parameters(prepared: Prepared) -> int:
-    """Number of parameters that are trained."""
-    return sum(p.numel() for p in prepared.task.trained().values())
-
-
 def adapter_spectra(prepared: Prepared) -> dict[str, dict[str, object]] | None:
-    """What the adapter says of itself, by tower (see ``adapters.svd.TowerSpectrum``); None without LoRA."""
-    if prepared.adapter is None:
-        return None
-    towers = tower_spectra(singular_values(prepared.adapter), (VISION_TOWER, TEXT_TOWER))
-    return {tower: asdict(spectrum) for tower, spectrum in towers.items()}
+    """What LoRA says of itself, by tower (see ``adapters.svd.TowerSpectrum``); None without LoRA."""
+    found = {
+        "/".join(filter(None, (part, tower))) or "encoder": asdict(spectrum)
+        for part, adapter in prepared.adapters.items()
+        if isinstance(adapter, LoraAdapter)
+        for tower, spectrum in tower_spectra(singular_values(adapter), prepared.towers).items()
+    }
+    return found or None
 
 
 def write_per_query(run: Run, prepared: Prepared, comparison: Comparison) -> None:
@@ -220,36 +180,33 @@ def write_per_query(run: Run, prepared: Prepared, comparison: Comparison) -> Non
     arrays = {
         f"{model}/{metric}": np.ascontiguousarray(values, np.float32)
         for model, judged in (("base", comparison.base), ("adapted", comparison.adapted))
-        for metric, values in judged.evaluation.per_query.items()
+        for metric, values in judged.per_query.items()
     }
     save_file({**arrays, "drawn": drawn.astype(np.int64)}, run.path / PER_QUERY_FILE)
 
 
-def card_facts(prepared: Prepared, outcome: Outcome) -> dict[str, str]:
-    """What the model card and the report tell of a run."""
-    experiment, encoder, data = prepared.experiment, prepared.encoder, prepared.data
-    trained = trained_parameters(prepared)
-    adapter = experiment.adapter
-    split = experiment.data.split
+def card_facts(prepared: Prepared, best_epoch: int | None, seconds: float | None) -> dict[str, str]:
+    """What the model card and the report tell of a run; what is None is unknown."""
+    experiment, data, counts = prepared.experiment, prepared.data, prepared.data.counts()
     facts = {
-        "base model": f"`{encoder.name}`" + (f" at commit `{encoder.commit}`" if encoder.commit else ""),
-        "data": f"`{experiment.data.root}`, fingerprint `{data.fingerprint()[:16]}`",
-        "split": f"{len(data.split.train)} training and {len(data.split.val)} held-out rows, seed {split.seed}, "
-        + (f"grouped by `{split.group_by}`" if split.group_by else "identical pictures together"),
-        "set aside": f"{len(data.metadata.bad)} rows",
-        "trained": (adapter.method if adapter.method == "full" else f"LoRA of rank {adapter.rank}")
-        + f", {trained:,} parameters",
-        "loss": experiment.loss.name,
-        "best epoch": f"{outcome.best_epoch} of {experiment.train.epochs}, by {experiment.eval.monitor}",
-        "time": f"{outcome.seconds:.0f} s on {prepared.compute}",
+        "base model": prepared.base_model(),
+        "data": f"`{data.source}`, fingerprint `{data.fingerprint()[:16]}`",
+        "split": f"{counts['training']} training and {counts['validation']} held-out rows, {data.division()}",
+        "set aside": f"{counts['set aside']} rows" if counts["set aside"] else "",
+        "trained": f"{_method(prepared)}, {prepared.trained_parameters():,} parameters",
+        **prepared.facts(),
+        "best epoch": f"{'unknown' if best_epoch is None else best_epoch} of {experiment.train.epochs}, "
+        f"by {experiment.eval.monitor}",
+        "time": f"{'unknown' if seconds is None else f'{seconds:.0f} s'} on {prepared.compute}",
         "made with": f"vectoruniverse {__version__}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}",
     }
-    return {key: value for key, value in facts.items() if not (key == "set aside" and not data.metadata.bad)}
+    return {name: text for name, text in facts.items() if text}
 
 
-def load_snippet(prepared: Prepared) -> str:
-    """Python that loads what the run made, in the run folder."""
-    if prepared.adapter is None:
-        return FULL_SNIPPET.format(model=type(prepared.encoder.model).__name__)
-    return LORA_SNIPPET.format(model=type(prepared.encoder.model).__name__, base=local_source(prepared.encoder.name))
+def _method(prepared: Prepared) -> str:
+    config = prepared.experiment.adapter
+    ranks = {adapter.rank for adapter in prepared.adapters.values() if isinstance(adapter, LoraAdapter)}
+    if ranks:
+        return f"LoRA of rank {max(ranks)}"
+    return f"prefix of {config.prefix_length}" if config.method == "prefix" else "everything"

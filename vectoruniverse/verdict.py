@@ -152,7 +152,8 @@ def _dominant_direction(base: Mapping[str, float], adapted: Mapping[str, float])
 
 def _cone(base: Mapping[str, float], adapted: Mapping[str, float]) -> list[str]:
     found = []
-    for modality, name in (("image", "pictures"), ("text", "texts")):
+    sides = (("image", "pictures"), ("text", "texts"), ("first", "first texts"), ("second", "second texts"))
+    for modality, name in sides:
         key = f"{modality}/mean_cosine"
         if adapted.get(key, 0.0) > CONE_COSINE:
             found.append(f"{name} lie in a narrow cone: mean cosine {_beside(base, adapted, key, '.2f')}")
@@ -162,7 +163,8 @@ def _cone(base: Mapping[str, float], adapted: Mapping[str, float]) -> list[str]:
 def _gap(base: Mapping[str, float], adapted: Mapping[str, float]) -> list[str]:
     if adapted.get("modality_gap", 0.0) <= GAP:
         return []
-    return [f"pictures and texts stand apart: modality gap {_beside(base, adapted, 'modality_gap', '.2f')}"]
+    sides = "pictures and texts" if "image/mean_cosine" in adapted else "both sides of the pairs"
+    return [f"{sides} stand apart: modality gap {_beside(base, adapted, 'modality_gap', '.2f')}"]
 
 
 def _beside(base: Mapping[str, float], adapted: Mapping[str, float], key: str, form: str) -> str:

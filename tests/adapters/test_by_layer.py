@@ -132,7 +132,7 @@ def test_lora_plus_gives_each_parameter_peft_s_learning_rate() -> None:
     theirs = peft.get_peft_model(a_clip(), config)
     head = nn.Parameter(torch.zeros(3, 3))
     wanted = {"weight_decay": 0.1}
-    groups = lora_plus_groups(adapter, [{"params": [*adapter.parameters(), head], **wanted}], ratio=16.0)
+    groups = lora_plus_groups([adapter], [{"params": [*adapter.parameters(), head], **wanted}], ratio=16.0)
     assert [group["weight_decay"] for group in groups] == [0.1, 0.1]
     mine = {id(p): group["lr_ratio"] * 1e-3 for group in groups for p in group["params"]}
     assert mine.pop(id(head)) == 1e-3
@@ -144,5 +144,5 @@ def test_lora_plus_gives_each_parameter_peft_s_learning_rate() -> None:
         assert mine.pop(id(layer.lora_B)) == its[id(peer.lora_B.default.weight)] == 16e-3
         assert mine.pop(id(layer.lora_magnitude_vector)) == its[id(peer.lora_magnitude_vector.default.weight)]
     assert not mine
-    one = lora_plus_groups(adapter, [{"params": [head]}], ratio=16.0)
+    one = lora_plus_groups([adapter], [{"params": [head]}], ratio=16.0)
     assert one == [{"params": [head], "lr_ratio": 1.0}]

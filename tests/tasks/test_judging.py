@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vectoruniverse.tasks.judging import Embeddings, Labels, judge_labels
+from vectoruniverse.metrics.geometry import geometry
+from vectoruniverse.metrics.ranking import retrieval_metrics
+from vectoruniverse.tasks.judging import Embeddings, Labels, judge, judge_labels, judge_sides
 
 
 def test_labels_are_judged_by_hand_drawn_vectors():
@@ -50,3 +52,22 @@ def test_map_equals_torchmetrics():
         scores = (image[query] @ text.T)[others] + 2  # torchmetrics leaves out scores that are not positive
         expected.append(float(retrieval_average_precision(scores, relevant[query][others])))
     assert np.allclose(judged.per_query["map/image_to_text"], expected, atol=1e-6)
+
+
+def test_sides_carry_the_names_they_are_given_and_pictures_and_texts_their_own():
+    generator = torch.Generator().manual_seed(1)
+    first, second = (F.normalize(torch.randn(12, 4, generator=generator), dim=1) for _ in range(2))
+    groups = torch.tensor([0, 0, *range(1, 11)])
+    judged = judge(Embeddings(first, second), groups.numpy(), (1, 5))
+    expected = retrieval_metrics(first, second, groups, (1, 5)) | geometry(first, second)
+    assert list(judged.metrics.items()) == list(expected.items())
+    assert list(judged.ranks) == list(dict.fromkeys(n.partition("/")[0] for n in judged.per_query if "/" in n))
+
+    def renamed(name: str) -> str:
+        return name.replace("image", "left").replace("text", "right")
+
+    sides = judge_sides(first, second, groups.numpy(), (1, 5), names=("left", "right"))
+    assert dict(sides.metrics) == {renamed(name): value for name, value in expected.items()}
+    for name, values in judged.per_query.items():
+        assert np.array_equal(sides.per_query[renamed(name)], values)
+        assert judged.metrics[name] == pytest.approx(values.mean())

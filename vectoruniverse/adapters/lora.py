@@ -18,6 +18,7 @@ from vectoruniverse.adapters.initialise import Initialisation
 from vectoruniverse.adapters.layers import LoraLinear
 from vectoruniverse.adapters.linear_layers import is_linear
 from vectoruniverse.adapters.patterns import choose
+from vectoruniverse.adapters.prefix_layers import Prefix
 from vectoruniverse.errors import ConfigError, DataError
 
 __all__ = ["PEFT_PREFIX", "LoraAdapter", "LoraLinear", "check_tensor", "lora_plus_groups", "refuse_adapted"]
@@ -184,22 +185,22 @@ class LoraAdapter:
 
 
 def lora_plus_groups(
-    adapter: LoraAdapter, groups: Iterable[Mapping[str, Any]], *, ratio: float
+    adapters: Sequence[LoraAdapter], groups: Iterable[Mapping[str, Any]], *, ratio: float
 ) -> list[dict[str, Any]]:
     """LoRA+ (arXiv:2402.12354): split an optimizer's parameter groups so that lora_B learns faster.
 
     As in peft, DoRA's magnitudes go with lora_B. What is trained beside the adapter keeps the plain rate.
 
     Args:
-        adapter: whose lora_B's.
+        adapters: whose lora_B's.
         groups: parameter groups, each with ``params`` and any settings, which both halves keep.
         ratio: learning rate of lora_B over that of the rest; the paper finds 2 to 2⁴ good.
 
     Returns:
         The groups, each with ``lr_ratio``: multiply the schedule's learning rate by it. Empty ones are left out.
     """
-    slow = {id(layer.lora_A) for layer in adapter.layers.values()}
-    fast = {id(parameter) for parameter in adapter.parameters()} - slow
+    slow = {id(layer.lora_A) for adapter in adapters for layer in adapter.layers.values()}
+    fast = {id(parameter) for adapter in adapters for parameter in adapter.parameters()} - slow
     split: list[dict[str, Any]] = []
     for group in groups:
         params: Sequence[nn.Parameter] = list(group["params"])
@@ -252,3 +253,5 @@ def refuse_adapted(model: nn.Module) -> None:
     """A second adapter on the same model would save and merge wrongly, so it is refused."""
     if any(isinstance(module, LoraLinear) for module in model.modules()):
         raise RuntimeError("the model already holds a LoRA adapter: call its remove() first")
+    if any(isinstance(module, Prefix) for module in model.modules()):
+        raise RuntimeError("the model already holds a prefix: call its remove() first")

@@ -84,7 +84,7 @@ def read_peft_config(file: Path) -> PeftConfig:
         ConfigError: the adapter is of another kind, or sets what is not supported.
         DataError: the file is missing or damaged.
     """
-    config = _read_json(file)
+    config = read_json(file)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
         raise ConfigError(f"peft_type is {kind!r}", file=file, remedy="Only LORA adapters can be loaded.")
@@ -97,7 +97,8 @@ def read_peft_config(file: Path) -> PeftConfig:
     return _checked(config, file)
 
 
-def _read_json(file: Path) -> object:
+def read_json(file: Path) -> object:
+    """What a small JSON file holds, or the error that a person can mend."""
     try:
         if not file.is_file() or file.stat().st_size > MAX_CONFIG_BYTES:
             raise DataError("is missing or no configuration", file=file, remedy="Give a folder in peft's format.")

@@ -68,8 +68,8 @@ def save_lora(
         **_ranks_and_alphas(adapter),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS_FILE, safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    _write(folder / CONFIG_FILE, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    write_file(folder / WEIGHTS_FILE, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    write_file(folder / CONFIG_FILE, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 def load_lora(model: nn.Module, folder: Path) -> LoraAdapter:
@@ -172,7 +172,7 @@ def _target_modules(adapter: LoraAdapter) -> list[str] | str:
     return list(adapter.layers)
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Write a file so that whoever reads it finds the old content or the new one, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as stream:

@@ -150,8 +150,6 @@ def inject_prefix(
         RuntimeError: the model already holds an adapter.
     """
     refuse_adapted(model)
-    if any(isinstance(module, Prefix) for module in model.modules()):
-        raise RuntimeError("the model already holds a prefix: call its remove() first")
     _check(length, projection, dropout)
     tower_sizes(model, tower)
     most = min((token_positions(module) for module in _shifted(model.get_submodule(tower))), default=length + 1)

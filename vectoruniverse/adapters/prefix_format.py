@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from vectoruniverse.adapters.lora import check_tensor, refuse_adapted
-from vectoruniverse.adapters.peft_config import _read_json
-from vectoruniverse.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, _write
+from vectoruniverse.adapters.peft_config import read_json
+from vectoruniverse.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, write_file
 from vectoruniverse.adapters.prefix import PrefixAdapter, inject_prefix, tower_sizes
 from vectoruniverse.errors import ConfigError, DataError, UserError
 
@@ -68,8 +68,8 @@ def save_prefix(adapter: PrefixAdapter, folder: Path, *, base_model: str, revisi
         **_sizes(adapter.length, adapter.prefix.layers, adapter.heads, adapter.prefix.width),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS_FILE, safetensors.torch.save({_TENSOR: prompt}, metadata={"format": "pt"}))
-    _write(folder / CONFIG_FILE, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    write_file(folder / WEIGHTS_FILE, safetensors.torch.save({_TENSOR: prompt}, metadata={"format": "pt"}))
+    write_file(folder / CONFIG_FILE, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 def load_prefix(model: nn.Module, tower: str, folder: Path) -> PrefixAdapter:
@@ -121,7 +121,7 @@ _READ = ("num_attention_heads", "num_layers", "num_transformer_submodules", "num
 
 def _read_config(file: Path) -> dict[str, int]:
     """The sizes of adapter_config.json, refusing what would change the outputs and is not done here."""
-    config = _read_json(file)
+    config = read_json(file)
     if not isinstance(config, dict) or config.get("peft_type") != "PREFIX_TUNING":
         kind = config.get("peft_type") if isinstance(config, dict) else None
         raise ConfigError(f"peft_type is {kind!r}", file=file, remedy="Only PREFIX_TUNING adapters can be loaded here.")

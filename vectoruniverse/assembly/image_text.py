@@ -1,54 +1,62 @@
-"""Task ``image_text``: its loss, its views, its rows."""
+"""Task ``image_text``: its base and its rows, its loss and its views, and what stays of a run."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from vectoruniverse import losses
-from vectoruniverse.assembly.rows import ImageTextData
-from vectoruniverse.config.schema import (
-    AdapterConfig,
-    AlignmentAnisotropyConfig,
-    ImageTextExperiment,
-    InfoNceConfig,
-    SiglipConfig,
-    ViewsConfig,
+from vectoruniverse.adapters.lora import LoraAdapter
+from vectoruniverse.assembly.base_weights import BaseWeights
+from vectoruniverse.assembly.contract import Prepared, Shared
+from vectoruniverse.assembly.contrastive import build_loss
+from vectoruniverse.assembly.model import (
+    ADAPTERS,
+    build_encoder,
+    input_size,
+    load_adapted,
+    load_encoder,
+    save_adapted,
+    trained_in_place,
 )
+from vectoruniverse.assembly.prepared import sharing_key
+from vectoruniverse.assembly.rows import ImageTextData, decode, read_rows, refuse_lone_rows
+from vectoruniverse.comparison import Comparison
+from vectoruniverse.config.image_text import AdapterConfig, ImageTextExperiment, ViewsConfig
+from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.metadata import Row
 from vectoruniverse.data.views import Augmentation
-from vectoruniverse.encoders.dual import DualEncoder
-from vectoruniverse.tasks.image_text import ImageTextTask, LabelTexts, Pairs, ViewLoss
+from vectoruniverse.display import Display
+from vectoruniverse.encoders.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, local_source
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.reporting import Findings, Rows, retrieval_findings
+from vectoruniverse.tasks.contract import Evaluation
+from vectoruniverse.tasks.image_text import ImageTextTask, LabelTexts, Pairs
+from vectoruniverse.training.device import choose_compute
 
+LORA_SNIPPET = """
+from peft import PeftModel  # pip install peft
+from transformers import {model}
 
-def build_loss(config: object, encoder: DualEncoder) -> ViewLoss:
-    """The configured loss as a function of the views."""
-    if isinstance(config, AlignmentAnisotropyConfig):
-        return partial(losses.alignment_anisotropy, **config.model_dump(exclude={"name"}))
-    if isinstance(config, InfoNceConfig):
-        return partial(_info_nce, encoder, config.temperature, tuple(config.pairs))
-    assert isinstance(config, SiglipConfig)
-    return partial(_siglip, encoder, config.temperature, config.bias)
+model = PeftModel.from_pretrained({model}.from_pretrained("{base}"), "adapter")
+"""
 
+FULL_SNIPPET = """
+from transformers import {model}
 
-def _info_nce(
-    encoder: DualEncoder, temperature: float | None, pairs: tuple[str, ...], views: Mapping[str, Tensor]
-) -> losses.LossValue:
-    scale = encoder.logit_scale if temperature is None else 1.0 / temperature
-    return losses.info_nce(views, logit_scale=scale, pairs=pairs)
+model = {model}.from_pretrained("adapter")
+"""
 
+RUN_SNIPPET = """
+from vectoruniverse import load_run
 
-def _siglip(
-    encoder: DualEncoder, temperature: float | None, bias: float | None, views: Mapping[str, Tensor]
-) -> losses.LossValue:
-    scale = encoder.logit_scale if temperature is None else 1.0 / temperature
-    return losses.siglip(views, logit_scale=scale, logit_bias=encoder.logit_bias if bias is None else bias)
+run = load_run(".")
+"""
 
 
 def augmentation(config: ViewsConfig) -> Augmentation:
@@ -64,12 +72,126 @@ def augmentation(config: ViewsConfig) -> Augmentation:
     )
 
 
-def build_task(experiment: ImageTextExperiment, encoder: DualEncoder, data: ImageTextData) -> ImageTextTask:
-    """Tokenize, number, and bind everything to the task."""
+@dataclass(slots=True)
+class ImageTextShared(Shared):
+    """The base and the rows that runs of it share.
+
+    Attributes:
+        data: decoded pictures, texts and their division.
+        encoder: the base; whoever puts an adapter on it takes it off again.
+        pairs: the rows as the task reads them, by split.
+    """
+
+    data: ImageTextData
+    encoder: DualEncoder
+    pairs: Mapping[str, Pairs]
+
+
+def as_image_text(experiment: Experiment, what: str) -> ImageTextExperiment:
+    """The experiment, where it is about pictures and texts.
+
+    Raises:
+        ConfigError: it is of another task, which ``what`` does not serve.
+    """
+    if not isinstance(experiment, ImageTextExperiment):
+        raise ConfigError(f"{what} serves task image_text; {experiment.name} is of task {experiment.task}", key="task")
+    return experiment
+
+
+def share(experiment: ImageTextExperiment, display: Display) -> ImageTextShared:
+    """Config → data → encoder; nothing is written but the cache of decoded pictures."""
+    compute = choose_compute(experiment.train.device, experiment.train.precision)
+    metadata = read_rows(experiment.data)
+    encoder = load_encoder(experiment, compute)
+    data = decode(experiment.data, metadata, *input_size(experiment, encoder), display)
+    refuse_lone_rows(data)
+    encoder = encoder or build_encoder(experiment, compute, data.train_texts())
+    pairs = build_pairs(encoder, data, experiment.eval.label_template)
+    return ImageTextShared(sharing_key(experiment), compute, data, {}, encoder, pairs)
+
+
+def judge_base(experiment: ImageTextExperiment, shared: ImageTextShared, split: str) -> Evaluation:
+    """What the base reaches."""
+    return build_task(experiment, shared.encoder, shared.pairs).evaluate(split)
+
+
+def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: Path | None = None) -> PreparedImageText:
+    """Adapter → task, on what is shared; ``release`` undoes it."""
+    assert shared.key == sharing_key(experiment), "prepared on another base or other data"
+    encoder = shared.encoder
+    before = BaseWeights(encoder.model, trained_in_place(encoder, experiment.adapter))
+    if trained is None:
+        adapter = ADAPTERS[experiment.adapter.method](encoder, experiment.adapter, experiment.seed)
+    else:
+        encoder, adapter = load_adapted(experiment, encoder, shared.compute, trained)
+    return PreparedImageText(
+        experiment,
+        shared.compute,
+        shared.data,
+        encoder.model,
+        {} if adapter is None else {"": adapter},
+        build_task(experiment, encoder, shared.pairs),
+        starts_as_base=experiment.adapter.method != "prefix" and experiment.adapter.init_from is None,
+        encoder=encoder,
+        before=before,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImageText(Prepared):
+    """A dual encoder with what is trained on it, and its rows."""
+
+    experiment: ImageTextExperiment
+    data: ImageTextData
+    task: ImageTextTask
+    encoder: DualEncoder
+    before: BaseWeights
+
+    def release(self) -> None:
+        """Make the encoder the base again, for whoever shares it."""
+        self.before.restore(self.adapters.values())
+
+    def save(self, folder: Path) -> None:
+        """Write what was trained: adapters in peft's format, everything else as a model that transformers loads."""
+        save_adapted(self.encoder, self.adapters.get(""), self.experiment.adapter, folder)
+
+    def base_model(self) -> str:
+        """The base in words."""
+        return f"`{self.encoder.name}`" + (f" at commit `{self.encoder.commit}`" if self.encoder.commit else "")
+
+    def snippet(self) -> str:
+        """Python that loads what the run made."""
+        model = type(self.encoder.model).__name__
+        if isinstance(self.adapters.get(""), LoraAdapter):
+            return LORA_SNIPPET.format(model=model, base=local_source(self.encoder.name))
+        return (RUN_SNIPPET if self.adapters else FULL_SNIPPET).format(model=model)
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Both."""
+        return (VISION_TOWER, TEXT_TOWER)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """What the hub files it under."""
+        return ("peft" if self.adapters else "transformers", "clip", "image-text", "vectoruniverse")
+
+    def facts(self) -> dict[str, str]:
+        """The loss."""
+        return {"loss": self.experiment.loss.name}
+
+    def findings(self, comparison: Comparison) -> Findings:
+        """The space before and after, and the best and worst retrievals."""
+        pairs = self.task.part(comparison.split)
+        titles = [self.data.rows[i].text for i in getattr(self.data.split, comparison.split)]
+        return retrieval_findings(comparison, pairs.groups, Rows(titles, self.data.thumbnails(comparison.split)))
+
+
+def build_pairs(encoder: DualEncoder, data: ImageTextData, label_template: str | None) -> dict[str, Pairs]:
+    """Tokenize and number the rows of both splits."""
     tokenized = encoder.tokenize([row.text for row in data.rows])
     _, groups = np.unique(np.array([row.text for row in data.rows], dtype=object).astype(str), return_inverse=True)
-
-    labels = label_texts(data.rows, encoder, experiment.eval.label_template)
+    labels = label_texts(data.rows, encoder, label_template)
 
     def pairs(part: np.ndarray) -> Pairs:
         return Pairs(
@@ -81,10 +203,15 @@ def build_task(experiment: ImageTextExperiment, encoder: DualEncoder, data: Imag
             None if labels is None else LabelTexts(labels.names, labels.tokens, labels.of_row[part]),
         )
 
+    return {"train": pairs(data.split.train), "val": pairs(data.split.val)}
+
+
+def build_task(experiment: ImageTextExperiment, encoder: DualEncoder, pairs: Mapping[str, Pairs]) -> ImageTextTask:
+    """Bind encoder, rows, loss and views to the task."""
     return ImageTextTask(
         encoder,
-        train=pairs(data.split.train),
-        val=pairs(data.split.val),
+        train=pairs["train"],
+        val=pairs["val"],
         loss=build_loss(experiment.loss, encoder),
         augmentation=augmentation(experiment.views),
         views=experiment.views.count,

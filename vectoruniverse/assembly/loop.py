@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vectoruniverse.config.schema import CosineConfig, CosineRestartsConfig, Experiment, TrainConfig
+from vectoruniverse.config.sections import (
+    CosineConfig,
+    CosineRestartsConfig,
+    Experiment,
+    RetrievalEvalConfig,
+    TrainConfig,
+)
 from vectoruniverse.display import Display
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.folder import Run
-from vectoruniverse.tracking.contract import Trackers
+from vectoruniverse.tracking.contract import Tracker, Trackers
 from vectoruniverse.tracking.jsonl import JsonlTracker, read_metrics
+from vectoruniverse.tracking.tensorboard import TensorBoardTracker
 from vectoruniverse.tracking.weights_and_biases import WandbSettings, WandbTracker
 from vectoruniverse.training.loop import Settings
 from vectoruniverse.training.optim import Schedule, constant, cosine, cosine_restarts
 
-PREFIXES = ("", "image_to_text/", "text_to_image/")
-"""Both directions, and their mean."""
+PREFIXES = ("", "image_to_text/", "text_to_image/", "first_to_second/", "second_to_first/")
+"""Both directions of either retrieval task, and their mean."""
 
 
 def build_schedule(train: TrainConfig, steps: int) -> Schedule:
@@ -41,13 +48,14 @@ def loop_settings(experiment: Experiment) -> Settings:
         clip_grad_norm=train.clip_grad_norm,
         early_stopping=train.early_stopping,
         log_every=train.log_every,
+        evaluate_every=experiment.eval.every,
         guard=experiment.guard.action,
         guard_min_share=experiment.guard.min_share,
     )
 
 
 def build_trackers(experiment: Experiment, run: Run, display: Display, resume_step: int | None) -> Trackers:
-    """metrics.jsonl always, Weights & Biases unless it is disabled."""
+    """metrics.jsonl always, Weights & Biases unless it is disabled, TensorBoard where it is wanted."""
     config = experiment.wandb
     settings = WandbSettings(
         mode=config.mode,
@@ -68,11 +76,16 @@ def build_trackers(experiment: Experiment, run: Run, display: Display, resume_st
         environment=environment(),
         history=None if resume_step is None else read_metrics(run.metrics_file),
     )
-    return Trackers([lines, wandb], display.warn)
+    trackers: list[Tracker] = [lines, wandb]
+    if experiment.tensorboard:
+        trackers.append(TensorBoardTracker(run.path / "tensorboard", experiment.model_dump(mode="json"), resume_step))
+    return Trackers(trackers, display.warn)
 
 
 def _best_ends(experiment: Experiment) -> dict[str, Literal["max", "min"]]:
     """Metrics whose best value a run's summary keeps, and which end is best."""
+    if not isinstance(experiment.eval, RetrievalEvalConfig):
+        return {f"val/{experiment.eval.monitor}": "max"}
     ends: dict[str, Literal["max", "min"]] = {f"recall@{k}": "max" for k in experiment.eval.recall_at}
     ends |= {"mrr": "max", "median_rank": "min"}
     return {f"val/{prefix}{name}": end for prefix in PREFIXES for name, end in ends.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,13 +14,15 @@ from vectoruniverse.adapters.apply import (
     LoraAdapter,
     TowerTargets,
     also_train,
-    inject_lora,
     train_everything,
 )
 from vectoruniverse.adapters.families import attention_targets
 from vectoruniverse.adapters.lora import check_tensor
 from vectoruniverse.adapters.peft_format import load_lora, save_lora
-from vectoruniverse.config.schema import AdapterConfig, ImageTextExperiment, ScratchClip
+from vectoruniverse.adapters.prefix import PrefixAdapter, inject_prefix
+from vectoruniverse.adapters.prefix_format import load_prefix, save_prefix
+from vectoruniverse.assembly.lora import ATTENTION, put_lora, tower_targets
+from vectoruniverse.config.image_text import AdapterConfig, ImageTextExperiment, ScratchClip
 from vectoruniverse.encoders.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, load_dual_encoder, local_source
 from vectoruniverse.encoders.scratch import build_clip
 from vectoruniverse.errors import ConfigError, DataError, UserError
@@ -72,23 +74,7 @@ def build_encoder(experiment: ImageTextExperiment, compute: Compute, texts: list
 def adapt_lora(encoder: DualEncoder, config: AdapterConfig, seed: int) -> LoraAdapter:
     """Freeze the encoder and put LoRA on its target layers."""
     extra = extra_parameters(encoder, config)
-    if config.init_from is not None:
-        encoder.model.requires_grad_(False)
-        adapter = load_lora(encoder.model, Path(config.init_from).expanduser())
-    else:
-        adapter = inject_lora(
-            encoder.model,
-            lora_targets(encoder, config),
-            rank=config.rank,
-            alpha=config.alpha if config.alpha is not None else float(config.rank),
-            dropout=config.dropout,
-            rank_stabilized=config.rank_stabilized,
-            seed=seed,
-            rank_pattern=config.rank_pattern,
-            alpha_pattern=config.alpha_pattern,
-            dora=config.dora,
-            initialisation=config.initialisation,
-        )
+    adapter = put_lora(encoder.model, lora_targets(encoder, config), config, seed)
     also_train(encoder.model, extra)
     return adapter
 
@@ -99,13 +85,17 @@ def lora_targets(encoder: DualEncoder, config: AdapterConfig) -> list[TowerTarge
         (VISION_TOWER, "vision", config.vision_targets, config.vision_layers_to_transform),
         (TEXT_TOWER, "text", config.text_targets, config.text_layers_to_transform),
     )
-    targets = []
-    for tower, name, layers, blocks in towers:
-        own = attention_targets(encoder.model)[tower] if "attention" in layers else ()
-        named = tuple(dict.fromkeys([*own, *(layer for layer in layers if layer != "attention")]))
-        only = None if blocks is None else tuple(blocks)
-        keys = (f"adapter.{name}_targets", f"adapter.{name}_layers_to_transform")
-        targets.append(TowerTargets(tower, named, keys[0], layers_to_transform=only, blocks_key=keys[1]))
+    own = attention_targets(encoder.model) if ATTENTION in (*config.vision_targets, *config.text_targets) else {}
+    targets = [
+        tower_targets(
+            tower,
+            layers,
+            blocks,
+            own.get(tower, ()),
+            keys=(f"adapter.{name}_targets", f"adapter.{name}_layers_to_transform"),
+        )
+        for tower, name, layers, blocks in towers
+    ]
     return [target for target in targets if target.layers]
 
 
@@ -119,39 +109,34 @@ def adapt_full(encoder: DualEncoder, config: AdapterConfig, seed: int) -> None:
                 scalar.requires_grad_(False)
 
 
-ADAPTERS = {"lora": adapt_lora, "full": adapt_full}
+def adapt_prefix(encoder: DualEncoder, config: AdapterConfig, seed: int) -> PrefixAdapter:
+    """Freeze the encoder and put a prefix before the keys and values of its text tower."""
+    extra = extra_parameters(encoder, config)
+    adapter = inject_prefix(
+        encoder.model,
+        TEXT_TOWER,
+        length=config.prefix_length,
+        projection=config.prefix_projection,
+        dropout=config.dropout,
+        seed=seed,
+    )
+    also_train(encoder.model, extra)
+    return adapter
+
+
+ADAPTERS: dict[str, Callable[[DualEncoder, AdapterConfig, int], LoraAdapter | PrefixAdapter | None]] = {
+    "lora": adapt_lora,
+    "prefix": adapt_prefix,
+    "full": adapt_full,
+}
 """What can be trained on an encoder: one line per method."""
 
 
-class BaseWeights:
-    """The encoder as it was loaded, so that one loading serves many trainings.
-
-    Parameters that training writes to are copied to the CPU; LoRA's own take themselves off. Values come back bit for
-    bit, into the memory that they came from.
-    """
-
-    def __init__(self, encoder: DualEncoder, config: AdapterConfig) -> None:
-        """Remember the encoder before anything is put on it."""
-        self._model = encoder.model
-        self._training = self._model.training
-        named = dict(self._model.named_parameters())
-        written = (
-            named if config.method == "full" else {name: named[name] for name in extra_parameters(encoder, config)}
-        )
-        # a second reference to .data, since opening a half-precision parameter gives it a new float32 tensor
-        self._before = [(parameter, parameter.data, parameter.requires_grad) for parameter in named.values()]
-        self._copies = [(parameter.data, parameter.detach().cpu().clone()) for parameter in written.values()]
-
-    def restore(self, adapter: LoraAdapter | None) -> None:
-        """Take the adapter off and put back whatever was trained in place."""
-        if adapter is not None:
-            adapter.remove()
-        for parameter, data, trainable in self._before:
-            parameter.data, parameter.grad = data, None
-            parameter.requires_grad_(trainable)
-        for data, copy in self._copies:
-            data.copy_(copy)
-        self._model.train(self._training)
+def trained_in_place(encoder: DualEncoder, config: AdapterConfig) -> list[str]:
+    """Names of the base's own parameters that training writes to."""
+    if config.method == "full":
+        return [name for name, _ in encoder.model.named_parameters()]
+    return extra_parameters(encoder, config)
 
 
 def extra_parameters(encoder: DualEncoder, config: AdapterConfig) -> list[str]:
@@ -166,10 +151,18 @@ def extra_parameters(encoder: DualEncoder, config: AdapterConfig) -> list[str]:
     return [name for name, _ in model.named_parameters() if name.split(".")[0] in {*projections, *scalars}]
 
 
-def save_adapted(encoder: DualEncoder, adapter: LoraAdapter | None, config: AdapterConfig, folder: Path) -> None:
-    """Write what was trained: LoRA in peft's format, everything else as a model that plain transformers loads."""
+def save_adapted(
+    encoder: DualEncoder, adapter: LoraAdapter | PrefixAdapter | None, config: AdapterConfig, folder: Path
+) -> None:
+    """Write what was trained: adapters in peft's format, everything else as a model that plain transformers loads."""
     if adapter is None:
         encoder.save(folder)
+        return
+    if isinstance(adapter, PrefixAdapter):
+        save_prefix(adapter, folder, base_model=local_source(encoder.name), revision=encoder.commit)
+        extra = {name: encoder.model.get_parameter(name).detach().cpu() for name in extra_parameters(encoder, config)}
+        if extra:
+            save_file(extra, folder / SCALARS_FILE)
         return
     modules = [name for name in PROJECTIONS if hasattr(encoder.model, name)] if config.train_projections else []
     save_lora(
@@ -188,7 +181,7 @@ def save_adapted(encoder: DualEncoder, adapter: LoraAdapter | None, config: Adap
 
 def load_adapted(
     experiment: ImageTextExperiment, encoder: DualEncoder, compute: Compute, folder: Path
-) -> tuple[DualEncoder, LoraAdapter | None]:
+) -> tuple[DualEncoder, LoraAdapter | PrefixAdapter | None]:
     """The model as a run left it: the saved adapter put on ``encoder``, or the saved model itself.
 
     Args:
@@ -204,6 +197,12 @@ def load_adapted(
     if experiment.adapter.method == "full":
         return _load(str(folder), None, compute, torch.float32), None
     scalars = _read_scalars(folder / SCALARS_FILE, encoder.model)
+    if experiment.adapter.method == "prefix":
+        prefix = load_prefix(encoder.model, TEXT_TOWER, folder)
+        with torch.no_grad():
+            for name, value in scalars.items():
+                encoder.model.get_parameter(name).copy_(value)
+        return encoder, prefix
     adapter = load_lora(encoder.model, folder)
     adapter.overwrite(scalars)
     return encoder, adapter

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vectoruniverse.config.schema import DataConfig
+from vectoruniverse.config.image_text import DataConfig
 from vectoruniverse.data.metadata import BadRow, Metadata, Row, read_metadata, refuse_if_too_many_bad
 from vectoruniverse.data.splits import Split, group_rows, split_rows
 from vectoruniverse.data.thumbnails import PictureRecipe, Pictures, PictureStore, default_cache_dir
@@ -26,17 +26,43 @@ class ImageTextData:
     """Usable rows, their decoded pictures, and their division.
 
     Attributes:
+        config: the experiment's section that it was made by.
         metadata: what was read; ``bad`` includes rows whose picture cannot be used.
         rows: usable rows.
         pictures: decoded pictures of ``rows``, position by position.
         split: positions of training and validation rows.
     """
 
+    config: DataConfig
     metadata: Metadata
     rows: list[Row]
     pictures: Pictures
     positions: np.ndarray
     split: Split
+
+    @property
+    def source(self) -> str:
+        """Folder of metadata and pictures, as the experiment names it."""
+        return self.config.root
+
+    @property
+    def grouped_by(self) -> str | None:
+        """Column whose equal values stay on one side of the split."""
+        return self.config.split.group_by
+
+    def counts(self) -> dict[str, int]:
+        """Rows by what became of them."""
+        return {
+            "training": len(self.split.train),
+            "validation": len(self.split.val),
+            "set aside": len(self.metadata.bad),
+        }
+
+    def division(self) -> str:
+        """How rows were divided, in words."""
+        split = self.config.split
+        together = f"grouped by `{split.group_by}`" if split.group_by else "identical pictures together"
+        return f"seed {split.seed}, {together}"
 
     def units(self, split: str, column: str | None) -> list[str] | None:
         """Value of ``column`` in each row of a split, which the bootstrap draws together; None without a column."""
@@ -103,7 +129,7 @@ def decode(data: DataConfig, metadata: Metadata, size: int, resample: str, displ
         seed=data.split.seed,
     )
     kept = Metadata(metadata.file, metadata.root, metadata.rows, bad)
-    return ImageTextData(kept, rows, pictures, positions, split)
+    return ImageTextData(data, kept, rows, pictures, positions, split)
 
 
 def refuse_lone_rows(data: ImageTextData) -> None:

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from vectoruniverse.cli import config, data, exports, reports, runs, sweeps
+from vectoruniverse.training.allocator import keep_freed_memory
 
 app = typer.Typer(
     name="vu",
@@ -27,6 +28,9 @@ app.command("train", rich_help_panel=RUNS, epilog="Example: vu train --config qu
 app.command("eval", rich_help_panel=RUNS, epilog="Example: vu eval latest --json")(runs.evaluate)
 app.command("runs", rich_help_panel=RUNS)(runs.runs)
 app.command("export", rich_help_panel=RUNS, epilog="Example: vu export latest --to peft")(exports.export)
+app.command("predict", rich_help_panel=RUNS, epilog="Example: vu predict latest --input new.csv --out said.csv")(
+    runs.predict
+)
 app.command("sync", rich_help_panel=RUNS, epilog="Example: vu sync latest")(runs.sync)
 app.command("sweep-rank", rich_help_panel=SWEEPS, epilog="Example: vu sweep-rank -c quickstart.yaml --ranks 1,4,16")(
     sweeps.sweep_rank
@@ -47,4 +51,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # there is none where a program closed it
             stream.reconfigure(errors="replace")
+    keep_freed_memory()
     app()

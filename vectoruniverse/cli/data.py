@@ -1,4 +1,4 @@
-"""Commands about data sets: demo, check, stats."""
+"""Commands about data sets: demo, texts, check, stats."""
 
 from __future__ import annotations
 
@@ -41,6 +41,26 @@ def data_demo(
         display.close()
     typer.echo(f"{summary.rows} pictures in {summary.channels} channels in {summary.root}")
     typer.echo(summary.attribution)
+
+
+@app.command("texts", epilog="Example: vu data texts emoji_groups")
+@tells_errors
+def data_texts(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Which texts; without it they are listed.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the table and its attribution.")] = Path("data/texts"),
+) -> None:
+    """Build real texts offline, one set for each text task: names of emoji, documentation of Python."""
+    from vectoruniverse.data.demo_texts import DEMO_TEXTS
+
+    if name is None:
+        rows = [(one, (build.__doc__ or "").partition("\n")[0]) for one, build in DEMO_TEXTS.items()]
+        print_table("", ("name", "texts"), rows)
+        return
+    if name not in DEMO_TEXTS:
+        raise ConfigError(f"there are no texts {name!r}", remedy=f"choose one of {', '.join(DEMO_TEXTS)}")
+    made = DEMO_TEXTS[name](out)
+    typer.echo(f"{made.rows} rows in {made.file}")
+    typer.echo(made.attribution)
 
 
 @app.command("check", epilog="Example: vu data check data/youtube_thumbnails --csv faults.csv")

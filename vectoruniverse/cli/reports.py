@@ -12,6 +12,7 @@ from vectoruniverse.cli.shell import (
     QuietOption,
     RunsOption,
     open_display,
+    page_file,
     print_json,
     print_table,
     tells_errors,
@@ -35,7 +36,7 @@ def report(
         from vectoruniverse.sweep_page.page import write_sweep_page
         from vectoruniverse.sweep_page.record import read_record
 
-        page = write_sweep_page(read_record(sweeps[0] / "sweep.json"), sweeps[0], page=_page(out))
+        page = write_sweep_page(read_record(sweeps[0] / "sweep.json"), sweeps[0], page=page_file(out))
     elif out is not None:
         raise UserError(f"no sweep is at {subject}; --out goes with a sweep, and a run's page stands in its folder")
     else:
@@ -64,7 +65,7 @@ def compare(
     from vectoruniverse.compare_runs import compare_runs
 
     record = compare_runs(runs, runs_dir=runs_dir)
-    if (page := _page(out)) is not None:
+    if (page := page_file(out)) is not None:
         compare_page.write_compare_page(record, page)
     if as_json:
         print_json(record)
@@ -81,10 +82,3 @@ def compare(
     typer.echo(f"{said.headline}. {said.detail}")
     if page is not None:
         typer.echo(f"page in {page}")
-
-
-def _page(out: Path | None) -> Path | None:
-    """The file to write; its ending is needed, since the folder beside it has its name without one."""
-    if out is not None and out.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--out {out} does not end in .html", remedy=f"--out {out}.html")
-    return out

@@ -1,7 +1,9 @@
-"""Commands about runs: train, eval, runs."""
+"""Commands about runs: train, eval, runs, predict, sync."""
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,16 +16,21 @@ from vectoruniverse.cli.shell import (
     SetOption,
     complain,
     open_display,
+    page_file,
     print_json,
     print_table,
     tells_errors,
 )
-from vectoruniverse.errors import UserError
+from vectoruniverse.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from vectoruniverse.comparison import Comparison
+    from vectoruniverse.config.sections import Experiment
     from vectoruniverse.experiment import Plan
     from vectoruniverse.results import Outcome
+
+MOST_BAD = 5
+"""Unusable rows that are told one by one."""
 
 
 @tells_errors
@@ -32,6 +39,17 @@ def train(
         str | None, typer.Option("--config", "-c", help="Experiment file; a bare name is also looked up in configs/.")
     ] = None,
     overrides: SetOption = [],
+    set_json: Annotated[
+        str | None,
+        typer.Option(
+            "--set-json",
+            metavar="OBJECT",
+            help="Override keys after --set, as in '{\"train.lr\": 7e-7}'; for programs.",
+        ),
+    ] = None,
+    alpha_per_rank: Annotated[
+        float | None, typer.Option(metavar="K", help="Set adapter.alpha to K times adapter.rank, whatever that is.")
+    ] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with a run from its last checkpoint; `latest` works too.")
     ] = None,
@@ -43,8 +61,8 @@ def train(
     """Train an adapter and judge it against its base on held-out rows."""
     if (config is None) == (resume is None):
         raise UserError("give either --config FILE or --resume RUN", remedy="vu train --config quickstart.yaml")
-    if resume is not None and (overrides or dry_run):
-        raise UserError("--resume goes on with the run's own config; --set and --dry-run do not go with it")
+    if resume is not None and (overrides or set_json or alpha_per_rank or dry_run):
+        raise UserError("--resume goes on with the run's own config; settings and --dry-run do not go with it")
     from vectoruniverse import experiment as runner
     from vectoruniverse.config.loading import load_experiment
     from vectoruniverse.training.loop import InterruptedTraining
@@ -58,7 +76,7 @@ def train(
                 return
         else:
             assert config is not None
-            loaded = load_experiment(config, overrides)
+            loaded = load_experiment(config, _settings(config, overrides, set_json, alpha_per_rank))
             if dry_run:
                 plan = runner.dry_run(loaded, display)
                 display.close()
@@ -82,11 +100,15 @@ def evaluate(
     ] = None,
     overrides: SetOption = [],
     split: Annotated[str, typer.Option(help="Rows to judge on: val or train.")] = "val",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write a page about the encoders of an experiment of task text_pairs."),
+    ] = None,
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge a run's adapter beside its base, on the same rows by the same code."""
+    """Judge a run's adapter beside its base, on the same rows by the same code; or an experiment's encoders."""
     if split not in ("val", "train"):
         raise UserError(f"--split {split!r} is neither val nor train")
     if (run is None) == (config is None):
@@ -94,19 +116,25 @@ def evaluate(
     if run is not None and overrides:
         raise UserError("a RUN is judged with its own config; --set goes with --config")
     from vectoruniverse import experiment as runner
-    from vectoruniverse.comparison import evaluation_record
+    from vectoruniverse.comparison import evaluation_record, spectra
     from vectoruniverse.config.loading import load_experiment
     from vectoruniverse.report import metric_rows
 
+    loaded = None if config is None else load_experiment(config, overrides)
+    if loaded is not None and loaded.task == "text_pairs":
+        _evaluate_encoders(loaded, split, page_file(out), quiet, as_json)
+        return
+    if out is not None:
+        raise UserError("--out goes with --config FILE of task text_pairs; the page of a run: vu report RUN")
     display = open_display(quiet)
     try:
         if run is not None:
             found, comparison = runner.evaluate_run(run, runs_dir=runs_dir, split=split, display=display)
             record = {"run": found.name, **evaluation_record(comparison)}
         else:
-            assert config is not None
-            rows, judged = runner.evaluate_base(load_experiment(config, overrides), split=split, display=display)
-            record = {"split": split, "rows": rows, "base": dict(judged.metrics), "spectra": judged.spectra()}
+            assert loaded is not None
+            rows, judged = runner.evaluate_base(loaded, split=split, display=display)
+            record = {"split": split, "rows": rows, "base": dict(judged.metrics), "spectra": spectra(judged)}
     finally:
         display.close()
     if as_json:
@@ -115,6 +143,35 @@ def evaluate(
         _print_comparison(f"{found.name}: {comparison.rows} {split} rows", comparison)
     else:
         print_table(f"{rows} {split} rows, base model", ("metric", "base"), metric_rows(judged.metrics))
+
+
+def _evaluate_encoders(loaded: Experiment, split: str, page: Path | None, quiet: bool, as_json: bool) -> None:
+    """One table over the encoders of an experiment, and the page where it is wanted."""
+    from vectoruniverse import encoder_page
+    from vectoruniverse.assembly.text_pairs import judge_encoders, pair_findings
+    from vectoruniverse.compare_encoders import answer
+    from vectoruniverse.config.text import TextPairsExperiment
+
+    assert isinstance(loaded, TextPairsExperiment)
+    display = open_display(quiet)
+    try:
+        comparison = judge_encoders(loaded, split=split, display=display)
+    finally:
+        display.close()
+    rows = len(comparison.first)
+    if page is not None:
+        facts = {"pairs": f"{rows} of `{loaded.data.file}`, {split} rows"}
+        plates = pair_findings(comparison.found).plates
+        encoder_page.write_encoder_page(page, comparison, title=loaded.name, plates=plates, facts=facts)
+    if as_json:
+        found = {name: dict(one.metrics) for name, one in comparison.found.items()}
+        print_json({"split": split, "rows": rows, "metric": comparison.metric, "encoders": found})
+        return
+    table, said = encoder_page.encoder_table(comparison), answer(comparison)
+    print_table(f"{rows} {split} pairs", table.columns, table.rows)
+    typer.echo(f"{said.headline}. {said.detail}")
+    if page is not None:
+        typer.echo(f"page in {page}")
 
 
 @tells_errors
@@ -145,18 +202,90 @@ def runs(runs_dir: RunsOption = Path("runs"), as_json: JsonOption = False) -> No
 
 
 @tells_errors
+def predict(
+    run: Annotated[str, typer.Argument(help="Run of a classifier: name, unique prefix, path or `latest`.")],
+    table: Annotated[
+        Path, typer.Option("--input", "-i", metavar="FILE", help="CSV or TSV with the columns the run was trained on.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the table there, not to the terminal.")
+    ] = None,
+    runs_dir: RunsOption = Path("runs"),
+    quiet: QuietOption = False,
+) -> None:
+    """Put the rows of a table into a classifier's classes: a CSV with the prediction and each class's probability."""
+    from vectoruniverse.prediction import described, load_classifier
+    from vectoruniverse.runs.durable import write_durably, write_errors_are_told
+
+    display = open_display(quiet)
+    try:
+        predictions = load_classifier(run, runs_dir=runs_dir).predict_table(table, display)
+        for bad in predictions.bad[:MOST_BAD]:
+            display.warn(f"{table}:{bad.line}: {bad.reason}")
+        if len(predictions.bad) > MOST_BAD:
+            display.warn(f"and {len(predictions.bad) - MOST_BAD} more rows left out")
+    finally:
+        display.close()
+    if out is None:
+        typer.echo(predictions.csv(), nl=False)
+        return
+    with write_errors_are_told(out):
+        write_durably(out, predictions.csv())
+    if not quiet:
+        print_table("", ("prediction", "rows"), list(described(predictions)))
+        typer.echo(f"{len(predictions.rows)} predictions in {out}")
+
+
+@tells_errors
 def sync(
-    run: Annotated[str, typer.Argument(help="Run: name, unique prefix, path, experiment name or `latest`.")],
+    run: Annotated[
+        str, typer.Argument(help="Run: name, unique prefix, path, experiment name or `latest`; or a sweep's folder.")
+    ],
     runs_dir: RunsOption = Path("runs"),
 ) -> None:
-    """Upload a run that Weights & Biases has only offline."""
+    """Upload a run that Weights & Biases has only offline, or a sweep with all its cells."""
+    if sweeps := [folder for folder in (Path(run), runs_dir / run) if (folder / "sweep.json").is_file()]:
+        from vectoruniverse.sweep.published import sync_sweep
+
+        for name, address in sync_sweep(sweeps[0]):
+            typer.echo(f"{name}: {_synced(address)}")
+        return
     from vectoruniverse.runs.listing import find_run
     from vectoruniverse.tracking.wandb_sync import sync as upload
 
     found = find_run(runs_dir, run)
     with found.lock():  # a file that is still being written must not be marked as uploaded
         address = upload(found.path)
-    typer.echo("already uploaded" if address is None else f"uploaded: {address}" if address else "uploaded")
+    typer.echo(_synced(address))
+
+
+def _synced(address: str | None) -> str:
+    return "already uploaded" if address is None else f"uploaded: {address}" if address else "uploaded"
+
+
+def _settings(config: str, overrides: list[str], set_json: str | None, alpha_per_rank: float | None) -> list[str]:
+    """All overrides as ``KEY=VALUE``: those of --set, then those of --set-json, then alpha from the rank they give."""
+    from vectoruniverse.config.loading import load_experiment
+
+    given = [*overrides, *(_from_json(set_json) if set_json is not None else [])]
+    if alpha_per_rank is None:
+        return given
+    if not (math.isfinite(alpha_per_rank) and alpha_per_rank > 0):
+        raise ConfigError("must be above 0", file="--alpha-per-rank")
+    rank = load_experiment(config, given).adapter.rank
+    return [*given, f"adapter.alpha={alpha_per_rank * rank!r}"]
+
+
+def _from_json(text: str) -> list[str]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{text[:60]!r} is not a JSON object", file="--set-json", remedy="""as in --set-json '{"train.lr": 7e-7}'"""
+        )
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
 
 def _print_comparison(title: str, comparison: Comparison) -> None:

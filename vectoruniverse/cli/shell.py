@@ -133,3 +133,10 @@ def _strict(value: object) -> object:
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def page_file(out: Path | None) -> Path | None:
+    """The page to write; its ending is needed, since the folder beside it has its name without one."""
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out} does not end in .html", remedy=f"--out {out}.html")
+    return out

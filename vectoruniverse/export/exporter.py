@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vectoruniverse.adapters.prefix import PrefixAdapter
 from vectoruniverse.encoders.dual import BUILT_IN
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.export.card import hub_name, write_card
@@ -58,6 +59,11 @@ def export_run(
     loaded = load_run(reference, runs_dir=runs_dir, device="cpu", precision="fp32")
     if repo is not None:
         _refuse_base_that_stays_here(loaded, form)
+    if isinstance(loaded.adapter, PrefixAdapter):
+        raise ConfigError(
+            "a prefix cannot be merged into weights, so there is no model to export",
+            remedy=f"use it as it stands: {loaded.run.adapter} is in peft's format, and load_run reads the run",
+        )
     folder = out or loaded.run.path / "export" / form.name
     with new_folder(folder, {"run": loaded.run.name, "format": form.name}) as temporary, others_silenced():
         probe = make_probe(loaded)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.export.contract import Format, Probe, Vectors
 from vectoruniverse.export.processing import pads_to_end, save_processor
 from vectoruniverse.library import LoadedRun
@@ -31,6 +32,7 @@ def merged_model(loaded: LoadedRun) -> Any:
     """The run's model with the update added to its weights and no layer of ours left in it; in place."""
     model = loaded.encoder.model
     if loaded.adapter is not None:
+        assert isinstance(loaded.adapter, LoraAdapter), "a prefix was refused before"
         loaded.adapter.merge()
         for path, layer in loaded.adapter.layers.items():
             model.set_submodule(path, layer.base)

@@ -15,7 +15,12 @@ from vectoruniverse.figures.style import ADAPTED, BASE, GREY, drawing, key_above
 Intervals = Mapping[str, Mapping[str, Sequence[float]]]
 """For a metric: ``base`` and ``adapted`` as [low, high], ``difference`` as [estimate, low, high]."""
 
-DIRECTIONS = (("image_to_text", "image → text"), ("text_to_image", "text → image"))
+DIRECTIONS = (
+    ("image_to_text", "image → text"),
+    ("text_to_image", "text → image"),
+    ("first_to_second", "first → second"),
+    ("second_to_first", "second → first"),
+)
 
 
 def recall(base: Mapping[str, float], adapted: Mapping[str, float], intervals: Intervals | None = None) -> Figure:
@@ -24,16 +29,18 @@ def recall(base: Mapping[str, float], adapted: Mapping[str, float], intervals: I
     Raises:
         ValueError: no recall@k that both models have.
     """
-    keys = {name: _recall_keys(name, base, adapted) for name, _ in DIRECTIONS}
-    if not any(keys.values()):
+    found = {name: _recall_keys(name, base, adapted) for name, _ in DIRECTIONS}
+    keys = {name: recalls for name, recalls in found.items() if recalls}
+    if not keys:
         raise ValueError("no recall@k that both models have")
+    labels = dict(DIRECTIONS)
     rows = max(map(len, keys.values()))
     with drawing(1.5 + 0.72 * rows) as figure:
-        panels = figure.subplots(2, 1, sharex=True)
-        for panel, (name, label) in zip(panels, DIRECTIONS, strict=True):
-            panel.set_title(label)
-            _dumbbells(panel, keys[name], base, adapted, intervals or {})
-        most = max(value for name, _ in DIRECTIONS for key in keys[name] for value in (base[key], adapted[key]))
+        panels = figure.subplots(len(keys), 1, sharex=True, squeeze=False)[:, 0]
+        for panel, (name, recalls) in zip(panels, keys.items(), strict=True):
+            panel.set_title(labels[name])
+            _dumbbells(panel, recalls, base, adapted, intervals or {})
+        most = max(value for recalls in keys.values() for key in recalls for value in (base[key], adapted[key]))
         panels[-1].set(xlim=(0, min(1.02, most * 1.3 + 0.05)), xlabel="queries with a right answer among the first k")
         panels[-1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _key(panels[0], intervals=bool(intervals))

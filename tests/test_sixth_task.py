@@ -1,0 +1,68 @@
+"""The README's worked example of a sixth task: one module, one line, one experiment file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.encoders.text_models import WORDS, save_encoder
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language: str, holding: str) -> str:
+    """The README's code block of a language that holds a text."""
+    blocks = re.findall(rf"^( *)```{language}\n(.*?)^\1```", README, flags=re.DOTALL | re.MULTILINE)
+    (found,) = [code for _, code in blocks if holding in code]
+    return textwrap.dedent(found)
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package with the example's module and its line in the table of tasks."""
+    shutil.copytree(ROOT / "vectoruniverse", tmp_path / "vectoruniverse", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "vectoruniverse" / "assembly" / "simcse.py").write_text(block("python", "SimcseTask"), encoding="utf-8")
+    table = tmp_path / "vectoruniverse" / "config" / "tasks.py"
+    (line,) = re.findall(r'`("simcse": \w+,)`', README)
+    text = table.read_text(encoding="utf-8")
+    assert text.count("\n}\n") == 1
+    table.write_text(text.replace("\n}\n", f"\n    {line}\n}}\n"), encoding="utf-8")
+    return tmp_path
+
+
+def test_the_example_trains_and_is_judged(package):
+    bert = save_encoder(package / "bert", "bert")
+    rows = [f"{a} {b},{b} {a} {c}" for a, b, c in zip(WORDS, WORDS[1:], WORDS[2:], strict=False)]
+    table = package / "pairs.csv"
+    table.write_text("\n".join(["name,alias", *rows]), encoding="utf-8")
+    (package / "simcse.yaml").write_text(block("yaml", "task: simcse"), encoding="utf-8")
+    settings = [
+        f"model={bert}",
+        f"data.file={table}",
+        "train.batch_size=4",
+        "train.precision=fp32",
+        "wandb.mode=disabled",
+    ]
+    told = subprocess.run(
+        [sys.executable, "-m", "vectoruniverse.cli", "train", "--config", "./simcse.yaml", "--json", "--quiet"]
+        + [word for one in settings for word in ("--set", one)],
+        cwd=package,
+        env=os.environ | {"PYTHONPATH": str(package)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    outcome = json.loads(told.stdout)
+    assert 0.0 <= outcome["adapted"]["recall@5"] <= 1.0
+    assert (Path(package / outcome["run"]) / "adapter" / "adapter_config.json").is_file()

@@ -1,0 +1,139 @@
+"""Texts: table → usable rows → training and validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vectoruniverse.config.text import TextData, TextSplitConfig
+from vectoruniverse.data.splits import Split
+from vectoruniverse.data.text_split import TextSplit, divide_table, fingerprint_table
+from vectoruniverse.data.text_table import TextTable, encode_labels, read_text_table
+from vectoruniverse.display import Display
+from vectoruniverse.encoders.tokens import TokenizedTexts
+from vectoruniverse.errors import DataError
+
+NOT_HELD_OUT = "nothing"
+"""What a division holds out that judges on the training rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRows:
+    """Usable rows of a table and their division.
+
+    Attributes:
+        config: the experiment's section that it was made by.
+        table: what was read.
+        divided: training and validation rows.
+        labels: class of each row (N,); None where the task has no classes.
+        names: of the classes.
+    """
+
+    config: TextData
+    table: TextTable
+    divided: TextSplit
+    labels: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def split(self) -> Split:
+        """Positions of training and validation rows."""
+        return self.divided.split
+
+    @property
+    def source(self) -> str:
+        """The table, as the experiment names it."""
+        return self.config.file
+
+    @property
+    def grouped_by(self) -> str | None:
+        """The bootstrap draws single rows: texts of one column are not grouped by another."""
+        return None
+
+    def fingerprint(self) -> str:
+        """sha256 over every row and the split."""
+        return fingerprint_table(self.table, self.split)
+
+    def counts(self) -> dict[str, int]:
+        """Rows by what became of them."""
+        bad, (train, val) = len(self.table.bad), (len(self.split.train), len(self.split.val))
+        return {"training": train, "validation": val, "set aside": bad + self.divided.left_out}
+
+    def units(self, split: str, column: str | None) -> Sequence[str] | None:
+        """None: each row alone."""
+        del split, column
+        return None
+
+    def division(self) -> str:
+        """How rows were divided, in words."""
+        if self.divided.held_out == NOT_HELD_OUT:
+            return "the same rows"
+        if self.divided.held_out != "drawn":
+            return f"as column `{self.config.split.column}` says"
+        return f"seed {self.config.split.seed}, rows that share a text together"
+
+    def column(self, role: str) -> list[str]:
+        """The texts of a role, row by row."""
+        return [row.texts[role] for row in self.table.rows]
+
+    def train_texts(self) -> list[str]:
+        """Every text of the training rows."""
+        return [text for i in self.split.train for text in self.table.rows[i].texts.values()]
+
+
+def read_text_rows(data: TextData, roles: Mapping[str, str], *, label: str | None = None, display: Display) -> TextRows:
+    """Read and check the table, divide its rows, number its classes.
+
+    Args:
+        data: the experiment's section.
+        roles: role → column.
+        label: column of the classes; None without.
+        display: is told of texts that stand on both sides of a split the file brought.
+
+    Raises:
+        ConfigError: a column is not there.
+        DataError: the table cannot be read, too many rows cannot be used, a side of the split is empty, or there is one
+            class only.
+    """
+    config = data.split
+    table = read_text_table(
+        Path(data.file).expanduser(),
+        texts=roles,
+        label=label,
+        split_column=config.column,
+        max_bad_share=data.max_bad_share,
+        keys={"split": "data.split.column"},
+    )
+    divided = _divide(table, config)
+    if divided.held_out == NOT_HELD_OUT:
+        display.warn("no rows are held out: the model is judged on the rows it learns from")
+    if divided.shared and divided.held_out in ("val", "test"):
+        display.warn(f"{divided.shared} validation rows have a text that a training row has too")
+    if label is None:
+        return TextRows(data, table, divided)
+    labels, names = encode_labels(table.rows, file=table.file)
+    if missing := [name for i, name in enumerate(names) if not (labels[divided.split.train] == i).any()]:
+        raise DataError(
+            f"no training row is of class {missing[0]!r}",
+            file=table.file,
+            remedy="give more rows of it, leave it out, or change data.split",
+        )
+    return TextRows(data, table, divided, labels, names)
+
+
+def _divide(table: TextTable, config: TextSplitConfig) -> TextSplit:
+    if config.column is None and config.val_fraction == 0.0:
+        everything = np.arange(len(table.rows))
+        return TextSplit(Split(everything, everything), NOT_HELD_OUT, 0, 0)
+    together = None if config.group_by is None else [config.group_by]
+    return divide_table(table, val_fraction=config.val_fraction, seed=config.seed, together=together)
+
+
+def tell_truncated(tokens: Mapping[str, TokenizedTexts], limit: int, display: Display) -> None:
+    """Say how many texts are longer than the model reads."""
+    for role, tokenized in tokens.items():
+        if cut := len(tokenized.truncated):
+            display.warn(f"{cut} of {len(tokenized)} {role} texts are longer than {limit} tokens and were cut")

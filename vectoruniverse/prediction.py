@@ -1,0 +1,166 @@
+"""A finished classifier in a program of your own, and `vu predict`: texts to classes.
+
+Shapes: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vectoruniverse.assembly.classification import load_classifier as load_model
+from vectoruniverse.assembly.classification import text_columns, tokenize
+from vectoruniverse.assembly.text_encoders import Adapted
+from vectoruniverse.config.loading import load_experiment
+from vectoruniverse.config.text import ClassificationExperiment
+from vectoruniverse.data.findings import inert
+from vectoruniverse.data.metadata import BadRow
+from vectoruniverse.data.text_table import TextRow, read_text_table
+from vectoruniverse.display import Display
+from vectoruniverse.encoders.heads import TextClassifier
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.listing import find_run
+from vectoruniverse.training.device import choose_compute
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a classifier says of a table.
+
+    Attributes:
+        rows: usable rows.
+        bad: rows that could not be used, with the reason.
+        names: of the C classes.
+        probabilities: (N, C), of ``rows``.
+    """
+
+    rows: Sequence[TextRow]
+    bad: Sequence[BadRow]
+    names: tuple[str, ...]
+    probabilities: NDArray[np.float32]
+
+    def classes(self) -> list[str]:
+        """The likeliest class of each row."""
+        return [self.names[i] for i in self.probabilities.argmax(axis=1)]
+
+    def csv(self) -> str:
+        """A table: line in the input, texts, the likeliest class, and the probability of each class."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        roles = list(self.rows[0].texts) if self.rows else []
+        writer.writerow(["line", *roles, "prediction", *(f"p({_cell(name)})" for name in self.names)])
+        for row, name, shares in zip(self.rows, self.classes(), self.probabilities, strict=True):
+            texts = [_cell(row.texts[role]) for role in roles]
+            writer.writerow([row.line, *texts, _cell(name), *(f"{share:.6f}" for share in shares)])
+        return out.getvalue()
+
+
+class LoadedClassifier:
+    """The model of a run of task ``sequence_classification`` or ``pair_classification``, in evaluation mode.
+
+    Attributes:
+        run: the run folder.
+        experiment: its configuration.
+        model: encoders, with what was trained on them, and head.
+        names: of the classes.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        experiment: ClassificationExperiment,
+        adapted: Adapted,
+        model: TextClassifier,
+        names: tuple[str, ...],
+    ) -> None:
+        """Bind a model to the run that it belongs to; see ``load_classifier``."""
+        self.run, self.experiment, self.model, self.names = run, experiment, model, names
+        self._adapted = adapted
+        model.eval()
+
+    def predict(
+        self, *texts: Sequence[str], batch_size: int = 64, display: Display | None = None
+    ) -> NDArray[np.float32]:
+        """Probability of each class, (N, C).
+
+        Args:
+            texts: one sequence of N texts; two, of first and second texts, where the run classifies pairs.
+            batch_size: texts encoded at a time.
+            display: is told of texts that are longer than the model reads.
+        """
+        roles = list(text_columns(self.experiment))
+        if len(texts) != len(roles) or any(isinstance(column, str) for column in texts):
+            raise TypeError(f"predict takes {len(roles)} sequence{'s' * (len(roles) > 1)} of texts: {', '.join(roles)}")
+        if not texts[0]:
+            return np.zeros((0, len(self.names)), dtype=np.float32)
+        columns = dict(zip(roles, texts, strict=True))
+        encoder = next(iter(self._adapted.encoders.values()))
+        inputs = tokenize(self.experiment, encoder, columns, display or Display(quiet=True))
+        found: NDArray[np.float32] = self.model.predict(inputs, batch_size=batch_size).numpy()
+        return found
+
+    def predict_table(self, file: Path, display: Display) -> Predictions:
+        """What the classifier says of the rows of a table with the columns that the run was trained on.
+
+        Raises:
+            ConfigError: a column is not there.
+            DataError: the file cannot be read as a table.
+        """
+        columns = text_columns(self.experiment)
+        table = read_text_table(file, texts=columns, max_bad_share=1.0, keys={"file": "--input"})
+        texts = [[row.texts[role] for row in table.rows] for role in columns]
+        return Predictions(table.rows, table.bad, self.names, self.predict(*texts, display=display))
+
+
+def load_classifier(
+    reference: str | os.PathLike[str],
+    *,
+    runs_dir: str | os.PathLike[str] = "runs",
+    device: str = "auto",
+    precision: str = "auto",
+) -> LoadedClassifier:
+    """Load the classifier of a finished run.
+
+    Args:
+        reference: a path; a full name; ``latest``; the name of an experiment, for its latest run; a unique prefix.
+        runs_dir: folder of the runs.
+        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        ConfigError: there is no such run, it has trained nothing yet, it is no classifier, or its base
+            cannot be loaded.
+        DataError: what it saved is damaged.
+    """
+    run = find_run(Path(runs_dir), os.fspath(reference))
+    experiment = load_experiment(run.config_file)
+    if not isinstance(experiment, ClassificationExperiment):
+        raise ConfigError(f"{run.name} is of task {experiment.task}, which has no classes to predict")
+    if not run.adapter.is_dir():
+        raise ConfigError(
+            f"{run.name} has no classifier yet (state: {run.read_state().get('state', 'unknown')})",
+            remedy=f"finish it: vu train --resume {run.name}",
+        )
+    adapted, model, names = load_model(experiment, None, choose_compute(device, precision), run.adapter.absolute())
+    return LoadedClassifier(run, experiment, adapted, model, names)
+
+
+def described(predictions: Predictions) -> Iterable[tuple[str, str]]:
+    """Class and number of rows, as text, the most frequent first."""
+    said = predictions.classes()
+    counts = {name: said.count(name) for name in predictions.names}
+    return [(name, f"{count:,}") for name, count in sorted(counts.items(), key=lambda one: -one[1]) if count]
+
+
+def _cell(text: str) -> str:
+    """Text that a spreadsheet takes for no formula."""
+    text = inert(text)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
