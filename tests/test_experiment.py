@@ -25,6 +25,7 @@ from vectoruniverse.errors import ConfigError, DataError, DivergedError
 from vectoruniverse.experiment import dry_run, evaluate_base, evaluate_run, resume, train
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.tasks.image_text import ImageTextTask
 from vectoruniverse.tracking.jsonl import read_metrics
 
 
@@ -397,3 +398,38 @@ def test_a_learning_rate_that_blows_up_ends_with_exit_code_4(experiment, tmp_pat
         train(experiment(train=wild), runs_dir=tmp_path / "runs", display=quiet())
     assert Run(next((tmp_path / "runs").iterdir())).read_state()["state"] == "stopped"
     assert DivergedError.exit_code == 4
+
+
+def test_a_prefix_of_clips_text_tower_is_trained_and_judged_again(experiment, tmp_path):
+    """Only texts move: the pictures' vectors are the base's, bit for bit."""
+    adapter = {"method": "prefix", "prefix_length": 3}
+    outcome = train(
+        experiment(adapter=adapter, eval={"report": False, "keep": "last"}), runs_dir=tmp_path / "runs", display=quiet()
+    )
+    base, adapted = outcome.comparison.base.vectors, outcome.comparison.adapted.vectors
+    assert torch.equal(base["image"], adapted["image"])
+    assert (base["text"] - adapted["text"]).abs().max() > 0.01
+    assert (outcome.run.adapter / "adapter_config.json").is_file()
+    _, again = evaluate_run(outcome.run.name, runs_dir=tmp_path / "runs", split="val", display=quiet())
+    torch.testing.assert_close(again.adapted.vectors["text"], adapted["text"])
+
+
+def test_evaluations_can_be_rarer_than_epochs(experiment, tmp_path):
+    config = experiment(
+        train={"epochs": 5, "batch_size": 12, "lr": 0.01, "precision": "fp32", "device": "cpu"},
+        eval={"report": False, "every": 2},
+    )
+    outcome = train(config, runs_dir=tmp_path / "runs", display=quiet())
+    epochs = [record["epoch"] for record in read_metrics(outcome.run.metrics_file) if "val/recall@5" in record]
+    assert epochs == [0, 2, 4, 5]
+
+
+def test_a_best_checkpoint_of_this_process_is_not_judged_twice(experiment, tmp_path, monkeypatch):
+    """What stands in evaluation.json is the evaluation that picked the checkpoint; a fresh one gives the same."""
+    judged = []
+    told = ImageTextTask.evaluate
+    monkeypatch.setattr(ImageTextTask, "evaluate", lambda task, split="val": judged.append(split) or told(task, split))
+    outcome = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
+    assert len(judged) == 1 + 2, "the base, and after each epoch"
+    _, again = evaluate_run(outcome.run.name, runs_dir=tmp_path / "runs", split="val", display=quiet())
+    assert again.adapted.metrics == pytest.approx(dict(outcome.adapted))

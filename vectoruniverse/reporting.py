@@ -38,11 +38,14 @@ class Findings:
         plates: figures.
         galleries: best and worst retrievals.
         tables: shown with the settings.
+        judges_space: whether a narrow space is a fault. It is none of a classifier's, whose vectors need no more than one
+            direction for each class.
     """
 
     plates: Sequence[Plate] = ()
     galleries: Sequence[Gallery] = ()
     tables: Sequence[Table] = ()
+    judges_space: bool = True
 
 
 def retrieval_findings(comparison: Comparison, groups: np.ndarray, rows: Rows) -> Findings:
@@ -87,7 +90,7 @@ def write_report(
     """
     history = list(read_metrics(run.metrics_file))
     base, adapted, bounds = comparison.base.metrics, comparison.adapted.metrics, plain_intervals(comparison)
-    plates = [*_plates(comparison, history, monitor), *findings.plates]
+    plates = [*_plates(comparison, history, monitor, findings.judges_space), *findings.plates]
     for plate in plates:
         save(plate.figure, run.path / "figures", plate.name)
     for gallery in findings.galleries:
@@ -97,7 +100,7 @@ def write_report(
         title=run.name,
         answer=answer(monitor, base, adapted, bounds),
         comparison=Table("Held-out rows", COLUMNS, comparison_rows(base, adapted, bounds)),
-        verdict=verdict(base, adapted, history),
+        verdict=verdict(base, adapted, history) if findings.judges_space else (),
         plates=plates,
         galleries=findings.galleries,
         facts=facts,
@@ -117,10 +120,10 @@ def write_card(
 
 
 def _plates(
-    comparison: Comparison, history: Sequence[Mapping[str, float | int | str]], monitor: str
+    comparison: Comparison, history: Sequence[Mapping[str, float | int | str]], monitor: str, judges_space: bool
 ) -> Iterator[Plate]:
     yield from comparison_figures(comparison.base.metrics, comparison.adapted.metrics, plain_intervals(comparison))
-    yield from history_figures(history, monitor)
+    yield from (plate for plate in history_figures(history, monitor) if judges_space or plate.section != "health")
 
 
 def _embedded(judged: Evaluation) -> Embedded:

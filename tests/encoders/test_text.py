@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from tests.encoders.text_models import BERT_MARKS, FAMILIES, TEXTS, WORDS, embed, load, save_encoder, word_tokenizer
+from vectoruniverse.encoders.text_tower import without_normalize
 from vectoruniverse.encoders.tokens import TokenizedTexts
 from vectoruniverse.errors import ConfigError
 
@@ -290,3 +291,20 @@ def test_a_hub_name_is_read_from_the_cache_with_its_commit(tmp_path, monkeypatch
     assert torch.equal(embed(encoder), embed(load(repository / "snapshots" / commit)))
     with pytest.raises(ConfigError):
         load("someone/bert", revision="no-such-branch")
+
+
+@needs_minilm
+def test_a_classifier_reads_vectors_before_they_are_scaled_to_length_one():
+    encoder = load(MINILM)
+    unit = embed(encoder)
+    without_normalize(encoder.module)
+    plain = embed(encoder)
+    torch.testing.assert_close(F.normalize(plain, dim=1), unit)
+    assert (plain.norm(dim=1) > 1.5).all()
+
+
+def test_selected_rows_know_which_of_them_were_cut():
+    tokens = TokenizedTexts([np.array([i]) for i in range(4)], [np.array([0])] * 4, [1, 3])
+    chosen = tokens.select(np.array([3, 0, 1]))
+    assert [int(row[0]) for row in chosen.ids] == [3, 0, 1]
+    assert chosen.truncated == [0, 2]

@@ -34,6 +34,7 @@ from vectoruniverse.encoders.heads import (
     save_head,
 )
 from vectoruniverse.encoders.text import TextEncoder
+from vectoruniverse.encoders.text_tower import without_normalize
 from vectoruniverse.encoders.tokens import TokenizedTexts
 from vectoruniverse.figures.album import Plate
 from vectoruniverse.figures.classification import confusion, reliability
@@ -70,6 +71,7 @@ def share(experiment: ClassificationExperiment, display: Display) -> Classificat
     compute = choose_compute(experiment.train.device, experiment.train.precision)
     data = read_text_rows(experiment.data, text_columns(experiment), label=experiment.data.label, display=display)
     first = load_encoder(experiment, compute, data.train_texts)
+    without_normalize(first.module)
     encoders = _parts(experiment, first)
     inputs = tokenize(experiment, first, {role: data.column(role) for role in text_columns(experiment)}, display)
     assert data.labels is not None
@@ -182,7 +184,9 @@ def load_classifier(
         parts = encoders or dict.fromkeys(_part_names(experiment))
         encoders = {part: load_trained(experiment, compute, folder / part) for part in parts}
     elif encoders is None:
-        encoders = _parts(experiment, load_encoder(experiment, compute, list))
+        base = load_encoder(experiment, compute, list)
+        without_normalize(base.module)
+        encoders = _parts(experiment, base)
     adapted = load_adapters(encoders, experiment.adapter, folder)
     names = read_head(folder / HEAD_FILE).names
     model = build_model(experiment, adapted.encoders, len(names))
@@ -247,4 +251,4 @@ def classification_findings(probabilities: Tensor, part: Examples) -> Findings:
     plates = [Plate("confusion", "Which class is taken for which", "answer", caption, confusion(matrix, part.names))]
     caption = "Share of right answers among those of like confidence; on the diagonal confidence is what it says."
     plates.append(Plate("reliability", "Confidence and truth", "health", caption, reliability(bins)))
-    return Findings(plates)
+    return Findings(plates, judges_space=False)

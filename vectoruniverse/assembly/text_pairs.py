@@ -27,6 +27,7 @@ from vectoruniverse.comparison import Comparison
 from vectoruniverse.config.text import EncoderConfig, TextPairsExperiment
 from vectoruniverse.display import Display
 from vectoruniverse.encoders.text import TextEncoder
+from vectoruniverse.encoders.text_files import find_source
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.figures.album import Plate
 from vectoruniverse.figures.text_pairs import Scored, cosine_histograms, share_histograms, spectra
@@ -220,7 +221,8 @@ class PreparedTextPairs(Prepared):
 
     def snippet(self) -> str:
         """Python that loads what the run made."""
-        return PEFT_SNIPPET.format(base=self.encoder.name, pooling=self.encoder.pooling) if self.adapters else SNIPPET
+        source = find_source(self.encoder.name) if self.adapters else ""
+        return PEFT_SNIPPET.format(base=source, pooling=self.encoder.pooling) if self.adapters else SNIPPET
 
     def facts(self) -> dict[str, str]:
         """The loss."""

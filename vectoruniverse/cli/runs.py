@@ -160,7 +160,7 @@ def _evaluate_encoders(loaded: Experiment, split: str, page: Path | None, quiet:
         display.close()
     rows = len(comparison.first)
     if page is not None:
-        facts = {"pairs": f"{rows} of `{loaded.data.file}`, {split} rows"}
+        facts = {"pairs": f"{rows} of {loaded.data.file}, {split} rows"}
         plates = pair_findings(comparison.found).plates
         encoder_page.write_encoder_page(page, comparison, title=loaded.name, plates=plates, facts=facts)
     if as_json:

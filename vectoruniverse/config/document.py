@@ -77,6 +77,10 @@ def keys(task: str) -> tuple[Key, ...]:
     return tuple(_walk(schema, schema.get("$defs", {}), prefix="", variant=""))
 
 
+def _whose(tasks: list[str], others: list[str]) -> str:
+    return "text tasks" if tasks == others else f"task: {', '.join(tasks)}"
+
+
 def all_keys() -> list[Key]:
     """The keys of every task: all of the first one's, then what others have beside; ``variant`` says whose they are."""
     first, *others = TASKS
@@ -86,7 +90,7 @@ def all_keys() -> list[Key]:
             if key not in keys(first) and key.path != "task":
                 own.setdefault(key, []).append(task)
     listed = [
-        dataclasses.replace(key, variant=", ".join(filter(None, [f"task: {', '.join(tasks)}", key.variant])))
+        dataclasses.replace(key, variant=", ".join(filter(None, [_whose(tasks, others), key.variant])))
         for key, tasks in own.items()
     ]
     return [*keys(first), *listed]

@@ -99,6 +99,16 @@ class TextTower(nn.Module):
         return torch.sum(hidden.float() * share, dim=1) / share.sum(dim=1)
 
 
+def without_normalize(tower: TextTower) -> TextTower:
+    """The tower without scaling to length 1, which is for cosines and would hold a classifier's logits down; in place.
+
+    A dense layer before it stays.
+    """
+    kept = [layer for layer in tower.layers if not isinstance(layer, Normalize)]
+    tower.layers = nn.ModuleList(kept)
+    return tower
+
+
 def _checked_width(width: int, layers: Sequence[Dense | Normalize], name: str) -> int:
     for layer in layers:
         if isinstance(layer, Dense):
