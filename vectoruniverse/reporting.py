@@ -38,8 +38,8 @@ class Findings:
         plates: figures.
         galleries: best and worst retrievals.
         tables: shown with the settings.
-        judges_space: whether a narrow space is a fault. It is none of a classifier's, whose vectors need no more than one
-            direction for each class.
+        judges_space: whether a narrow space is a fault; it is none of a classifier's, whose vectors need one direction
+            for each class and no more.
     """
 
     plates: Sequence[Plate] = ()
