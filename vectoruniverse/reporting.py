@@ -103,7 +103,7 @@ def write_report(
         verdict=verdict(base, adapted, history) if findings.judges_space else (),
         plates=plates,
         galleries=findings.galleries,
-        facts=facts,
+        facts={name: said.replace("`", "") for name, said in facts.items()},  # Markdown's, for the card
         tables=findings.tables,
         listings={"Experiment": config, "Load the adapter": snippet.strip()},
     )

@@ -250,5 +250,5 @@ def classification_findings(probabilities: Tensor, part: Examples) -> Findings:
     caption = "Rows are true classes, columns what the model said; shares of each row."
     plates = [Plate("confusion", "Which class is taken for which", "answer", caption, confusion(matrix, part.names))]
     caption = "Share of right answers among those of like confidence; on the diagonal confidence is what it says."
-    plates.append(Plate("reliability", "Confidence and truth", "health", caption, reliability(bins)))
+    plates.append(Plate("reliability", "Confidence and truth", "curves", caption, reliability(bins)))
     return Findings(plates, judges_space=False)
