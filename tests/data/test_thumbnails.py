@@ -228,17 +228,18 @@ def test_an_interrupt_stops_promptly_and_loses_nothing_written(tmp_path: Path, m
     np.testing.assert_array_equal(store.ensure(paths).take(np.arange(12)), decoded(paths))
 
 
-def test_sigint_during_decoding_ends_the_process_within_a_second(tmp_path: Path) -> None:
-    draw(tmp_path / "in", 120, side=200)
-    with start(tmp_path / "in", tmp_path / "cache", rows=120) as process:
+def test_sigint_during_decoding_ends_the_process_before_its_chunk_is_done(tmp_path: Path) -> None:
+    """A chunk of seconds of decoding, also on a machine that is slow to send the signal."""
+    (first,) = draw(tmp_path / "in", 1, side=600)
+    for copy in range(1, 240):  # bytes after a PNG's end change its digest and not its picture
+        (tmp_path / "in" / f"{copy:04d}.png").write_bytes(first.read_bytes() + bytes([copy]))
+    with start(tmp_path / "in", tmp_path / "cache", rows=240) as process:
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(0.02)
-        begun = time.monotonic()
         process.send_signal(signal.SIGINT)
-        error = process.communicate(timeout=20)[1]
+        error = process.communicate(timeout=60)[1]
     assert "KeyboardInterrupt" in error
-    assert time.monotonic() - begun < 1
     assert journal(tmp_path / "cache") == []
 
 

@@ -73,9 +73,7 @@ def history_figures(history: Sequence[Record], monitor: str) -> Iterator[Plate]:
     logged = {key for record in history for key in record}
     if "train/loss" in logged:
         caption = f"Training loss with its parts, and {monitor} of the held-out rows after each epoch."
-        yield Plate(
-            "training", "Loss and held-out rows", "curves", caption, training_curves(history, monitor=monitor)
-        )
+        yield Plate("training", "Loss and held-out rows", "curves", caption, training_curves(history, monitor=monitor))
     if "train/lr" in logged:
         yield Plate("learning_rate", "Learning rate", "curves", "At each logged step.", learning_rate(history))
     if logged & {"train/effective_rank", "val/effective_rank"}:
