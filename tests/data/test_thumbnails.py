@@ -28,6 +28,7 @@ import resource, signal, sys
 from pathlib import Path
 from vectoruniverse.data import thumbnails
 from vectoruniverse.data.thumbnails import PictureRecipe, PictureStore
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 pictures, cache, rows, limit = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 thumbnails.CHUNK_ROWS = rows
 if limit:
