@@ -240,6 +240,16 @@ def test_a_second_process_is_kept_off_until_the_first_dies(tmp_path: Path) -> No
         pass
 
 
+def test_the_build_of_torch_is_told_although_its_wheel_does_not_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel from PyPI is called 2.13.0, and says +cu130 only when it is loaded."""
+    import torch
+
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
+    packages = environment()["packages"]
+    assert isinstance(packages, dict)
+    assert packages["torch"] == "2.13.0+cu130"
+
+
 def test_the_environment_is_json_and_tells_versions_and_commit(tmp_path: Path) -> None:
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=n", "-c", "user.email=e"]

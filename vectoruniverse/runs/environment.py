@@ -80,6 +80,12 @@ def without_secrets(arguments: list[str]) -> list[str]:
 
 
 def _version(package: str) -> str | None:
+    """The version that a loaded package calls itself, else that of its distribution.
+
+    Torch's wheels on PyPI keep their CUDA build (``+cu130``) to themselves until they are loaded.
+    """
+    if isinstance(loaded := getattr(sys.modules.get(package), "__version__", None), str):
+        return loaded
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
