@@ -293,8 +293,8 @@ def test_a_run_is_set_beside_the_best_earlier_one_on_the_same_data(experiment, s
 
 def test_the_base_alone_is_judged_as_beside_an_adapter(experiment, tmp_path):
     outcome = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
-    rows, judged = evaluate_base(experiment(), split="val", display=quiet())
-    assert rows == 8
+    judged = evaluate_base(experiment(), split="val", display=quiet())
+    assert judged.rows == 8
     assert judged.metrics == pytest.approx(dict(outcome.base))
 
 

@@ -20,7 +20,9 @@ from typer.testing import CliRunner
 from tests.encoders.text_models import save_encoder
 from vectoruniverse import load_classifier
 from vectoruniverse.assembly.contract import judged_base, setup
+from vectoruniverse.assembly.prepared import sharing_key
 from vectoruniverse.cli import app
+from vectoruniverse.compare_runs import compare_runs
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DataError
@@ -282,27 +284,8 @@ def test_over_long_texts_are_counted_and_told(experiment, tmp_path):
 
 
 def test_bert_is_pretrained_on_documents(tmp_path):
-    words = "the cat sat on a mat and dog ran to big red house where it was so very cold that nobody came".split()
-    rng = np.random.default_rng(0)
-    documents = [" ".join(" ".join(rng.choice(words, 6)).capitalize() + "." for _ in range(5)) for _ in range(40)]
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("\n\n".join(documents), encoding="utf-8")
-    config = {
-        "name": "tiny_bert",
-        "task": "masked_lm",
-        "model": {
-            "scratch": "bert", "vocab_size": 80, "width": 32, "layers": 1, "heads": 2, "intermediate": 64,
-            "max_text_tokens": 32,
-        },
-        "data": {"source": str(corpus), "split": {"val_fraction": 0.2}},
-        "adapter": {"method": "full"},
-        "train": QUICK | {"epochs": 3},
-        "wandb": {"mode": "disabled"},
-        "tensorboard": True,
-    }  # fmt: skip
-    file = tmp_path / "tiny_bert.yaml"
-    file.write_text(yaml.safe_dump(config), encoding="utf-8")
-    outcome = train(load_experiment(file), runs_dir=tmp_path / "runs", display=quiet())
+    config = pretraining(tmp_path, tensorboard=True)
+    outcome = train(config, runs_dir=tmp_path / "runs", display=quiet())
     assert outcome.adapted["mlm_loss"] < outcome.base["mlm_loss"]
     assert outcome.base["mlm_loss"] == pytest.approx(np.log(80), rel=0.25)
     assert {"nsp_loss", "nsp_accuracy", "perplexity", "unigram_entropy"} <= set(outcome.adapted)
@@ -345,3 +328,118 @@ def test_finished_runs_are_not_run_again(experiment, tmp_path):
     assert summary.state == "finished"
     assert isinstance(summary.run, Run)
     assert load_file(outcome.run.adapter / "adapter_model.safetensors")
+
+
+def test_each_seed_of_a_sweep_starts_from_a_head_of_its_own(experiment, tmp_path):
+    """A cell gives what a run alone gives, from epoch 0 on: an untrained head is drawn from the seed."""
+    experiment("sequence_classification")
+    config = tmp_path / "sequence_classification.yaml"
+    told = CliRunner().invoke(
+        app,
+        [
+            "sweep-rank",
+            "-c",
+            str(config),
+            "--ranks",
+            "2",
+            "--seeds",
+            "0,1",
+            "--runs-dir",
+            str(tmp_path / "swept"),
+            "-q",
+        ],
+    )
+    assert told.exit_code == 0, told.output
+    for seed in (0, 1):
+        (cell,) = (tmp_path / "swept").glob(f"*seed{seed}*")
+        alone = train(load_experiment(config, [f"seed={seed}"]), runs_dir=tmp_path / "alone", display=quiet())
+        record = Run(cell).read_evaluation()
+        assert record["base"] == dict(alone.base)
+        assert record["adapted"] == dict(alone.adapted)
+
+
+@pytest.mark.parametrize("task", ["text_pairs", "sequence_classification"])
+def test_runs_share_only_what_is_the_same_for_them(experiment, task):
+    """A prefix leaves texts fewer positions, so its length decides where they are cut."""
+    lora, short, long = (
+        sharing_key(experiment(task, adapter=adapter))
+        for adapter in (METHODS["lora"], METHODS["prefix"], METHODS["prefix"] | {"prefix_length": 9})
+    )
+    assert len({lora, short, long}) == 3
+    same = sharing_key(experiment(task, adapter=METHODS["lora"] | {"rank": 4}))
+    assert same == lora
+    first, second = (sharing_key(experiment(task, seed=seed)) for seed in (0, 1))
+    assert (first == second) == (task == "text_pairs"), "a head is drawn from the seed, a checkpoint is not"
+
+
+def test_a_report_written_again_names_the_base_and_not_where_the_run_lies(experiment, bert, tmp_path):
+    for task in ("text_pairs", "sequence_classification"):
+        config = experiment(task, adapter=METHODS["full"])
+        outcome = train(config, runs_dir=tmp_path / "runs", display=quiet())
+        page = report_run(outcome.run.name, runs_dir=tmp_path / "runs", display=quiet())
+        assert f"{bert}, mean pooling" in page.read_text(encoding="utf-8")
+
+
+def pretraining(tmp_path, **sections):
+    words = "the cat sat on a mat and dog ran to big red house where it was so very cold that nobody came".split()
+    rng = np.random.default_rng(0)
+    documents = [" ".join(" ".join(rng.choice(words, 6)).capitalize() + "." for _ in range(20)) for _ in range(40)]
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n\n".join(documents), encoding="utf-8")
+    sizes = {"vocab_size": 80, "width": 32, "layers": 1, "heads": 2, "intermediate": 64, "max_text_tokens": 32}
+    config = {
+        "name": "tiny_bert",
+        "task": "masked_lm",
+        "model": {"scratch": "bert", **sizes},
+        "data": {"source": str(corpus), "split": {"val_fraction": 0.2}},
+        "adapter": {"method": "full"},
+        "train": QUICK | {"epochs": 3},
+        "wandb": {"mode": "disabled"},
+    }
+    file = tmp_path / "tiny_bert.yaml"
+    file.write_text(yaml.safe_dump(config | sections), encoding="utf-8")
+    return load_experiment(file)
+
+
+def test_pretraining_runs_are_compared_row_by_row(tmp_path):
+    runs = [
+        train(
+            pretraining(tmp_path, name=f"rate{i}", train=QUICK | {"lr": lr}),
+            runs_dir=tmp_path / "runs",
+            display=quiet(),
+        )
+        for i, lr in enumerate((0.001, 0.01))
+    ]
+    record = compare_runs([one.run.name for one in runs], runs_dir=tmp_path / "runs")
+    assert not record["no_differences"]
+    estimate, low, high = record["differences"][runs[1].run.name]["mlm_loss"]
+    assert estimate == pytest.approx(runs[1].adapted["mlm_loss"] - runs[0].adapted["mlm_loss"], abs=1e-5)
+    assert low <= estimate <= high
+    rows = load_file(runs[0].run.path / "per_query.safetensors")
+    assert len(rows["drawn"]) == len(rows["adapted/mlm_loss"]) == runs[0].run.read_evaluation()["rows"] > 8
+
+
+def test_pretraining_goes_on_with_lora_from_a_saved_bert(tmp_path):
+    first = train(pretraining(tmp_path), runs_dir=tmp_path / "runs", display=quiet())
+    config = pretraining(
+        tmp_path,
+        name="lora",
+        model=str(first.run.adapter),
+        adapter={"method": "lora", "rank": 2},
+        eval={"keep": "last"},
+    )
+    outcome = train(config, runs_dir=tmp_path / "runs", display=quiet())
+    assert outcome.base["mlm_loss"] == pytest.approx(first.adapted["mlm_loss"], rel=0.05)
+    assert outcome.adapted["mlm_loss"] != outcome.base["mlm_loss"]
+    _, again = evaluate_run(outcome.run.name, runs_dir=tmp_path / "runs", split="val", display=quiet())
+    assert again.adapted.metrics["mlm_loss"] == pytest.approx(outcome.adapted["mlm_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("together", [["second"], ["colour"]])
+def test_which_texts_hold_rows_together_is_told_by_role(experiment, table, tmp_path, together):
+    data = {"file": str(table), "split": {"val_fraction": 0.25, "together": together}}
+    if together == ["colour"]:
+        with pytest.raises(ConfigError, match="together"):
+            experiment("text_pairs", data=data)
+        return
+    train(experiment("text_pairs", data=data), runs_dir=tmp_path / "runs", display=quiet())

@@ -30,18 +30,21 @@ class Comparison:
 
     Attributes:
         split: ``val`` or ``train``.
-        rows: number of rows judged.
         base, adapted: the models, judged by the same code.
         intervals: metric → ``base``, ``adapted``, ``difference``.
         drawn_by: what the bootstrap drew together: a column, or None for single rows.
     """
 
     split: str
-    rows: int
     base: Evaluation
     adapted: Evaluation
     intervals: Mapping[str, Mapping[str, Interval]]
     drawn_by: str | None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows judged."""
+        return self.adapted.rows
 
 
 def compare(
@@ -49,7 +52,6 @@ def compare(
     adapted: Evaluation,
     split: str,
     *,
-    rows: int,
     units: Sequence[str] | None,
     drawn_by: str | None,
 ) -> Comparison:
@@ -59,12 +61,11 @@ def compare(
         base: the base model.
         adapted: the adapted model.
         split: ``val`` or ``train``.
-        rows: number of rows of the split.
         units: of each row of the split, what the bootstrap draws together; None: each row alone.
         drawn_by: the column that ``units`` come from.
     """
     bounds = intervals(base.per_query, adapted.per_query, groups=units)
-    return Comparison(split, rows, base, adapted, bounds, drawn_by)
+    return Comparison(split, base, adapted, bounds, drawn_by)
 
 
 def plain_intervals(comparison: Comparison) -> dict[str, dict[str, list[float]]]:

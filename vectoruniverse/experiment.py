@@ -118,11 +118,10 @@ def _finished(reference: str, runs_dir: Path, split: str, display: Display) -> t
     return run, setup(experiment).prepare(experiment, shared, run.adapter), base
 
 
-def evaluate_base(experiment: Experiment, *, split: str, display: Display) -> tuple[int, Evaluation]:
-    """Judge the model of an experiment as it is, before any training; number of rows and what it reaches."""
+def evaluate_base(experiment: Experiment, *, split: str, display: Display) -> Evaluation:
+    """Judge the model of an experiment as it is, before any training."""
     shared = setup(experiment).share(experiment, display)
-    rows = shared.data.counts()["training" if split == "train" else "validation"]
-    return rows, judged_base(experiment, shared, split)
+    return judged_base(experiment, shared, split)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,10 +92,8 @@ def best_earlier(run: Run, metric: str, data: str) -> Earlier | None:
 
 def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evaluation | None = None) -> Comparison:
     """The task's model beside its base on the same rows; ``adapted`` where it has been judged already."""
-    column = prepared.data.grouped_by
-    units = prepared.data.units(split, column)
-    rows = prepared.data.counts()["training" if split == "train" else "validation"]
-    return compare(base, adapted or prepared.task.evaluate(split), split, rows=rows, units=units, drawn_by=column)
+    units, column = prepared.data.units(split), prepared.data.grouped_by
+    return compare(base, adapted or prepared.task.evaluate(split), split, units=units, drawn_by=column)
 
 
 def write_results(prepared: Prepared, outcome: Outcome) -> Findings:
@@ -175,7 +173,7 @@ def write_per_query(run: Run, prepared: Prepared, comparison: Comparison) -> Non
     ``per_query.safetensors`` holds ``base/<metric>`` and ``adapted/<metric>``, (N,) float32, NaN where a metric does
     not apply to a row; and ``drawn``, (N,) int64: the bootstrap draws rows of equal number together.
     """
-    units = prepared.data.units(comparison.split, comparison.drawn_by)
+    units = prepared.data.units(comparison.split)
     drawn = np.arange(comparison.rows) if units is None else np.unique(np.array(units), return_inverse=True)[1]
     arrays = {
         f"{model}/{metric}": np.ascontiguousarray(values, np.float32)

@@ -67,7 +67,7 @@ def test_five_pairs_are_learned_by_heart_in_thirty_epochs():
     assert len(seen.steps) == 30
     losses = [values["loss"] for _, values in seen.steps]
     assert losses[0] == pytest.approx(0.7, abs=0.1) and losses[-1] < 0.05
-    assert task.predict(task.val).argmax(dim=1).tolist() == [1, 1, 0, 0, 1]
+    assert task.model.predict(task.val.inputs, batch_size=8).argmax(dim=1).tolist() == [1, 1, 0, 0, 1]
     metrics = task.evaluate().metrics
     assert (metrics["accuracy"], metrics["macro_f1"]) == (1.0, 1.0) and metrics["loss"] < 0.05
 
@@ -83,7 +83,7 @@ def test_loss_is_the_mean_cross_entropy_of_the_rows():
     task = text_task()
     rows = np.array([3, 0, 1])
     step = task.loss(rows, epoch=0)
-    shares = task.predict(task.train)
+    shares = task.model.predict(task.train.inputs, batch_size=8)
     expected = -sum(math.log(shares[row, task.train.labels[row]]) for row in rows) / 3
     assert step.total.item() == pytest.approx(expected, rel=1e-5)
     assert set(step.parts) == {"cross_entropy"} and not step.parts["cross_entropy"].requires_grad
@@ -183,7 +183,7 @@ def test_rows_are_judged_as_scikit_learn_judges_the_predictions():
     sklearn = pytest.importorskip("sklearn.metrics")
     task = text_task()
     evaluation = task.evaluate("train")
-    shares = task.predict(task.train).double()
+    shares = task.model.predict(task.train.inputs, batch_size=8).double()
     labels, said = task.train.labels, shares.argmax(dim=1).numpy()
     metrics, per_row = evaluation.metrics, evaluation.per_query
     assert metrics["accuracy"] == pytest.approx(sklearn.accuracy_score(labels, said))

@@ -160,7 +160,7 @@ def prepare(
         model,
         adapted.adapters,
         build_task(experiment, model, shared.examples),
-        starts_as_base=experiment.adapter.method != "prefix" and experiment.adapter.init_from is None,
+        starts_as_base=experiment.adapter.starts_as_base,
         base=base_words(next(iter(shared.encoders.values()))),
         adapted=adapted,
     )
@@ -238,8 +238,8 @@ class PreparedClassifier(Prepared):
 
     def findings(self, comparison: Comparison) -> Findings:
         """Which classes are taken for which, and whether confidence can be trusted."""
-        part = self.task.part(comparison.split)
-        return classification_findings(self.task.predict(part), part)
+        logits = self.model.judge_pooled(comparison.adapted.vectors["pooled"])
+        return classification_findings(logits.softmax(dim=1), self.task.part(comparison.split))
 
 
 def classification_findings(probabilities: Tensor, part: Examples) -> Findings:

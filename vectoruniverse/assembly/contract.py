@@ -42,8 +42,8 @@ class Data(Protocol):
     def grouped_by(self) -> str | None:
         """Column whose equal values stay on one side of the split, and are drawn together by the bootstrap."""
 
-    def units(self, split: str, column: str | None) -> Sequence[str] | None:
-        """What the bootstrap draws together, row by row of a split; None: each row alone."""
+    def units(self, split: str) -> Sequence[str] | None:
+        """Value of ``grouped_by`` in each row of a split; None where the bootstrap draws each row alone."""
 
     def division(self) -> str:
         """How rows were divided, in words."""

@@ -131,7 +131,8 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
         encoder.model,
         {} if adapter is None else {"": adapter},
         build_task(experiment, encoder, shared.pairs),
-        starts_as_base=experiment.adapter.method != "prefix" and experiment.adapter.init_from is None,
+        starts_as_base=experiment.adapter.starts_as_base,
+        base=shared.encoder,
         encoder=encoder,
         before=before,
     )
@@ -144,6 +145,7 @@ class PreparedImageText(Prepared):
     experiment: ImageTextExperiment
     data: ImageTextData
     task: ImageTextTask
+    base: DualEncoder
     encoder: DualEncoder
     before: BaseWeights
 
@@ -157,13 +159,13 @@ class PreparedImageText(Prepared):
 
     def base_model(self) -> str:
         """The base in words."""
-        return f"`{self.encoder.name}`" + (f" at commit `{self.encoder.commit}`" if self.encoder.commit else "")
+        return f"`{self.base.name}`" + (f" at commit `{self.base.commit}`" if self.base.commit else "")
 
     def snippet(self) -> str:
         """Python that loads what the run made."""
         model = type(self.encoder.model).__name__
         if isinstance(self.adapters.get(""), LoraAdapter):
-            return LORA_SNIPPET.format(model=model, base=local_source(self.encoder.name))
+            return LORA_SNIPPET.format(model=model, base=local_source(self.base.name))
         return (RUN_SNIPPET if self.adapters else FULL_SNIPPET).format(model=model)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,10 +78,8 @@ class Documents:
         split = self.split
         return {"training": len(split.train), "validation": len(split.val), "set aside": len(self.corpus.bad)}
 
-    def units(self, split: str, column: str | None) -> Sequence[str] | None:
-        """None: each row alone."""
-        del split, column
-        return None
+    def units(self, split: str) -> None:
+        """Each row alone."""
 
     def division(self) -> str:
         """How documents were divided, in words."""
@@ -201,7 +199,7 @@ def prepare(experiment: MaskedLmExperiment, shared: MaskedLmShared, trained: Pat
         bert.model,
         adapters,
         build_task(experiment, bert, shared),
-        starts_as_base=config.init_from is None,
+        starts_as_base=config.starts_as_base,
         bert=bert,
         base=shared.bert,
         before=before,
@@ -233,7 +231,9 @@ class PreparedMaskedLm(Prepared):
 
     def base_model(self) -> str:
         """The base in words."""
-        return "random weights" if isinstance(self.experiment.model, ScratchBert) else f"`{self.base.name}`"
+        if isinstance(self.experiment.model, ScratchBert):
+            return "random weights"
+        return f"`{self.base.name}`" + (f" at commit `{self.base.commit}`" if self.base.commit else "")
 
     def snippet(self) -> str:
         """Python that loads what the run made."""

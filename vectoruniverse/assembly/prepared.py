@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
-from vectoruniverse.config.sections import Experiment, Section
+from vectoruniverse.config.sections import Experiment
 from vectoruniverse.tasks.contract import Evaluation, StepLoss, Task
 
 NOT_SHARED = ("name", "seed", "adapter", "train", "guard", "loss", "views", "forgetting", "wandb", "tensorboard")
@@ -18,13 +18,16 @@ NOT_SHARED = ("name", "seed", "adapter", "train", "guard", "loss", "views", "for
 
 def sharing_key(experiment: Experiment) -> str:
     """Equal for experiments with the same base, in the same format, on the same data, judged alike."""
+    adapter = experiment.adapter
     settings = experiment.model_dump(mode="json", exclude=set(NOT_SHARED))
     settings["eval"] = {key: value for key, value in settings["eval"].items() if key not in ("report", "keep")}
     return json.dumps(
         {
             **settings,
-            "initial weights": experiment.seed if isinstance(experiment.model, Section) else None,
-            "trained in full": experiment.adapter.method == "full",
+            "drawn from": experiment.seed if experiment.draws_base else None,
+            "trained in full": adapter.method == "full",
+            # a prefix takes positions of its own, so that texts are cut earlier
+            "prefix": adapter.prefix_length if adapter.method == "prefix" else None,
             "compute": [experiment.train.device, experiment.train.precision],
         },
         sort_keys=True,

@@ -64,8 +64,9 @@ class ImageTextData:
         together = f"grouped by `{split.group_by}`" if split.group_by else "identical pictures together"
         return f"seed {split.seed}, {together}"
 
-    def units(self, split: str, column: str | None) -> list[str] | None:
-        """Value of ``column`` in each row of a split, which the bootstrap draws together; None without a column."""
+    def units(self, split: str) -> list[str] | None:
+        """What the bootstrap draws together, row by row of a split: the split's groups; None without any."""
+        column = self.grouped_by
         if column is None:
             return None
         return [self.rows[i].columns[column] for i in getattr(self.split, split)]

@@ -34,10 +34,8 @@ from vectoruniverse.figures.text_pairs import Scored, cosine_histograms, share_h
 from vectoruniverse.metrics.geometry import spectrum
 from vectoruniverse.reporting import Findings
 from vectoruniverse.tasks.contract import Evaluation
-from vectoruniverse.tasks.text_pairs import TextPairs, TextPairsTask, same_text_groups
+from vectoruniverse.tasks.text_pairs import SIDES, TextPairs, TextPairsTask, same_text_groups
 from vectoruniverse.training.device import choose_compute
-
-SIDES = ("first", "second")
 
 SNIPPET = """
 from sentence_transformers import SentenceTransformer  # pip install sentence-transformers
@@ -116,7 +114,8 @@ def prepare(experiment: TextPairsExperiment, shared: TextPairsShared, trained: P
         encoder.module,
         adapted.adapters,
         build_task(experiment, encoder, shared.pairs),
-        starts_as_base=config.method != "prefix" and config.init_from is None,
+        starts_as_base=config.starts_as_base,
+        base=shared.encoder,
         encoder=encoder,
         adapted=adapted,
     )
@@ -204,6 +203,7 @@ class PreparedTextPairs(Prepared):
     experiment: TextPairsExperiment
     data: TextRows
     task: TextPairsTask
+    base: TextEncoder
     encoder: TextEncoder
     adapted: Adapted
 
@@ -217,12 +217,13 @@ class PreparedTextPairs(Prepared):
 
     def base_model(self) -> str:
         """The base in words."""
-        return base_words(self.encoder)
+        return base_words(self.base)
 
     def snippet(self) -> str:
         """Python that loads what the run made."""
-        source = find_source(self.encoder.name) if self.adapters else ""
-        return PEFT_SNIPPET.format(base=source, pooling=self.encoder.pooling) if self.adapters else SNIPPET
+        if not self.adapters:
+            return SNIPPET
+        return PEFT_SNIPPET.format(base=find_source(self.base.name), pooling=self.base.pooling)
 
     def facts(self) -> dict[str, str]:
         """The loss."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from vectoruniverse.data.text_split import TextSplit, divide_table, fingerprint_
 from vectoruniverse.data.text_table import TextTable, encode_labels, read_text_table
 from vectoruniverse.display import Display
 from vectoruniverse.encoders.tokens import TokenizedTexts
-from vectoruniverse.errors import DataError
+from vectoruniverse.errors import ConfigError, DataError
 
 NOT_HELD_OUT = "nothing"
 """What a division holds out that judges on the training rows."""
@@ -62,10 +62,8 @@ class TextRows:
         bad, (train, val) = len(self.table.bad), (len(self.split.train), len(self.split.val))
         return {"training": train, "validation": val, "set aside": bad + self.divided.left_out}
 
-    def units(self, split: str, column: str | None) -> Sequence[str] | None:
-        """None: each row alone."""
-        del split, column
-        return None
+    def units(self, split: str) -> None:
+        """Each row alone."""
 
     def division(self) -> str:
         """How rows were divided, in words."""
@@ -73,7 +71,8 @@ class TextRows:
             return "the same rows"
         if self.divided.held_out != "drawn":
             return f"as column `{self.config.split.column}` says"
-        return f"seed {self.config.split.seed}, rows that share a text together"
+        whose = " or ".join(self.config.split.together or ["any"])
+        return f"seed {self.config.split.seed}, rows that share {whose} text together"
 
     def column(self, role: str) -> list[str]:
         """The texts of a role, row by row."""
@@ -128,8 +127,10 @@ def _divide(table: TextTable, config: TextSplitConfig) -> TextSplit:
     if config.column is None and config.val_fraction == 0.0:
         everything = np.arange(len(table.rows))
         return TextSplit(Split(everything, everything), NOT_HELD_OUT, 0, 0)
-    together = None if config.group_by is None else [config.group_by]
-    return divide_table(table, val_fraction=config.val_fraction, seed=config.seed, together=together)
+    roles = table.rows[0].texts.keys()
+    if other := [role for role in config.together or () if role not in roles]:
+        raise ConfigError(f"there is no {other[0]} text here, only {' and '.join(roles)}", key="data.split.together")
+    return divide_table(table, val_fraction=config.val_fraction, seed=config.seed, together=config.together)
 
 
 def tell_truncated(tokens: Mapping[str, TokenizedTexts], limit: int, display: Display) -> None:

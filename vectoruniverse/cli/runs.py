@@ -25,7 +25,7 @@ from vectoruniverse.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from vectoruniverse.comparison import Comparison
-    from vectoruniverse.config.sections import Experiment
+    from vectoruniverse.config.text import TextPairsExperiment
     from vectoruniverse.experiment import Plan
     from vectoruniverse.results import Outcome
 
@@ -118,10 +118,11 @@ def evaluate(
     from vectoruniverse import experiment as runner
     from vectoruniverse.comparison import evaluation_record, spectra
     from vectoruniverse.config.loading import load_experiment
+    from vectoruniverse.config.text import TextPairsExperiment
     from vectoruniverse.report import metric_rows
 
     loaded = None if config is None else load_experiment(config, overrides)
-    if loaded is not None and loaded.task == "text_pairs":
+    if isinstance(loaded, TextPairsExperiment):
         _evaluate_encoders(loaded, split, page_file(out), quiet, as_json)
         return
     if out is not None:
@@ -133,8 +134,8 @@ def evaluate(
             record = {"run": found.name, **evaluation_record(comparison)}
         else:
             assert loaded is not None
-            rows, judged = runner.evaluate_base(loaded, split=split, display=display)
-            record = {"split": split, "rows": rows, "base": dict(judged.metrics), "spectra": spectra(judged)}
+            judged = runner.evaluate_base(loaded, split=split, display=display)
+            record = {"split": split, "rows": judged.rows, "base": dict(judged.metrics), "spectra": spectra(judged)}
     finally:
         display.close()
     if as_json:
@@ -142,17 +143,15 @@ def evaluate(
     elif run is not None:
         _print_comparison(f"{found.name}: {comparison.rows} {split} rows", comparison)
     else:
-        print_table(f"{rows} {split} rows, base model", ("metric", "base"), metric_rows(judged.metrics))
+        print_table(f"{judged.rows} {split} rows, base model", ("metric", "base"), metric_rows(judged.metrics))
 
 
-def _evaluate_encoders(loaded: Experiment, split: str, page: Path | None, quiet: bool, as_json: bool) -> None:
+def _evaluate_encoders(loaded: TextPairsExperiment, split: str, page: Path | None, quiet: bool, as_json: bool) -> None:
     """One table over the encoders of an experiment, and the page where it is wanted."""
     from vectoruniverse import encoder_page
     from vectoruniverse.assembly.text_pairs import judge_encoders, pair_findings
     from vectoruniverse.compare_encoders import answer
-    from vectoruniverse.config.text import TextPairsExperiment
 
-    assert isinstance(loaded, TextPairsExperiment)
     display = open_display(quiet)
     try:
         comparison = judge_encoders(loaded, split=split, display=display)

@@ -28,11 +28,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class SplitConfig(Section):
+class Division(Section):
     """How rows are divided; a pure function of the seed and of the rows' content."""
 
     val_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="Share of the rows held out for validation.")
     seed: int = Field(42, ge=0, description="Seed of the split; independent of the training seed.")
+
+
+class SplitConfig(Division):
+    """How pictures and texts are divided."""
+
     group_by: str | None = Field(
         None, description="Column whose equal values stay on one side (`Channel`); null groups identical pictures only."
     )
@@ -161,6 +166,11 @@ class AdapterSettings(Section):
     )
 
     @property
+    def starts_as_base(self) -> bool:
+        """Whether the model is its base before the first step: a new LoRA adds nothing, a new prefix does."""
+        return self.method != "prefix" and self.init_from is None
+
+    @property
     def lora_keys(self) -> tuple[str, ...]:
         """Keys that mean something for method ``lora`` only."""
         beside = ("method", "prefix_length", "prefix_projection", "train_logit_scale", "train_projections")
@@ -226,6 +236,11 @@ class Experiment(Section):
     tensorboard: bool = Field(
         False, description="Also write event files for TensorBoard into the run (`vectoruniverse[tensorboard]`)."
     )
+
+    @property
+    def draws_base(self) -> bool:
+        """Whether the model before training depends on the seed: random weights, or a new head."""
+        return isinstance(self.model, Section)
 
     @model_validator(mode="after")
     def _trainable(self) -> Experiment:

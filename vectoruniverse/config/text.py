@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 from vectoruniverse.config.losses import InfoNceConfig, LossConfig
 from vectoruniverse.config.sections import (
     AdapterSettings,
+    Division,
     EvalConfig,
     Experiment,
     Name,
     RetrievalEvalConfig,
     Section,
     Share,
-    SplitConfig,
 )
 
 Pooling = Literal["mean", "cls", "pooler"]
@@ -54,7 +54,7 @@ class TextAdapterConfig(AdapterSettings):
     )
 
 
-class TextSplitConfig(SplitConfig):
+class TextSplitConfig(Division):
     """How rows are divided; rows that share a text stay on one side."""
 
     val_fraction: float = Field(
@@ -66,6 +66,21 @@ class TextSplitConfig(SplitConfig):
     column: str | None = Field(
         None, description="Column that says `train` or `val` of each row; null divides by val_fraction and seed."
     )
+    together: list[Literal["text", "first", "second"]] | None = Field(
+        None,
+        min_length=1,
+        description="Whose equal texts hold rows together, as in `[second]` where many rows share a stock answer; "
+        "null: every text's.",
+    )
+
+    @model_validator(mode="after")
+    def _drawn(self) -> TextSplitConfig:
+        drawn = self.column is None and self.val_fraction > 0.0
+        if self.together is not None and not drawn:
+            raise ValueError(
+                "together: means nothing where rows are not drawn; remove it, or column, or val_fraction: 0"
+            )
+        return self
 
 
 class TextData(Section):
@@ -104,7 +119,7 @@ class CorpusData(Section):
         "or a folder of text files."
     )
     column: str = Field("review", description="Column of the documents (CSV, TSV).")
-    split: SplitConfig = Field(default_factory=SplitConfig, description="Training and validation documents.")
+    split: Division = Field(default_factory=Division, description="Training and validation documents.")
 
 
 class EncoderConfig(Section):
@@ -180,6 +195,11 @@ class ClassificationExperiment(TextExperiment):
     loss: ClassificationLossConfig = Field(default_factory=ClassificationLossConfig, description="What is minimised.")
     eval: ClassificationEvalConfig = Field(default_factory=ClassificationEvalConfig, description="Evaluation.")
 
+    @property
+    def draws_base(self) -> bool:
+        """Yes: the untrained head is drawn from the seed."""
+        return True
+
 
 class SequenceClassificationExperiment(ClassificationExperiment):
     """Texts into classes."""
@@ -216,6 +236,11 @@ class MaskedLmExperiment(TextExperiment):
     masking: MaskingConfig = Field(default_factory=MaskingConfig, description="Which tokens are hidden.")
     next_sentence: bool = Field(True, description="Also tell whether the second segment follows the first.")
     eval: MaskedLmEvalConfig = Field(default_factory=MaskedLmEvalConfig, description="Evaluation.")
+
+    @property
+    def draws_base(self) -> bool:
+        """Yes: heads that a checkpoint lacks are drawn from the seed, and so is what is masked."""
+        return True
 
     @model_validator(mode="after")
     def _monitored(self) -> MaskedLmExperiment:

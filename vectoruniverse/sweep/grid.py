@@ -27,7 +27,7 @@ MAX_NAME = 80
 # a report, a record or an analysis afterwards changes nothing that is learned
 _BESIDE = (*NOT_IN_FINGERPRINT, "forgetting", "eval.report")
 _NOT_COMPARABLE = (*_BESIDE, "task", "eval.monitor", "eval.recall_at")
-_OTHER_BASE = ("data", "model", "revision")
+_OTHER_BASE = ("data", "model", "revision", "pooling", "shared_encoder", "masking", "next_sentence")
 
 
 @dataclass(frozen=True, slots=True)

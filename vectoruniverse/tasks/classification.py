@@ -133,10 +133,6 @@ class ClassificationTask:
         pooled = self.model.embed(part.inputs, batch_size=self._eval_batch)
         return _evaluation(pooled, self.model.judge_pooled(pooled), part)
 
-    def predict(self, part: Examples) -> Tensor:
-        """Probability of each class for any rows, (N, C) float32 on the CPU."""
-        return self.model.predict(part.inputs, batch_size=self._eval_batch)
-
 
 def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     """Weight of each class, N / (K n_c) for the K classes that occur, n_c times each; scikit-learn's ``balanced``.

@@ -41,6 +41,11 @@ class Evaluation:
     ranks: Mapping[str, np.ndarray] = field(default_factory=dict)
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def rows(self) -> int:
+        """Number of rows judged."""
+        return len(next(iter(self.per_query.values())))
+
 
 class Task(Protocol):
     """What is learned (``loss``) and how it is judged (``evaluate``)."""
