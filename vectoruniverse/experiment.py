@@ -22,7 +22,7 @@ from vectoruniverse.comparison import Comparison
 from vectoruniverse.config.loading import dump_experiment, load_experiment
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.display import Display
-from vectoruniverse.errors import ConfigError, DataError, DivergedError, UserError
+from vectoruniverse.errors import DataError, DivergedError, UserError
 from vectoruniverse.observer import RunObserver
 from vectoruniverse.report import PARAMETER_COLUMNS, parameter_rows
 from vectoruniverse.results import (
@@ -36,7 +36,7 @@ from vectoruniverse.results import (
 )
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.folder import Run, create_run
-from vectoruniverse.runs.listing import find_run
+from vectoruniverse.runs.listing import find_run, find_trained_run
 from vectoruniverse.tasks.contract import Evaluation
 from vectoruniverse.tracking.contract import Trackers
 from vectoruniverse.training.checkpoint import Checkpoint, latest
@@ -106,12 +106,7 @@ def report_run(reference: str, *, runs_dir: Path, display: Display) -> Path:
 
 def _finished(reference: str, runs_dir: Path, split: str, display: Display) -> tuple[Run, Prepared, Evaluation]:
     """A finished run, its model with what was trained, and what its base reaches."""
-    run = find_run(runs_dir, reference)
-    if not run.adapter.is_dir():
-        raise ConfigError(
-            f"{run.name} has no adapter yet (state: {run.read_state().get('state', 'unknown')})",
-            remedy=f"finish it: vu train --resume {run.name}",
-        )
+    run = find_trained_run(runs_dir, reference)
     experiment = load_experiment(run.config_file)
     shared = setup(experiment).share(experiment, display)
     base = judged_base(experiment, shared, split)

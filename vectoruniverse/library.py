@@ -36,7 +36,7 @@ from vectoruniverse.encoders.dual import DualEncoder, load_dual_encoder
 from vectoruniverse.encoders.embedding import embed_squares, embed_tokens
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.runs.folder import Run
-from vectoruniverse.runs.listing import find_run
+from vectoruniverse.runs.listing import find_trained_run
 from vectoruniverse.training.device import Compute, choose_compute
 
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -144,12 +144,7 @@ def load_run(
         ConfigError: there is no such run, it has no adapter yet, its base cannot be loaded, or the device is absent.
         DataError: the adapter is damaged.
     """
-    run = find_run(Path(runs_dir), os.fspath(reference))
-    if not run.adapter.is_dir():
-        raise ConfigError(
-            f"{run.name} has no adapter yet (state: {run.read_state().get('state', 'unknown')})",
-            remedy=f"finish it: vu train --resume {run.name}",
-        )
+    run = find_trained_run(Path(runs_dir), os.fspath(reference))
     experiment = as_image_text(load_experiment(run.config_file), "load_run")
     compute = choose_compute(device, precision)
     if experiment.adapter.method == "full":

@@ -41,6 +41,10 @@ class LossValue:
     parts: dict[str, Tensor]
 
 
+ViewLoss = Callable[[Views], LossValue]
+"""A loss with all its settings made."""
+
+
 def alignment_anisotropy(
     views: Views,
     *,

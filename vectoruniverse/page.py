@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from vectoruniverse.data.findings import inert
+from vectoruniverse.data.findings import spreadsheet_cell
 from vectoruniverse.figures.album import Plate, Section
 from vectoruniverse.figures.gallery import Gallery, Thumbnail
 from vectoruniverse.figures.style import png, svg
@@ -151,8 +151,7 @@ def _csv_cell(value: str | float | None) -> str:
         return ""
     if not isinstance(value, str):
         return repr(value)
-    text = inert(value)
-    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+    return spreadsheet_cell(value)
 
 
 def _figure_uri(plate: Plate) -> str:

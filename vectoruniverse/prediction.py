@@ -20,14 +20,14 @@ from vectoruniverse.assembly.classification import text_columns, tokenize
 from vectoruniverse.assembly.text_encoders import Adapted
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.config.text import ClassificationExperiment
-from vectoruniverse.data.findings import inert
+from vectoruniverse.data.findings import spreadsheet_cell
 from vectoruniverse.data.metadata import BadRow
 from vectoruniverse.data.text_table import TextRow, read_text_table
 from vectoruniverse.display import Display
 from vectoruniverse.encoders.heads import TextClassifier
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.runs.folder import Run
-from vectoruniverse.runs.listing import find_run
+from vectoruniverse.runs.listing import find_trained_run
 from vectoruniverse.training.device import choose_compute
 
 
@@ -56,10 +56,10 @@ class Predictions:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         roles = list(self.rows[0].texts) if self.rows else []
-        writer.writerow(["line", *roles, "prediction", *(f"p({_cell(name)})" for name in self.names)])
+        writer.writerow(["line", *roles, "prediction", *(f"p({spreadsheet_cell(name)})" for name in self.names)])
         for row, name, shares in zip(self.rows, self.classes(), self.probabilities, strict=True):
-            texts = [_cell(row.texts[role]) for role in roles]
-            writer.writerow([row.line, *texts, _cell(name), *(f"{share:.6f}" for share in shares)])
+            texts = [spreadsheet_cell(row.texts[role]) for role in roles]
+            writer.writerow([row.line, *texts, spreadsheet_cell(name), *(f"{share:.6f}" for share in shares)])
         return out.getvalue()
 
 
@@ -140,15 +140,10 @@ def load_classifier(
             cannot be loaded.
         DataError: what it saved is damaged.
     """
-    run = find_run(Path(runs_dir), os.fspath(reference))
+    run = find_trained_run(Path(runs_dir), os.fspath(reference))
     experiment = load_experiment(run.config_file)
     if not isinstance(experiment, ClassificationExperiment):
         raise ConfigError(f"{run.name} is of task {experiment.task}, which has no classes to predict")
-    if not run.adapter.is_dir():
-        raise ConfigError(
-            f"{run.name} has no classifier yet (state: {run.read_state().get('state', 'unknown')})",
-            remedy=f"finish it: vu train --resume {run.name}",
-        )
     adapted, model, names = load_model(experiment, None, choose_compute(device, precision), run.adapter.absolute())
     return LoadedClassifier(run, experiment, adapted, model, names)
 
@@ -158,9 +153,3 @@ def described(predictions: Predictions) -> Iterable[tuple[str, str]]:
     said = predictions.classes()
     counts = {name: said.count(name) for name in predictions.names}
     return [(name, f"{count:,}") for name, count in sorted(counts.items(), key=lambda one: -one[1]) if count]
-
-
-def _cell(text: str) -> str:
-    """Text that a spreadsheet takes for no formula."""
-    text = inert(text)
-    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text

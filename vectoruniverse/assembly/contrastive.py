@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -10,8 +9,6 @@ from torch import Tensor
 
 from vectoruniverse import losses
 from vectoruniverse.config.losses import AlignmentAnisotropyConfig, InfoNceConfig, SiglipConfig
-
-ViewLoss = Callable[[Mapping[str, Tensor]], losses.LossValue]
 
 
 class Scaled(Protocol):
@@ -26,7 +23,7 @@ class Scaled(Protocol):
         """What is added to the logits."""
 
 
-def build_loss(config: object, model: Scaled | None) -> ViewLoss:
+def build_loss(config: object, model: Scaled | None) -> losses.ViewLoss:
     """The configured loss; ``model`` gives the logit scalars that the configuration leaves open."""
     if isinstance(config, AlignmentAnisotropyConfig):
         return partial(losses.alignment_anisotropy, **config.model_dump(exclude={"name"}))
@@ -37,13 +34,13 @@ def build_loss(config: object, model: Scaled | None) -> ViewLoss:
 
 
 def _info_nce(
-    model: Scaled | None, temperature: float | None, pairs: tuple[str, ...], views: Mapping[str, Tensor]
+    model: Scaled | None, temperature: float | None, pairs: tuple[str, ...], views: losses.Views
 ) -> losses.LossValue:
     return losses.info_nce(views, logit_scale=_scale(model, temperature), pairs=pairs)
 
 
 def _siglip(
-    model: Scaled | None, temperature: float | None, bias: float | None, views: Mapping[str, Tensor]
+    model: Scaled | None, temperature: float | None, bias: float | None, views: losses.Views
 ) -> losses.LossValue:
     if bias is not None:
         return losses.siglip(views, logit_scale=_scale(model, temperature), logit_bias=bias)

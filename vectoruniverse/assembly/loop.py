@@ -65,21 +65,21 @@ def build_trackers(experiment: Experiment, run: Run, display: Display, resume_st
         tags=tuple(config.tags),
         notes=config.notes,
     )
-    lines = JsonlTracker(run.metrics_file, resume_step)  # first, since it cuts what a resumed run will tell again
+    told = experiment.model_dump(mode="json")
+    trackers: list[Tracker] = [JsonlTracker(run.metrics_file, resume_step)]  # cuts what a resumed run will tell again
+    if experiment.tensorboard:  # before the next, which would leave a run behind where the package is missing
+        trackers.append(TensorBoardTracker(run.path / "tensorboard", told, resume_step))
     wandb = WandbTracker(
         run.path,
         run.name,
-        experiment.model_dump(mode="json"),
+        told,
         display.warn,
         settings,
         best=_best_ends(experiment),
         environment=environment(),
         history=None if resume_step is None else read_metrics(run.metrics_file),
     )
-    trackers: list[Tracker] = [lines, wandb]
-    if experiment.tensorboard:
-        trackers.append(TensorBoardTracker(run.path / "tensorboard", experiment.model_dump(mode="json"), resume_step))
-    return Trackers(trackers, display.warn)
+    return Trackers([*trackers, wandb], display.warn)
 
 
 def _best_ends(experiment: Experiment) -> dict[str, Literal["max", "min"]]:

@@ -199,7 +199,7 @@ def report_csv(report: DataReport) -> str:
         line = "" if found.line is None else str(found.line)
         others, remedy = "; ".join(map(str, found.others)), KINDS[found.kind].remedy
         cells = (found.kind, found.severity, found.file, line, found.row_id or "", found.reason, others, remedy)
-        writer.writerow(map(_cell, cells))
+        writer.writerow(map(spreadsheet_cell, cells))
     return out.getvalue()
 
 
@@ -208,7 +208,8 @@ def inert(text: str) -> str:
     return "".join(_escaped(char) if _is_active(char) else char for char in text)
 
 
-def _cell(text: str) -> str:
+def spreadsheet_cell(text: str) -> str:
+    """The text as a cell of a CSV file that no spreadsheet takes for a formula."""
     text = inert(text)
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
 

@@ -47,6 +47,21 @@ def list_runs(runs_dir: Path) -> list[RunSummary]:
     return sorted(summaries, key=lambda summary: (summary.started or _folder_time(summary.run), summary.run.name))
 
 
+def find_trained_run(runs_dir: Path, reference: str) -> Run:
+    """As ``find_run``, of a run that has come so far as to leave what it trained.
+
+    Raises:
+        ConfigError: there is no such run, or it has no adapter yet.
+    """
+    run = find_run(runs_dir, reference)
+    if not run.adapter.is_dir():
+        raise ConfigError(
+            f"{run.name} has no adapter yet (state: {run.read_state().get('state', 'unknown')})",
+            remedy=f"finish it: vu train --resume {run.name}",
+        )
+    return run
+
+
 def find_run(runs_dir: Path, reference: str) -> Run:
     """Find a run by path, by name, by a prefix that fits one run only, or the latest.
 

@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.data.findings import inert
+from vectoruniverse.data.findings import spreadsheet_cell
 from vectoruniverse.metrics.answers import answer
 from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.metrics.sweeps import SweepSummary, ValueSummary, smallest_not_worse, summarise_sweep
@@ -237,5 +237,4 @@ def _csv_cell(value: object) -> str:
         return ""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return repr(value)
-    text = inert(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+    return spreadsheet_cell(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

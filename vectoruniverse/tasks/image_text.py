@@ -6,7 +6,7 @@ Shapes: B batch, N rows of a split, S side of the stored picture, H side of the 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,12 +17,9 @@ from torch import Tensor, nn
 from vectoruniverse.data.views import Augmentation, augment, draw, to_input
 from vectoruniverse.encoders.dual import DualEncoder
 from vectoruniverse.encoders.embedding import embed_squares, embed_tokens
-from vectoruniverse.losses import LossValue
+from vectoruniverse.losses import ViewLoss
 from vectoruniverse.tasks.contract import Evaluation, StepLoss
 from vectoruniverse.tasks.judging import Embeddings, Labels, judge, judge_labels
-
-ViewLoss = Callable[[Mapping[str, Tensor]], LossValue]
-"""Loss of the unit vectors ``{"I", "I+", "T", "T+"}``, each (B, E)."""
 
 
 class PictureSource(Protocol):
@@ -88,7 +85,7 @@ class ImageTextTask:
             encoder: the model, with whatever is trained on it already in place.
             train: training rows.
             val: validation rows.
-            loss: what is minimised.
+            loss: what is minimised, of the views ``I``, ``I+``, ``T`` and ``T+``.
             augmentation: how views are made.
             views: 1 or 2 views of each picture per step.
             text_is_random: whether dropout makes two passes of the same text differ; else T+ is T and costs nothing.

@@ -5,7 +5,7 @@ Shapes: B batch, N rows of a split, D width of a pooled text vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +16,10 @@ from torch.nn.functional import normalize
 
 from vectoruniverse.encoders.text import TextEncoder
 from vectoruniverse.encoders.tokens import TokenizedTexts
-from vectoruniverse.losses import LossValue
+from vectoruniverse.losses import ViewLoss
 from vectoruniverse.metrics.pair_scores import pair_scores
 from vectoruniverse.tasks.contract import Evaluation, StepLoss
 from vectoruniverse.tasks.judging import judge_sides
-
-ViewLoss = Callable[[Mapping[str, Tensor]], LossValue]
-"""Loss of the unit vectors ``{"I", "I+", "T", "T+"}``, each (B, D): first and second texts, a second pass of each."""
 
 SIDES = ("first", "second")
 
@@ -87,7 +84,7 @@ class TextPairsTask:
             encoder: reads both sides, with whatever is trained on it already in place.
             train: training rows.
             val: validation rows.
-            loss: what is minimised.
+            loss: what is minimised; views ``I`` and ``T`` are first and second texts, ``I+`` and ``T+`` other passes.
             text_is_random: whether dropout makes two passes of the same text differ (arXiv:2104.08821); else ``I+`` is
                 ``I`` and ``T+`` is ``T``, and they cost nothing.
             recall_at: the k of recall@k.
