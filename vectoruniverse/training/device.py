@@ -98,8 +98,8 @@ def check_architecture(capability: tuple[int, int], built_for: list[str]) -> Non
         f"this build of torch ({torch.__version__}) has no kernels for the GPU (compute capability {major}.{minor}; "
         f"built for {', '.join(built_for)})",
         key="train.device",
-        remedy="a V100 or older GPU needs the CUDA 12.6 build: "
-        "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126",
+        remedy="a V100 or older GPU needs a CUDA 12.6 build, of which torch 2.14 is the last: "
+        "pip install --force-reinstall 'torch==2.13.*' --index-url https://download.pytorch.org/whl/cu126",
     )
 
 
