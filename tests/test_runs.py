@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import vectoruniverse
 from vectoruniverse.errors import ConfigError, LockedError, ResourceError
 from vectoruniverse.results import Earlier, best_earlier
 from vectoruniverse.runs.durable import write_durably
@@ -297,3 +298,21 @@ def test_ordinary_arguments_are_kept() -> None:
         "wandb.api_key=***",
         "***",
     ]
+
+
+def test_runs_are_a_pandas_table(tmp_path):
+    first, second = create_run(tmp_path, "one"), create_run(tmp_path, "two")
+    first.set_state("running", metric="recall@5")
+    first.set_state("finished", best=0.75, epoch=3)
+    first.write_json("evaluation.json", {"base": {"recall@5": 0.5}, "adapted": {"recall@5": 0.75}})
+    (second.path / "state.json").write_text("{damaged")
+    table = vectoruniverse.runs_table(tmp_path).sort_index()
+    assert list(table.index) == sorted([first.name, second.name])
+    assert table.loc[first.name, ["experiment", "state", "best", "epoch"]].tolist() == ["one", "finished", 0.75, 3]
+    assert table.loc[first.name, "adapted/recall@5"] - table.loc[first.name, "base/recall@5"] == 0.25
+    assert str(table["started"].dtype).startswith("datetime64") and str(table["started"].dt.tz) == "UTC"
+    assert table.loc[second.name, "state"] == "unknown"
+
+
+def test_no_runs_are_an_empty_table(tmp_path):
+    assert vectoruniverse.runs_table(tmp_path / "none").empty

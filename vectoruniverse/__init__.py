@@ -7,7 +7,8 @@ As a library::
     run = load_run("latest")
     run.embed_images(["picture.jpg"]) @ run.embed_texts(["a red circle"]).T
 
-and, of a run that classifies texts, ``load_classifier("latest").predict(["a text"])``.
+of a run that classifies texts, ``load_classifier("latest").predict(["a text"])``, and all runs with their numbers as a
+pandas table, ``runs_table()``.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vectoruniverse.library import LoadedRun, load_run
     from vectoruniverse.prediction import LoadedClassifier, load_classifier
+    from vectoruniverse.runs.frame import runs_table
 
-__all__ = ["LoadedClassifier", "LoadedRun", "__version__", "load_classifier", "load_run"]
+__all__ = ["LoadedClassifier", "LoadedRun", "__version__", "load_classifier", "load_run", "runs_table"]
 
 __version__ = "0.1.0"
 
@@ -30,4 +32,6 @@ def __getattr__(name: str) -> object:
         return getattr(importlib.import_module("vectoruniverse.library"), name)
     if name in ("LoadedClassifier", "load_classifier"):
         return getattr(importlib.import_module("vectoruniverse.prediction"), name)
+    if name == "runs_table":
+        return getattr(importlib.import_module("vectoruniverse.runs.frame"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
