@@ -130,7 +130,7 @@ class Plan:
     compute: str
     loss: Mapping[str, float]
     seconds_per_step: float
-    memory: int
+    memory: int | None
 
 
 def dry_run(experiment: Experiment, display: Display) -> Plan:

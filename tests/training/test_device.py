@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -45,6 +48,22 @@ def test_a_build_without_kernels_for_the_gpu_gives_the_command_to_run(capability
     with pytest.raises(ConfigError, match="no kernels for the GPU") as error:
         check_architecture(capability, built_for)
     assert "whl/cu126" in str(error.value.remedy)
+
+
+@pytest.mark.parametrize("built_for", [["gfx90a", "gfx942", "gfx1100"], ["gfx908:sramecc+:xnack-"]])
+def test_a_rocm_build_whose_targets_are_no_capabilities_passes(built_for):
+    check_architecture((9, 0), built_for)
+
+
+def test_devices_are_known_on_a_system_without_the_resource_module():
+    """On Windows Python has no module `resource`, and nobody tells the peak."""
+    code = (
+        "import sys; import torch; sys.modules['resource'] = None; sys.platform = 'win32'\n"
+        "from vectoruniverse.training.device import choose_compute, peak_memory\n"
+        "print(peak_memory(choose_compute('cpu').device))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (said.stdout, said.stderr) == ("None\n", "")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

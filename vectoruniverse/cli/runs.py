@@ -333,7 +333,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         ("computes on", plan.compute),
         *((f"loss of the first batch: {name}", f"{value:.4f}") for name, value in plan.loss.items()),
         ("first forward and backward", f"{plan.seconds_per_step:.2f} s"),
-        ("peak memory so far", f"{plan.memory / 2**20:,.0f} MiB"),
+        ("peak memory so far", "unknown" if plan.memory is None else f"{plan.memory / 2**20:,.0f} MiB"),
     ]
     print_table("plan", ("", ""), rows)
     from vectoruniverse.report import PARAMETER_COLUMNS, parameter_rows

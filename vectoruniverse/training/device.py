@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import platform
-import resource
+import re
+import sys
 from dataclasses import dataclass
 
 import torch
 
 from vectoruniverse.errors import ConfigError
+
+if sys.platform != "win32":
+    import resource
+
+_CUDA_TARGET = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)[af]?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +86,21 @@ def check_architecture(capability: tuple[int, int], built_for: list[str]) -> Non
     """Raise where this build of torch carries no kernels for the GPU, before the first kernel fails obscurely.
 
     CUDA binaries run on devices of the same major version and at least the same minor one; PTX (``compute_XX``) also
-    runs on every later device.
+    runs on every later device. A ROCm build names its targets otherwise (``gfx90a``), and says nothing of a capability:
+    it is left to the driver.
 
     Raises:
         ConfigError: with the command that installs a build which fits.
     """
     major, minor = capability
-    for name in built_for:
-        kind, _, number = name.partition("_")
-        digits = number.rstrip("af")
-        built_major, built_minor = int(digits[:-1]), int(digits[-1])
-        if kind == "sm" and built_major == major and built_minor <= minor:
+    known = [match for name in built_for if (match := _CUDA_TARGET.fullmatch(name))]
+    if not known:
+        return
+    for match in known:
+        built = int(match["major"]), int(match["minor"])
+        if match["kind"] == "sm" and built[0] == major and built[1] <= minor:
             return
-        if kind == "compute" and (built_major, built_minor) <= (major, minor):
+        if match["kind"] == "compute" and built <= (major, minor):
             return
     raise ConfigError(
         f"this build of torch ({torch.__version__}) has no kernels for the GPU (compute capability {major}.{minor}; "
@@ -119,9 +127,11 @@ def _cpu_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def peak_memory(device: torch.device) -> int:
-    """Most bytes in use so far: on the GPU where there is one, else by this process."""
+def peak_memory(device: torch.device) -> int | None:
+    """Most bytes in use so far: on the GPU where there is one, else by this process; None where the system hides it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
