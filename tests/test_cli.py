@@ -212,6 +212,18 @@ def test_data_check_of_an_experiment_measures_texts_in_its_own_tokens(config):
     assert "long" in done.stdout and "32" in done.stdout
 
 
+def test_data_stats_describes_what_can_be_used_however_much_cannot(shapes, tmp_path):
+    root = tmp_path / "half"
+    shutil.copytree(shapes, root)
+    for picture in (root / "images").rglob("*-left.png"):
+        picture.unlink()
+    assert vu("data", "check", str(root)).returncode == 3
+    done = vu("data", "stats", str(root))
+    assert done.returncode == 0 and "16 rows cannot be used" in done.stdout
+    numbers = json.loads(vu("data", "stats", str(root), "--json").stdout)
+    assert (numbers["rows"], numbers["unusable"]) == (16, 16)
+
+
 def test_data_stats_counts_labels_and_draws_them(shapes, tmp_path):
     done = vu("data", "stats", str(shapes), "--out", str(tmp_path / "stats"))
     assert done.returncode == 0

@@ -53,10 +53,12 @@ def check(root: str | None, config: str | None, overrides: Sequence[str], displa
 
 
 def describe(root: str | None, config: str | None, overrides: Sequence[str]) -> DataStats:
-    """Labels and lengths of the usable rows."""
+    """Labels and lengths of the usable rows, however many rows are not."""
     data, experiment = _data(root, config, overrides)
+    data = data.model_copy(update={"max_bad_share": 1.0})
     counter, limit = _token_counter(experiment, Display())
-    return data_stats(read_rows(data).rows, token_counts=counter, max_tokens=limit)
+    metadata = read_rows(data)
+    return data_stats(metadata.rows, unusable=len(metadata.bad), token_counts=counter, max_tokens=limit)
 
 
 def _data(

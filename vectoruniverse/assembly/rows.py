@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -81,12 +82,13 @@ class ImageTextData:
         return [self.rows[i].text for i in self.split.train]
 
     def fingerprint(self) -> str:
-        """sha256 over every row's id, text and picture and over the split: equal data, equal number."""
+        """sha256 over every row's id, text, picture and labels and over the split: equal data, equal number."""
         digest = hashlib.sha256()
         for name, part in (("train", self.split.train), ("val", self.split.val)):
             for i in part:
                 row = self.rows[i]
-                digest.update(f"{name}\0{row.id}\0{row.text}\0{self.pictures.digests[self.positions[i]]}\n".encode())
+                told = [name, row.id, row.text, self.pictures.digests[self.positions[i]], sorted(row.labels)]
+                digest.update(json.dumps(told).encode() + b"\n")
         return digest.hexdigest()
 
 

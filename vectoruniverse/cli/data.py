@@ -121,6 +121,8 @@ def data_stats(
         return
     print_table("labels", ("label", "rows"), datasets.label_rows(stats))
     print_table("lengths", ("", "min", "p25", "median", "p75", "p95", "max"), datasets.length_rows(stats))
+    if stats.unusable:
+        typer.echo(f"{stats.unusable} rows cannot be used and are not counted; `vu data check` names them")
     if out is not None:
         for path in datasets.draw(stats, out):
             typer.echo(path)

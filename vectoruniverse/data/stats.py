@@ -27,6 +27,7 @@ class DataStats:
         title_characters: length of each row's title in code points, in the rows' order.
         text_tokens: length of each row's filled-in text in tokens, or None where no tokenizer was given.
         max_tokens: the model's limit, where known.
+        unusable: number of rows beside these that cannot be used.
     """
 
     rows: int
@@ -35,11 +36,13 @@ class DataStats:
     title_characters: tuple[int, ...]
     text_tokens: tuple[int, ...] | None
     max_tokens: int | None
+    unusable: int = 0
 
     def summary(self) -> dict[str, object]:
         """The numbers without a value for each row."""
         return {
             "rows": self.rows,
+            "unusable": self.unusable,
             "label_counts": self.label_counts,
             "labels_per_row": self.labels_per_row,
             "title_characters": quantiles(self.title_characters),
@@ -49,12 +52,17 @@ class DataStats:
 
 
 def data_stats(
-    rows: Sequence[Row], *, token_counts: TokenCounter | None = None, max_tokens: int | None = None
+    rows: Sequence[Row],
+    *,
+    unusable: int = 0,
+    token_counts: TokenCounter | None = None,
+    max_tokens: int | None = None,
 ) -> DataStats:
     """Count labels and measure titles and texts.
 
     Args:
         rows: the rows.
+        unusable: number of rows beside these that cannot be used.
         token_counts: lengths in tokens; None leaves them out.
         max_tokens: the model's limit, passed on for whoever draws.
     """
@@ -67,6 +75,7 @@ def data_stats(
         title_characters=tuple(len(row.title) for row in rows),
         text_tokens=None if token_counts is None else tuple(token_counts([row.text for row in rows])),
         max_tokens=max_tokens,
+        unusable=unusable,
     )
 
 
