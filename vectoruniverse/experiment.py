@@ -16,7 +16,7 @@ import torch
 from vectoruniverse.adapters.apply import ParameterCount, parameter_table
 from vectoruniverse.adapters.lora import LoraAdapter, lora_plus_groups
 from vectoruniverse.assembly.contract import Prepared, Shared, judged_base, setup
-from vectoruniverse.assembly.loop import build_schedule, build_trackers, loop_settings
+from vectoruniverse.assembly.loop import build_schedule, build_trackers, check_tracking, loop_settings
 from vectoruniverse.assembly.prepared import TimedTask
 from vectoruniverse.comparison import Comparison
 from vectoruniverse.config.loading import dump_experiment, load_experiment
@@ -69,6 +69,7 @@ def train(experiment: Experiment, *, runs_dir: Path, display: Display, shared: S
         UserError: whatever the user can mend; ``state.json`` of the run tells it too.
         InterruptedTraining: somebody asked to stop; ``resume`` goes on from there.
     """
+    check_tracking(experiment)
     run = create_run(runs_dir, experiment.name)
     run.write_text("config.yaml", dump_experiment(experiment))
     run.write_json("environment.json", environment())

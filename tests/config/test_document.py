@@ -72,19 +72,22 @@ def test_table_has_one_row_for_each_key_and_four_cells_in_each() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        "| `train.lr` | number > 0 | `5e-05` | Peak learning rate. |",
+        "| `train.lr` | number > 0 and ≤ 1e+30 | `5e-05` | Peak learning rate. |",
         "| `data.root` | text | required | Folder that holds the metadata file and the pictures. |",
         "| `views.count` | whole number ≥ 1 and ≤ 2 | `2` | Views of a picture in one step: 2 gives I and I+. |",
         "| `loss` | section | `alignment_anisotropy` | What is minimised. |",
         (
-            "| `adapter.alpha` | number > 0 or null | `null` "
+            "| `adapter.alpha` | number > 0 and ≤ 1e+06 or null | `null` "
             "| The update is scaled by alpha / rank (lora); null: alpha = rank. |"
         ),
         (
             "| `train.schedule.final` (name: cosine) | number ≥ 0 and ≤ 1 | `0.0` "
             "| Learning rate at the end as a share of train.lr. |"
         ),
-        "| `eval.recall_at` | list of whole number ≥ 1 (at least 1) | `[1, 5, 10]` | The k of recall@k. |",
+        (
+            "| `eval.recall_at` | list of whole number ≥ 1 and ≤ 1,000,000 (at least 1) | `[1, 5, 10]` "
+            "| The k of recall@k. |"
+        ),
     ],
 )
 def test_table_tells_type_range_and_default(row: str) -> None:

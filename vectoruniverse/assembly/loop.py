@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
+
+from pydantic import ValidationError
 
 from vectoruniverse.config.sections import (
     CosineConfig,
@@ -10,8 +13,10 @@ from vectoruniverse.config.sections import (
     Experiment,
     RetrievalEvalConfig,
     TrainConfig,
+    WandbConfig,
 )
 from vectoruniverse.display import Display
+from vectoruniverse.errors import ConfigError
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.tracking.contract import Tracker, Trackers
@@ -23,6 +28,13 @@ from vectoruniverse.training.optim import Schedule, constant, cosine, cosine_res
 
 PREFIXES = ("", "image_to_text/", "text_to_image/", "first_to_second/", "second_to_first/")
 """Both directions of either retrieval task, and their mean."""
+
+_WANDB_VARIABLES = {
+    "project": "WANDB_PROJECT",
+    "entity": "WANDB_ENTITY",
+    "group": "WANDB_RUN_GROUP",
+    "tags": "WANDB_TAGS",
+}
 
 
 def build_schedule(train: TrainConfig, steps: int) -> Schedule:
@@ -52,6 +64,26 @@ def loop_settings(experiment: Experiment) -> Settings:
         guard=experiment.guard.action,
         guard_min_share=experiment.guard.min_share,
     )
+
+
+def check_tracking(experiment: Experiment) -> None:
+    """Hold what wandb will take from its variables to the limits of the ``wandb`` section, while nothing is trained.
+
+    Raises:
+        ConfigError: wandb would refuse the run for a variable's value; names the variable.
+    """
+    if WandbSettings(mode=experiment.wandb.mode).effective_mode() == "disabled":
+        return
+    given = {key: os.environ[name] for key, name in _WANDB_VARIABLES.items() if name in os.environ}
+    tags = {"tags": given["tags"].split(",")} if "tags" in given else {}
+    try:
+        WandbConfig.model_validate({**given, **tags})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigError(
+            f"{_WANDB_VARIABLES[str(first['loc'][0])]}: {first['msg'].removeprefix('Value error, ')}",
+            remedy="mend the variable or unset it; Weights & Biases would refuse the run",
+        ) from None
 
 
 def build_trackers(experiment: Experiment, run: Run, display: Display, resume_step: int | None) -> Trackers:

@@ -154,9 +154,13 @@ def _word(field: dict[str, Any]) -> str:
         return "section"
     if "const" in field or "enum" in field:
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
-    limits = " and ".join(text.format(f"{field[word]:g}") for word, text in _LIMITS.items() if word in field)
+    limits = " and ".join(text.format(_number(field[word])) for word, text in _LIMITS.items() if word in field)
     if field["type"] == "array":
         return f"list of {_word(field['items'])}" + (f" ({limits})" if limits else "")
     if field["type"] == "object":
         return f"mapping of text to {_word(field['additionalProperties'])}"
     return _TYPES[field["type"]] + (f" {limits}" if limits else "")
+
+
+def _number(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from vectoruniverse.config.losses import AlignmentAnisotropyConfig, LossConfig, loss_pairs
 from vectoruniverse.config.sections import (
     AdapterSettings,
+    Block,
     Experiment,
     RetrievalEvalConfig,
     Section,
@@ -22,14 +23,16 @@ class ScratchClip(Section):
 
     scratch: Literal["clip"] = Field(description="Architecture to build with random weights.")
     image_size: int = Field(64, ge=16, le=1024, description="Side of the square input picture, pixels.")
-    patch_size: int = Field(8, ge=1, description="Side of a patch, pixels; must divide image_size.")
-    width: int = Field(192, ge=16, description="Hidden width of both towers.")
-    heads: int = Field(3, ge=1, description="Attention heads; must divide width.")
-    vision_layers: int = Field(4, ge=1, description="Layers of the image tower.")
-    text_layers: int = Field(3, ge=1, description="Layers of the text tower.")
-    projection_dim: int = Field(128, ge=1, description="Width of the shared embedding.")
-    vocab_size: int = Field(2048, ge=520, description="Size of the byte-pair vocabulary (512 bytes, merges, 2 marks).")
-    max_text_tokens: int = Field(32, ge=4, description="Longest text in tokens, marks included.")
+    patch_size: int = Field(8, ge=1, le=1024, description="Side of a patch, pixels; must divide image_size.")
+    width: int = Field(192, ge=16, le=16_384, description="Hidden width of both towers.")
+    heads: int = Field(3, ge=1, le=1_024, description="Attention heads; must divide width.")
+    vision_layers: int = Field(4, ge=1, le=256, description="Layers of the image tower.")
+    text_layers: int = Field(3, ge=1, le=256, description="Layers of the text tower.")
+    projection_dim: int = Field(128, ge=1, le=16_384, description="Width of the shared embedding.")
+    vocab_size: int = Field(
+        2048, ge=520, le=1_000_000, description="Size of the byte-pair vocabulary (512 bytes, merges, 2 marks)."
+    )
+    max_text_tokens: int = Field(32, ge=4, le=8_192, description="Longest text in tokens, marks included.")
 
     @model_validator(mode="after")
     def _divides(self) -> ScratchClip:
@@ -71,7 +74,9 @@ class DataConfig(Section):
     )
     split: SplitConfig = Field(default_factory=SplitConfig, description="Training and validation rows.")
     max_bad_share: Share = Field(0.01, description="Stop when more than this share of the rows cannot be used.")
-    max_pixels: int = Field(64_000_000, ge=1, description="Refuse pictures with more pixels (width x height).")
+    max_pixels: int = Field(
+        64_000_000, ge=1, le=1_000_000_000, description="Refuse pictures with more pixels (width x height)."
+    )
     fit: Literal["crop", "squash", "pad"] = Field(
         "crop",
         description="Make a picture square: `crop` the middle as CLIP does, `squash` both sides, `pad` in black.",
@@ -86,10 +91,10 @@ class ViewsConfig(Section):
     """Augmented views of a picture, made on the device."""
 
     count: int = Field(2, ge=1, le=2, description="Views of a picture in one step: 2 gives I and I+.")
-    crop_scale: list[float] = Field(
+    crop_scale: list[Annotated[float, Field(le=1e6)]] = Field(
         default=[0.8, 1.0], min_length=2, max_length=2, description="Range of the cropped share of the area."
     )
-    crop_ratio: list[float] = Field(
+    crop_ratio: list[Annotated[float, Field(le=1e6)]] = Field(
         default=[0.9, 1.1111], min_length=2, max_length=2, description="Range of the crop's width / height."
     )
     brightness: Share = Field(0.2, description="Factor drawn from 1 - x to 1 + x; 0 is off.")
@@ -119,10 +124,10 @@ class AdapterConfig(AdapterSettings):
         default=["q_proj", "k_proj", "v_proj", "out_proj"],
         description="Layers of the text tower, by name; `attention`: the family's own; `c_attn.q`: a slice (lora).",
     )
-    vision_layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = Field(
+    vision_layers_to_transform: list[Block] | None = Field(
         None, description="Blocks of the image tower that are adapted, counted from 0 (lora); null: all."
     )
-    text_layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = Field(
+    text_layers_to_transform: list[Block] | None = Field(
         None, description="Blocks of the text tower that are adapted, counted from 0 (lora); null: all."
     )
     train_logit_scale: bool = Field(False, description="Also train the model's logit scale (and logit bias).")
@@ -158,7 +163,9 @@ class ForgettingConfig(Section):
     exclude: dict[str, list[str]] = Field(
         default_factory=dict, description="Drop rows whose column (or one of its labels) is in the list."
     )
-    rows: int | None = Field(1000, ge=2, description="At most so many rows, chosen by their content; null takes all.")
+    rows: int | None = Field(
+        1000, ge=2, le=1_000_000_000, description="At most so many rows, chosen by their content; null takes all."
+    )
     scales: list[Annotated[float, Field(ge=0.0, le=1.0)]] = Field(
         default=[0.0, 0.25, 0.5, 0.75, 1.0], min_length=2, description="Shares of the adapter's update to try."
     )

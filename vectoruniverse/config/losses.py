@@ -37,7 +37,7 @@ class AlignmentAnisotropyConfig(Section):
         "or IT, I+T+, II+, TT+ (log_sum_exp).",
     )
     alignment_weight: Positive = Field(1.0, description="Weight of the alignment part.")
-    anisotropy_weight: Annotated[float, Field(ge=0.0)] = Field(1.0, description="Weight of the anisotropy part.")
+    anisotropy_weight: float = Field(1.0, ge=0.0, le=1e6, description="Weight of the anisotropy part.")
     symmetric: bool = Field(False, description="Average the log-sum over rows and over columns (log_sum_exp).")
 
     @model_validator(mode="after")
@@ -66,7 +66,9 @@ class SiglipConfig(Section):
 
     name: Literal["siglip"] = Field(description="Which loss.")
     temperature: Positive | None = Field(None, description="Divides the cosine; null takes the model's logit scale.")
-    bias: float | None = Field(None, description="Added to the logits; null takes the model's logit bias.")
+    bias: float | None = Field(
+        None, ge=-1e6, le=1e6, description="Added to the logits; null takes the model's logit bias."
+    )
 
 
 LossConfig = Annotated[AlignmentAnisotropyConfig | InfoNceConfig | SiglipConfig, Field(discriminator="name")]

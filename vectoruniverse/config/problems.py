@@ -37,6 +37,7 @@ _ALLOWED = {
     "finite_number": "must be a finite number",
     "literal_error": "must be {expected}",
     "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "must match {pattern}",
     "too_short": "must have at least {min_length} items",
     "too_long": "must have at most {max_length} items",

@@ -9,16 +9,32 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+Positive = Annotated[float, Field(gt=0.0, le=1e6)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Rank = Annotated[int, Field(ge=1, le=16_384)]
+Block = Annotated[int, Field(ge=0, le=9_999)]
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+Tag = Annotated[str, Field(max_length=64), AfterValidator(_not_blank)]
+Label = Annotated[str, Field(max_length=128), AfterValidator(_not_blank)]
+"""What Weights & Biases takes for a tag, and for names of projects, teams and groups; more loses the whole run."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
 
 
@@ -32,7 +48,7 @@ class Division(Section):
     """How rows are divided; a pure function of the seed and of the rows' content."""
 
     val_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="Share of the rows held out for validation.")
-    seed: int = Field(42, ge=0, description="Seed of the split; independent of the training seed.")
+    seed: Seed = Field(42, description="Seed of the split; independent of the training seed.")
 
 
 class SplitConfig(Division):
@@ -47,9 +63,9 @@ class CosineRestartsConfig(Section):
     """Linear warm-up, cosine down to base_lr, again and again from a decaying peak."""
 
     name: Literal["cosine_restarts"] = Field(description="Which schedule.")
-    base_lr: Annotated[float, Field(ge=0.0)] = Field(1e-5, description="Learning rate between peaks.")
-    period: int = Field(70, ge=2, description="Optimizer steps from one start to the next.")
-    warmup: int = Field(17, ge=0, description="Steps of linear warm-up in each period.")
+    base_lr: float = Field(1e-5, ge=0.0, le=1e30, description="Learning rate between peaks.")
+    period: int = Field(70, ge=2, le=1_000_000_000, description="Optimizer steps from one start to the next.")
+    warmup: int = Field(17, ge=0, le=1_000_000_000, description="Steps of linear warm-up in each period.")
     decay: float = Field(0.9, gt=0.0, le=1.0, description="Factor on the peak after each period.")
 
     @model_validator(mode="after")
@@ -80,22 +96,24 @@ ScheduleConfig = Annotated[CosineRestartsConfig | CosineConfig | ConstantConfig,
 class TrainConfig(Section):
     """The training loop."""
 
-    epochs: int = Field(10, ge=0, description="Passes over the training rows.")
-    batch_size: int = Field(128, ge=2, description="Rows in one step; each is a negative for the others.")
-    lr: Positive = Field(5e-5, description="Peak learning rate.")
+    epochs: int = Field(10, ge=0, le=100_000, description="Passes over the training rows.")
+    batch_size: int = Field(128, ge=2, le=1_000_000, description="Rows in one step; each is a negative for the others.")
+    lr: float = Field(5e-5, gt=0.0, le=1e30, description="Peak learning rate.")
     schedule: ScheduleConfig = Field(
         default_factory=lambda: CosineConfig(name="cosine"), description="Learning rate over the steps."
     )
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
-        0.01, description="AdamW's decoupled decay; biases, norms and scalars are spared."
+    weight_decay: float = Field(
+        0.01, ge=0.0, le=1e6, description="AdamW's decoupled decay; biases, norms and scalars are spared."
     )
     clip_grad_norm: Positive | None = Field(1.0, description="Largest norm of the gradient; null is off.")
-    early_stopping: int | None = Field(None, ge=1, description="Stop after this many epochs without a better best.")
+    early_stopping: int | None = Field(
+        None, ge=1, le=100_000, description="Stop after this many epochs without a better best."
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Compute type; auto: bf16 where the hardware has it, fp16 on older GPUs, else fp32."
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto: cuda, else mps, else cpu.")
-    log_every: int = Field(10, ge=1, description="Steps between two lines in metrics.jsonl.")
+    log_every: int = Field(10, ge=1, le=1_000_000_000, description="Steps between two lines in metrics.jsonl.")
 
 
 class GuardConfig(Section):
@@ -113,15 +131,17 @@ class EvalConfig(Section):
     monitor: str = Field("", description="Metric that picks the best checkpoint; greater is better.")
     report: bool = Field(True, description="Write report.html and its figures at the end of a run.")
     keep: Literal["best", "last"] = Field("best", description="Checkpoint that becomes the run's adapter.")
-    every: int = Field(1, ge=1, description="Epochs from one evaluation to the next; the last is always judged.")
-    batch_size: int = Field(64, ge=1, description="Rows encoded at a time.")
+    every: int = Field(
+        1, ge=1, le=100_000, description="Epochs from one evaluation to the next; the last is always judged."
+    )
+    batch_size: int = Field(64, ge=1, le=1_000_000, description="Rows encoded at a time.")
 
 
 class RetrievalEvalConfig(EvalConfig):
     """Evaluation by retrieval: each row looks for its partner among all."""
 
     monitor: str = Field("recall@5", description="Metric that picks the best checkpoint (mean of both directions).")
-    recall_at: list[Annotated[int, Field(ge=1)]] = Field(
+    recall_at: list[Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
         default=[1, 5, 10], min_length=1, description="The k of recall@k."
     )
 
@@ -140,11 +160,11 @@ class AdapterSettings(Section):
         "lora",
         description="`lora`: low-rank updates; `prefix`: keys and values before every layer's own; `full`: everything.",
     )
-    rank: int = Field(8, ge=1, description="Rank of the update B·A (lora).")
+    rank: Rank = Field(8, description="Rank of the update B·A (lora).")
     alpha: Positive | None = Field(None, description="The update is scaled by alpha / rank (lora); null: alpha = rank.")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the input of A (lora).")
     rank_stabilized: bool = Field(False, description="Scale by alpha / √rank instead (lora; arXiv:2312.03732).")
-    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(
+    rank_pattern: dict[str, Rank] = Field(
         default_factory=dict, description="Other ranks for layers whose path a regular expression matches (lora)."
     )
     alpha_pattern: dict[str, Positive] = Field(
@@ -159,10 +179,13 @@ class AdapterSettings(Section):
     )
     init_from: str | None = Field(None, description="Folder of a peft adapter to start from (lora); its rank counts.")
     prefix_length: int = Field(
-        16, ge=1, description="Learned keys and values of each layer of the text tower (prefix)."
+        16, ge=1, le=4_096, description="Learned keys and values of each layer of the text tower (prefix)."
     )
     prefix_projection: int | None = Field(
-        None, ge=1, description="Hidden width of the MLP that makes them while training (prefix); null: no MLP."
+        None,
+        ge=1,
+        le=65_536,
+        description="Hidden width of the MLP that makes them while training (prefix); null: no MLP.",
     )
 
     @property
@@ -212,11 +235,20 @@ class WandbConfig(Section):
     mode: Literal["auto", "online", "offline", "disabled"] = Field(
         "auto", description="auto: online where a key is present, else offline; never asks."
     )
-    project: str | None = Field(None, description="Project; null: WANDB_PROJECT, else `vectoruniverse`.")
-    entity: str | None = Field(None, description="User or team.")
-    group: str | None = Field(None, description="Group of runs.")
-    tags: list[str] = Field(default_factory=list, description="Tags.")
+    project: Label | None = Field(None, description="Project; null: WANDB_PROJECT, else `vectoruniverse`.")
+    entity: Label | None = Field(None, description="User or team.")
+    group: Label | None = Field(None, description="Group of runs.")
+    tags: list[Tag] = Field(default_factory=list, description="Tags, each of at most 64 characters.")
     notes: str | None = Field(None, description="Notes.")
+
+    @field_validator("project")
+    @classmethod
+    def _names_a_project(cls, project: str | None) -> str | None:
+        if project is not None and (odd := set(project) & set("/\\#?%:")):
+            raise ValueError(
+                f"must not have {' '.join(sorted(odd))}, which Weights & Biases takes in no project's name"
+            )
+        return project
 
 
 class Experiment(Section):
@@ -224,7 +256,7 @@ class Experiment(Section):
 
     name: Name = Field(description="Name of the experiment; runs are called `<name>-<id>`.")
     task: str = Field(description="What is learned and how it is judged.")
-    seed: int = Field(0, ge=0, description="Seed of initial weights and adapters, order of rows, views and dropout.")
+    seed: Seed = Field(0, description="Seed of initial weights and adapters, order of rows, views and dropout.")
     model: str | Section = Field(description="The model.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face name.")
     data: Section = Field(description="Data.")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from vectoruniverse.config.losses import InfoNceConfig, LossConfig
 from vectoruniverse.config.sections import (
     AdapterSettings,
+    Block,
     Division,
     EvalConfig,
     Experiment,
@@ -25,13 +26,13 @@ class ScratchBert(Section):
     """A BERT with random weights and a WordPiece tokenizer trained on the training texts."""
 
     scratch: Literal["bert"] = Field(description="Architecture to build with random weights.")
-    vocab_size: int = Field(8000, ge=64, description="Size of the WordPiece vocabulary.")
+    vocab_size: int = Field(8000, ge=64, le=1_000_000, description="Size of the WordPiece vocabulary.")
     lowercase: bool = Field(True, description="Whether the tokenizer lowers letters, as BERT's uncased models do.")
-    width: int = Field(256, ge=16, description="Hidden width.")
-    layers: int = Field(4, ge=1, description="Layers.")
-    heads: int = Field(4, ge=1, description="Attention heads; must divide width.")
-    intermediate: int = Field(1024, ge=16, description="Width of the feed-forward layers.")
-    max_text_tokens: int = Field(128, ge=8, description="Longest text in tokens, marks included.")
+    width: int = Field(256, ge=16, le=16_384, description="Hidden width.")
+    layers: int = Field(4, ge=1, le=256, description="Layers.")
+    heads: int = Field(4, ge=1, le=1_024, description="Attention heads; must divide width.")
+    intermediate: int = Field(1024, ge=16, le=65_536, description="Width of the feed-forward layers.")
+    max_text_tokens: int = Field(128, ge=8, le=8_192, description="Longest text in tokens, marks included.")
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Dropout of hidden states and attention.")
 
     @model_validator(mode="after")
@@ -49,7 +50,7 @@ class TextAdapterConfig(AdapterSettings):
         min_length=1,
         description="Layers by name; `attention`: the family's own projections (lora).",
     )
-    layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = Field(
+    layers_to_transform: list[Block] | None = Field(
         None, description="Blocks that are adapted, counted from 0 (lora); null: all."
     )
 
@@ -176,8 +177,12 @@ class HeadConfig(Section):
 class ClassificationLossConfig(Section):
     """Cross-entropy with penalties."""
 
-    l1: float = Field(0.0, ge=0.0, description="Weight of Σ|w| over trained parameters; biases and norms are spared.")
-    l2: float = Field(0.0, ge=0.0, description="Weight of Σw² likewise; AdamW's decoupled decay is train.weight_decay.")
+    l1: float = Field(
+        0.0, ge=0.0, le=1e6, description="Weight of Σ|w| over trained parameters; biases and norms are spared."
+    )
+    l2: float = Field(
+        0.0, ge=0.0, le=1e6, description="Weight of Σw² likewise; AdamW's decoupled decay is train.weight_decay."
+    )
     balanced: bool = Field(False, description="Weigh each class by 1 / its frequency.")
 
 
