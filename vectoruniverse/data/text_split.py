@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from vectoruniverse.data.normalise import caseless
 from vectoruniverse.data.splits import Split, group_rows, split_rows
 from vectoruniverse.data.text_table import TextRow, TextTable
 from vectoruniverse.errors import DataError
@@ -80,15 +80,11 @@ def fingerprint_table(table: TextTable, split: Split) -> str:
     return digest.hexdigest()
 
 
-def _same(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
-
-
 def _draw(table: TextTable, val_fraction: float, seed: int, together: Sequence[str] | None) -> Split:
     rows = table.rows
     # Each occurrence of a text ties its row to that text; what hangs together is a group.
     roles = rows[0].texts if together is None else together
-    occurrences = [(i, _same(row.texts[role])) for i, row in enumerate(rows) for role in roles]
+    occurrences = [(i, caseless(row.texts[role])) for i, row in enumerate(rows) for role in roles]
     names = group_rows([rows[i].id for i, _ in occurrences], [text for _, text in occurrences])
     groups = {i: name for (i, _), name in zip(occurrences, names, strict=True)}
     in_order = [groups[i] for i in range(len(rows))]
@@ -105,7 +101,7 @@ def _draw(table: TextTable, val_fraction: float, seed: int, together: Sequence[s
 
 def _count_shared(rows: Sequence[TextRow], split: Split) -> int:
     def told(i: int) -> Iterator[str]:
-        return map(_same, rows[i].texts.values())
+        return map(caseless, rows[i].texts.values())
 
     trained = {text for i in split.train for text in told(i)}
     return sum(any(text in trained for text in told(i)) for i in split.val)
