@@ -115,6 +115,38 @@ def test_the_max_pixels_of_this_recipe_holds_for_new_pictures(tmp_path: Path) ->
     assert "more than data.max_pixels allows" in strict.ensure([path]).errors[0]
 
 
+def test_which_pictures_are_used_does_not_depend_on_who_decoded_them_first(tmp_path: Path) -> None:
+    small, large = draw(tmp_path / "small", 2), draw(tmp_path / "large", 3, side=40)
+    Image.new("RGB", (24, 30)).save(tmp_path / "copy.png")
+    paths = [*small, *large, tmp_path / "copy.png"]
+    low, high = PictureRecipe(16, max_pixels=24 * 30), PictureRecipe(16)
+
+    def refused(cache: str, recipe: PictureRecipe) -> dict[int, str]:
+        found = PictureStore.open(tmp_path / cache, recipe).ensure(paths).errors
+        return {i: str(error) for i, error in found.items()}
+
+    fresh = refused("fresh", low)
+    assert sorted(fresh) == [2, 3, 4]
+    assert refused("warm", high) == {}
+    assert refused("warm", low) == fresh
+    for path in paths:
+        os.utime(path)  # hashed anew, so found by content alone
+    assert refused("warm", low) == fresh
+    assert refused("warm", high) == {}
+    assert len((tmp_path / "warm" / low.key / "index.jsonl").read_text().splitlines()) == 6  # decoded once
+
+
+def test_pictures_of_a_journal_that_knows_no_sizes_are_decoded_again(tmp_path: Path) -> None:
+    paths, cache = draw(tmp_path / "in", 3), tmp_path / "cache"
+    everything(paths, cache)
+    index = cache / RECIPE.key / "index.jsonl"
+    old = [{key: row[key] for key in ("sha256", "slot", "crc32")} for row in journal(cache)]
+    index.write_text("".join(json.dumps(row) + "\n" for row in old))
+    np.testing.assert_array_equal(everything(paths, cache), decoded(paths))
+    strict = PictureRecipe(16, max_pixels=100)
+    assert len(PictureStore.open(cache, strict).ensure(paths).errors) == 3
+
+
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
     paths, files = draw(tmp_path / "in", 3), tmp_path / "cache" / RECIPE.key / "files.jsonl"
     everything(paths, tmp_path / "cache")

@@ -123,7 +123,7 @@ def decode_content(content: bytes, source: Path, recipe: PictureRecipe) -> NDArr
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _refuse_extremes(image, source, recipe.max_pixels)
+            refuse_extremes(*image.size, source, recipe.max_pixels)
             image.load()
             return np.array(_fit(_upright(_to_rgb(image), image), recipe))
     except PictureError:
@@ -150,8 +150,18 @@ def _one_line(text: str) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def _refuse_extremes(image: Image.Image, source: Path, max_pixels: int) -> None:
-    width, height = image.size
+def picture_size(content: bytes) -> tuple[int, int]:
+    """Width and height of a picture that can be decoded, in pixels, as its header gives them."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        return image.size
+
+
+def refuse_extremes(width: int, height: int, source: Path, max_pixels: int) -> None:
+    """Hold a picture of this size to the limits.
+
+    Raises:
+        PictureError: it has too many pixels, or is a thin strip.
+    """
     if width * height > max_pixels:
         raise PictureError(source, f"has {width} x {height} pixels, more than data.max_pixels allows ({max_pixels:,})")
     if max(width, height) > MAX_ASPECT * min(width, height):

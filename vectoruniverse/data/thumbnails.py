@@ -3,13 +3,16 @@
 A store is a folder ``<cache_dir>/<recipe key>/`` of
 
 - ``pictures.u8``: records of size x size x 3 bytes, one after the other; record n is slot n;
-- ``index.jsonl``: its journal, ``{"sha256": of the picture file, "slot": n, "crc32": of the record}``; the last line
-  of a digest counts;
+- ``index.jsonl``: its journal, ``{"sha256": of the picture file, "slot": n, "crc32": of the record, "width": of the
+  picture, "height": of it}``; the last line of a digest counts;
 - ``files.jsonl``: path, size and times of files seen, so that an unchanged file is not read again to be hashed;
 - ``lock``: held while a chunk of pictures is looked up, decoded and written.
 
 A slot is written once, and named in the journal only after its bytes are on disk. So SIGKILL at any moment leaves at
 worst bytes that no line names (the next writer overwrites them) and a torn last line (cut off by the next writer).
+
+What is stored depends on no limit: a picture's size is held to ``max_pixels`` whenever it is asked for, so which
+pictures are used does not depend on who decoded them first.
 
 Decoding happens under the lock, so no picture is decoded twice, and the lock is let go after each chunk, so that a
 process which wants ten pictures does not wait for another one's hundred thousand. Taking turns costs nothing: either
@@ -32,6 +35,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -42,8 +46,10 @@ from vectoruniverse.data.decoding import (
     PictureRecipe,
     decode_content,
     decode_picture,
+    picture_size,
     pillow_warnings_silenced,
     read_picture_file,
+    refuse_extremes,
 )
 from vectoruniverse.data.journal import JsonLines
 from vectoruniverse.errors import ConfigError, LockedError, ResourceError
@@ -92,13 +98,30 @@ class Pictures:
         return pictures
 
 
+class _Record(NamedTuple):
+    """Where a picture's pixels are, their checksum, and the size of the picture that they were made of."""
+
+    slot: int
+    crc: int
+    width: int
+    height: int
+
+
+class _Square(NamedTuple):
+    """A decoded picture, and the size that it had, pixels."""
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What became of one path; ``pixels`` only where they have to be written, ``file_row`` where the file was read."""
+    """What became of one path; ``square`` only where it has to be written, ``file_row`` where the file was read."""
 
     digest: str | None = None
     error: str | None = None
-    pixels: NDArray[np.uint8] | None = None
+    square: _Square | None = None
     file_row: dict[str, object] | None = None
 
 
@@ -110,7 +133,7 @@ class PictureStore:
         self._folder, self._recipe, self._record_bytes = folder, recipe, recipe.size**2 * 3
         self._journal, self._files = JsonLines(folder / "index.jsonl"), JsonLines(folder / "files.jsonl")
         self._records: NDArray[np.uint8] = np.empty((0, recipe.size, recipe.size, 3), np.uint8)
-        self._slots: dict[str, tuple[int, int]] = {}  # sha256 → slot, crc32
+        self._known: dict[str, _Record] = {}  # by sha256
         self._next_slot = 0
         self._seen: dict[str, tuple[tuple[int, ...], str]] = {}  # path → size and times, sha256
 
@@ -159,14 +182,14 @@ class PictureStore:
                     on_progress(len(outcomes), len(paths))
         digests = [outcome.digest for outcome in outcomes]
         errors = {index: outcome.error for index, outcome in enumerate(outcomes) if outcome.error is not None}
-        slots = np.array([-1 if digest is None else self._slots[digest][0] for digest in digests], np.int64)
+        slots = np.array([-1 if digest is None else self._known[digest].slot for digest in digests], np.int64)
         return Pictures(digests, errors, slots, self._records)
 
     def _settle(self, chunk: Sequence[Path], pool: ThreadPoolExecutor) -> list[_Outcome]:
         with _disk_errors_told(self._folder), self._locked():
             self._catch_up()
             outcomes = list(pool.map(self._load, chunk))
-            fresh = {out.digest: out.pixels for out in outcomes if out.digest is not None and out.pixels is not None}
+            fresh = {out.digest: out.square for out in outcomes if out.digest is not None and out.square is not None}
             self._append(fresh, [out.file_row for out in outcomes if out.file_row is not None])
         if fresh:
             time.sleep(2 * POLL_SECONDS)  # file locks are not fair: without a pause the others would never get it
@@ -192,8 +215,14 @@ class PictureStore:
         for row in self._journal.read_new():
             self._next_slot += 1  # a damaged line counts too: its slot may be in use elsewhere
             match row:
-                case {"sha256": str(digest), "slot": int(slot), "crc32": int(crc)} if 0 <= slot < count:
-                    self._slots[digest] = slot, crc
+                case {
+                    "sha256": str(digest),
+                    "slot": int(slot),
+                    "crc32": int(crc),
+                    "width": int(width),
+                    "height": int(height),
+                } if 0 <= slot < count:
+                    self._known[digest] = _Record(slot, crc, width, height)
                     self._next_slot = max(self._next_slot, slot + 1)
         for row in self._files.read_new():
             match row:
@@ -204,16 +233,18 @@ class PictureStore:
         """Settle one path in a worker thread, reading and decoding no more than is needed."""
         try:
             digest = self._remembered(path)
-            if digest is not None and self._is_intact(digest):
+            if digest is not None and self._serves(digest, path):
                 return _Outcome(digest)
             content, status = read_picture_file(path)
             digest = hashlib.sha256(content).hexdigest()
-            pixels = None if self._is_intact(digest) else decode_content(content, path, self._recipe)
+            square = None
+            if not self._serves(digest, path):
+                square = _Square(decode_content(content, path, self._recipe), *picture_size(content))
         except PictureError as error:
             return _Outcome(error=str(error))
         size, mtime, ctime = _stamp(status)
         row = {"path": str(path.absolute()), "size": size, "mtime_ns": mtime, "ctime_ns": ctime, "sha256": digest}
-        return _Outcome(digest, pixels=pixels, file_row=row)
+        return _Outcome(digest, square=square, file_row=row)
 
     def _remembered(self, path: Path) -> str | None:
         stamp, digest = self._seen.get(str(path.absolute()), ((), None))
@@ -221,17 +252,26 @@ class PictureStore:
             return digest if digest and _stamp(os.lstat(path)) == stamp else None
         return None
 
-    def _is_intact(self, digest: str) -> bool:
-        slot, crc = self._slots.get(digest, (len(self._records), 0))
-        return slot < len(self._records) and zlib.crc32(self._records[slot].data) == crc
+    def _serves(self, digest: str, path: Path) -> bool:
+        """Whether the store holds this picture undamaged.
 
-    def _append(self, fresh: dict[str, NDArray[np.uint8]], file_rows: list[dict[str, object]]) -> None:
+        Raises:
+            PictureError: it does, and the picture is beyond the recipe's limits.
+        """
+        known = self._known.get(digest)
+        if known is None or known.slot >= len(self._records) or zlib.crc32(self._records[known.slot].data) != known.crc:
+            return False
+        refuse_extremes(known.width, known.height, path, self._recipe.max_pixels)
+        return True
+
+    def _append(self, fresh: dict[str, _Square], file_rows: list[dict[str, object]]) -> None:
         journal_rows: list[dict[str, object]] = []
         with (self._folder / "pictures.u8").open("r+b") as handle:
             handle.seek(self._next_slot * self._record_bytes)
-            for slot, (digest, pixels) in enumerate(fresh.items(), self._next_slot):
+            for slot, (digest, (pixels, width, height)) in enumerate(fresh.items(), self._next_slot):
                 handle.write(pixels.data)
-                journal_rows.append({"sha256": digest, "slot": slot, "crc32": zlib.crc32(pixels.data)})
+                crc = zlib.crc32(pixels.data)
+                journal_rows.append({"sha256": digest, "slot": slot, "crc32": crc, "width": width, "height": height})
             handle.flush()
             os.fsync(handle.fileno())
         self._journal.append(journal_rows)
