@@ -277,8 +277,8 @@ def test_intervals_are_drawn_by_the_column_that_the_split_is_grouped_by(experime
     data = {"root": str(shapes), "split": {"val_fraction": 0.5, "group_by": "Channel"}}
     outcome = train(experiment(data=data), runs_dir=tmp_path / "runs", display=quiet())
     record = outcome.run.read_evaluation()
-    assert record["intervals_drawn_by"] == "Channel"
-    assert record["rows"] == 16
+    assert record.intervals_drawn_by == "Channel"
+    assert record.rows == 16
 
 
 def test_a_run_is_set_beside_the_best_earlier_one_on_the_same_data(experiment, shapes, tmp_path):
@@ -369,7 +369,7 @@ def test_too_many_bad_rows_stop_the_run_and_name_them(experiment, shapes, tmp_pa
     with pytest.raises(DataError, match=r"line 2|metadata\.csv:2|:2") as error:
         train(experiment(data=data), runs_dir=tmp_path / "runs", display=quiet())
     assert "max_bad_share" in str(error.value.remedy)
-    assert Run(next((tmp_path / "runs").iterdir())).read_state()["state"] == "failed"
+    assert Run(next((tmp_path / "runs").iterdir())).read_state().state == "failed"
     tolerant = experiment(data=data | {"max_bad_share": 0.1})
     outcome = train(tolerant, runs_dir=tmp_path / "runs2", display=quiet())
     assert outcome.best_epoch >= 0
@@ -396,7 +396,7 @@ def test_a_learning_rate_that_blows_up_ends_with_exit_code_4(experiment, tmp_pat
     wild = {"epochs": 3, "batch_size": 12, "lr": 1e30, "precision": "fp32", "device": "cpu", "clip_grad_norm": None}
     with pytest.raises(DivergedError, match="not finite"):
         train(experiment(train=wild), runs_dir=tmp_path / "runs", display=quiet())
-    assert Run(next((tmp_path / "runs").iterdir())).read_state()["state"] == "stopped"
+    assert Run(next((tmp_path / "runs").iterdir())).read_state().state == "stopped"
     assert DivergedError.exit_code == 4
 
 

@@ -30,6 +30,12 @@ def named_run(runs: Path, name: str, started: str) -> Run:
     return run
 
 
+def evaluation(base: dict[str, float], adapted: dict[str, float], data: str = "") -> dict[str, object]:
+    """What a run writes of its evaluation."""
+    facts = {"split": "val", "rows": 8, "data": data, "monitor": "recall@5", "best_epoch": 1}
+    return {**facts, "base": base, "adapted": adapted}
+
+
 def test_a_run_is_named_after_its_experiment_and_the_time(tmp_path: Path) -> None:
     run = create_run(tmp_path / "a" / "runs", "clip_lora_r8")
     assert re.fullmatch(r"clip_lora_r8-\d{8}-\d{4}-[a-z0-9]{4}", run.name)
@@ -110,14 +116,14 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_file(tmp_path: Path, monkeyp
 def test_state_keeps_earlier_facts_over_a_resume(tmp_path: Path) -> None:
     run = create_run(tmp_path, "x")
     run.set_state("running")
-    started = run.read_state()["started"]
+    started = run.read_state().started
     run.set_state("interrupted", message="Ctrl-C", metric="recall@5", best=0.5, epoch=3)
     assert [(summary.state, summary.message) for summary in list_runs(tmp_path)] == [("interrupted", "Ctrl-C")]
     run.set_state("running")
     (summary,) = list_runs(tmp_path)
     assert (summary.state, summary.started, summary.ended, summary.message) == ("running", started, None, None)
     assert (summary.metric, summary.best, summary.epoch) == ("recall@5", 0.5, 3)
-    assert run.read_state()["pid"] == os.getpid()
+    assert run.read_state().pid == os.getpid()
     run.set_state("finished", best=0.75)
     assert list_runs(tmp_path)[0].best == 0.75
     assert list_runs(tmp_path)[0].ended is not None
@@ -129,8 +135,7 @@ def test_a_run_whose_process_is_gone_is_dead(tmp_path: Path) -> None:
     run = create_run(tmp_path, "x")
     subprocess.run([sys.executable, "-c", code, str(run.path)], check=True)
     assert [summary.state for summary in list_runs(tmp_path)] == ["dead"]
-    elsewhere = {**run.read_state(), "host": "elsewhere"}
-    run.write_json("state.json", elsewhere)
+    run.note(host="elsewhere")
     assert [summary.state for summary in list_runs(tmp_path)] == ["running"]
 
 
@@ -139,7 +144,7 @@ def test_a_later_process_with_the_same_pid_does_not_revive_a_run(tmp_path: Path)
     run = create_run(tmp_path, "x")
     run.set_state("running")
     assert [summary.state for summary in list_runs(tmp_path)] == ["running"]
-    run.write_json("state.json", {**run.read_state(), "process": 1})
+    run.note(process=1)
     assert [summary.state for summary in list_runs(tmp_path)] == ["dead"]
 
 
@@ -162,7 +167,9 @@ def test_the_list_is_in_order_of_start_and_passes_foreign_folders_over(tmp_path:
         assert [summary.run for summary in summaries] == [early, late, Run(torn)]
         assert (summaries[2].state, summaries[2].best, summaries[2].epoch) == ("unknown", None, None)
     for pid in (-1, 0, 10**30):
-        (torn / "state.json").write_text(json.dumps({**Run(torn).read_state(), "pid": pid}), encoding="utf-8")
+        (torn / "state.json").write_text(
+            json.dumps({**Run(torn).read_state().model_dump(), "pid": pid}), encoding="utf-8"
+        )
         assert len(list_runs(tmp_path)) == 3
     assert list_runs(tmp_path / "absent") == []
 
@@ -180,8 +187,8 @@ def test_an_odd_state_breaks_no_list(tmp_path: Path) -> None:
     for shown in (summary.state, summary.started, summary.metric, summary.message):
         assert shown == "한국어 \ufffd\ufffd[2J\ufffdend"
     summary.run.set_state("failed", message="no such picture: \udcff.png")
-    assert summary.run.read_state()["message"] == "no such picture: \udcff.png"
-    assert summary.run.read_state()["metric"] == text
+    assert summary.run.read_state().message == "no such picture: \udcff.png"
+    assert summary.run.read_state().metric == text
 
 
 def test_junk_beside_a_run_is_no_better_earlier_run(tmp_path: Path) -> None:
@@ -189,7 +196,8 @@ def test_junk_beside_a_run_is_no_better_earlier_run(tmp_path: Path) -> None:
         run = Run(tmp_path / f"x-20260101-0000-{name}")
         run.path.mkdir()
         run.state_file.write_text(state, encoding="utf-8")
-        run.evaluation_file.write_text(f'{{"data": "d", "adapted": {{"recall": {score}}}}}', encoding="utf-8")
+        text = json.dumps(evaluation({}, {"recall": 0.125}, data="d")).replace("0.125", score)
+        run.evaluation_file.write_text(text, encoding="utf-8")
         return run
 
     mine = scored("mine", "0.9")
@@ -304,7 +312,7 @@ def test_runs_are_a_pandas_table(tmp_path):
     first, second = create_run(tmp_path, "one"), create_run(tmp_path, "two")
     first.set_state("running", metric="recall@5")
     first.set_state("finished", best=0.75, epoch=3)
-    first.write_json("evaluation.json", {"base": {"recall@5": 0.5}, "adapted": {"recall@5": 0.75}})
+    first.write_json("evaluation.json", evaluation({"recall@5": 0.5}, {"recall@5": 0.75}))
     (second.path / "state.json").write_text("{damaged")
     table = vectoruniverse.runs_table(tmp_path).sort_index()
     assert list(table.index) == sorted([first.name, second.name])

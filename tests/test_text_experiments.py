@@ -102,7 +102,7 @@ def test_every_task_trains_with_every_method_and_is_judged_again_to_the_same_num
 ):
     runs = tmp_path / "runs"
     outcome = train(experiment(task, adapter=METHODS[method]), runs_dir=runs, display=quiet())
-    assert outcome.run.read_state()["state"] == "finished"
+    assert outcome.run.read_state().state == "finished"
     assert (outcome.run.path / "report.html").is_file()
     again, comparison = evaluate_run(outcome.run.name, runs_dir=runs, split="val", display=quiet())
     assert again.name == outcome.run.name
@@ -354,8 +354,8 @@ def test_each_seed_of_a_sweep_starts_from_a_head_of_its_own(experiment, tmp_path
         (cell,) = (tmp_path / "swept").glob(f"*seed{seed}*")
         alone = train(load_experiment(config, [f"seed={seed}"]), runs_dir=tmp_path / "alone", display=quiet())
         record = Run(cell).read_evaluation()
-        assert record["base"] == dict(alone.base)
-        assert record["adapted"] == dict(alone.adapted)
+        assert record.base == dict(alone.base)
+        assert record.adapted == dict(alone.adapted)
 
 
 @pytest.mark.parametrize("task", ["text_pairs", "sequence_classification"])
@@ -416,7 +416,7 @@ def test_pretraining_runs_are_compared_row_by_row(tmp_path):
     assert estimate == pytest.approx(runs[1].adapted["mlm_loss"] - runs[0].adapted["mlm_loss"], abs=1e-5)
     assert low <= estimate <= high
     rows = load_file(runs[0].run.path / "per_query.safetensors")
-    assert len(rows["drawn"]) == len(rows["adapted/mlm_loss"]) == runs[0].run.read_evaluation()["rows"] > 8
+    assert len(rows["drawn"]) == len(rows["adapted/mlm_loss"]) == runs[0].run.read_evaluation().rows > 8
 
 
 def test_pretraining_goes_on_with_lora_from_a_saved_bert(tmp_path):

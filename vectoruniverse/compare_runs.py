@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vectoruniverse.config.strict_yaml import MAX_BYTES, parse
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.figures.curves import Record, grouped, series
 from vectoruniverse.metrics.bootstrap import paired_bootstrap
 from vectoruniverse.results import PER_QUERY_FILE
+from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import find_run
+from vectoruniverse.runs.records import EvaluationRecord
 from vectoruniverse.sweep.outcomes import outcomes
 from vectoruniverse.tracking.jsonl import read_metrics
 
@@ -35,27 +36,13 @@ MIN_ROWS = 2
 """A bootstrap needs two rows, or groups of rows, to draw from."""
 
 
-class _Evaluation(BaseModel):
-    """What is read of evaluation.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-    rows: int
-    split: str
-    data: str
-    monitor: str
-    best_epoch: int
-    adapted: dict[str, float]
-    intervals: dict[str, dict[str, list[float]]] = {}
-    trained_parameters: int | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class _Told:
     """A run with what its folder tells."""
 
     run: Run
     config: Mapping[str, Any]
-    evaluation: _Evaluation | None
+    evaluation: EvaluationRecord | None
 
 
 def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]:
@@ -119,31 +106,28 @@ def _config(run: Run) -> dict[str, Any]:
     return flatten(value) if isinstance(value, dict) else {}
 
 
-def _evaluation(run: Run) -> _Evaluation | None:
+def _evaluation(run: Run) -> EvaluationRecord | None:
     """None where the run has not come so far."""
-    record = run.read_evaluation()
-    if not record:
+    if not run.evaluation_file.exists():
         return None
+    remedy = "leave that run out, or train it again"
     try:
-        return _Evaluation.model_validate(record)
-    except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        remedy = "leave that run out, or train it again"
-        raise ConfigError("is not what a run writes", file=run.evaluation_file, key=key, remedy=remedy) from error
+        return read_record(run.evaluation_file, EvaluationRecord, inside=run.path, remedy=remedy)
+    except DataError as error:
+        raise ConfigError(error.message, file=error.file, key=error.key, remedy=remedy) from error
 
 
 def _facts(one: _Told) -> dict[str, Any]:
     state, evaluation = one.run.read_state(), one.evaluation
-    seconds, memory = state.get("seconds"), state.get("peak_memory_bytes")
     return {
         "name": one.run.name,
-        "state": str(state.get("state", "unknown")),
+        "state": state.state or "unknown",
         "best_epoch": evaluation.best_epoch if evaluation else None,
         "rows": evaluation.rows if evaluation else None,
         "data": evaluation.data if evaluation else None,
         "trained_parameters": evaluation.trained_parameters if evaluation else None,
-        "seconds": seconds if isinstance(seconds, int | float) and math.isfinite(seconds) else None,
-        "peak_memory_bytes": memory if isinstance(memory, int) else None,
+        "seconds": state.seconds,
+        "peak_memory_bytes": state.peak_memory_bytes,
     }
 
 
@@ -161,7 +145,7 @@ def _metrics(told: Sequence[_Told]) -> dict[str, dict[str, list[float | None]]]:
     judged = [(one.run.name, one.evaluation) for one in told if one.evaluation]
     names = dict.fromkeys(name for _, evaluation in judged for name in evaluation.adapted)
 
-    def of(evaluation: _Evaluation, name: str) -> list[float | None]:
+    def of(evaluation: EvaluationRecord, name: str) -> list[float | None]:
         bounds = evaluation.intervals.get(name, {}).get("adapted", [])
         return [evaluation.adapted[name], *(bounds if len(bounds) == 2 else (None, None))]
 

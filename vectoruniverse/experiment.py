@@ -79,7 +79,7 @@ def train(experiment: Experiment, *, runs_dir: Path, display: Display, shared: S
 def resume(reference: str, *, runs_dir: Path, display: Display, shared: Shared | None = None) -> Outcome | None:
     """Continue a run from its last checkpoint, with the config it was started with; None when it is already done."""
     run = find_run(runs_dir, reference)
-    if run.read_state().get("state") == "finished":
+    if run.read_state().state == "finished":
         return None
     return _execute(load_experiment(run.config_file), run, display, shared)
 
@@ -97,10 +97,8 @@ def evaluate_run(reference: str, *, runs_dir: Path, split: str, display: Display
 def report_run(reference: str, *, runs_dir: Path, display: Display) -> Path:
     """Write a finished run's report.html and its figures again, from what its folder holds and its data."""
     run, prepared, base = _finished(reference, runs_dir, "val", display)
-    epoch, seconds = run.read_evaluation().get("best_epoch"), run.read_state().get("seconds")
-    facts = card_facts(
-        prepared, epoch if isinstance(epoch, int) else None, seconds if isinstance(seconds, int | float) else None
-    )
+    evaluation = run.read_evaluation()
+    facts = card_facts(prepared, evaluation.best_epoch if evaluation else None, run.read_state().seconds)
     report(run, prepared, beside_base(prepared, base, "val"), facts)
     return run.report_file
 

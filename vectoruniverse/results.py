@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from vectoruniverse.config.loading import dump_experiment, fingerprint
 from vectoruniverse.reporting import Findings, write_card, write_report
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.runs.records import EvaluationRecord
 from vectoruniverse.tasks.contract import Evaluation
 from vectoruniverse.tracking.contract import DataSet, Trackers
 
@@ -83,10 +83,8 @@ def best_earlier(run: Run, metric: str, data: str) -> Earlier | None:
         if summary.run.experiment != run.experiment or summary.run.name == run.name or summary.state != "finished":
             continue
         record = summary.run.read_evaluation()
-        scores = record.get("adapted")
-        score = scores.get(metric) if isinstance(scores, dict) else None
-        if record.get("data") == data and isinstance(score, float) and math.isfinite(score):
-            found.append(Earlier(summary.run.name, score))
+        if record is not None and record.data == data and metric in record.adapted:
+            found.append(Earlier(summary.run.name, record.adapted[metric]))
     return max(found, key=lambda earlier: earlier.score, default=None)
 
 
@@ -109,7 +107,7 @@ def write_results(prepared: Prepared, outcome: Outcome) -> Findings:
         adapter=adapter_spectra(prepared),
     )
     write_per_query(run, prepared, comparison)
-    run.write_json("evaluation.json", record)
+    run.write_record("evaluation.json", EvaluationRecord.model_validate(record))
     facts = card_facts(prepared, outcome.best_epoch, outcome.seconds)
     write_card(run, comparison, facts=facts, snippet=prepared.snippet(), tags=prepared.tags)
     if not prepared.experiment.eval.report:

@@ -66,8 +66,8 @@ def test_a_sweep_is_a_run_of_its_own_beside_its_cells_told_again_only_with_new_c
         evaluation = Run(tmp_path / "runs" / entry["run"]).read_evaluation()
         assert (row["adapter.rank"], row["seed"], row["state"]) == (entry["values"]["adapter.rank"], 0, "finished")
         assert row["recall@5"] == entry["metrics"]["recall@5"] and row["seconds"] == entry["seconds"]
-        assert row["base"] == pytest.approx(evaluation["base"]["recall@5"])
-        assert row["difference"] == pytest.approx(evaluation["adapted"]["recall@5"] - evaluation["base"]["recall@5"])
+        assert row["base"] == pytest.approx(evaluation.base["recall@5"])
+        assert row["difference"] == pytest.approx(evaluation.adapted["recall@5"] - evaluation.base["recall@5"])
         assert (row["trained parameters"], row["run"]) == (entry["trained_parameters"], entry["run"])
     summary, statistics = first.summary(), found.record["statistics"]
     assert summary["answer_in_full"] == statistics["answer"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from vectoruniverse import __version__
@@ -12,6 +10,7 @@ from vectoruniverse.encoders.dual import BUILT_IN
 from vectoruniverse.export.contract import Agreement, Format
 from vectoruniverse.library import LoadedRun
 from vectoruniverse.report import comparison_rows, markdown_table
+from vectoruniverse.runs.records import EvaluationRecord
 
 COLUMNS = ("metric", "base", "adapted", "change [95 % interval]")
 
@@ -71,8 +70,8 @@ def _facts(loaded: LoadedRun) -> dict[str, str]:
     else:
         base = f"`{model if hub_name(loaded) or model in BUILT_IN else Path(model).name}`"
         base += f" at commit `{encoder.commit}`" if encoder.commit else ""
-    fingerprint = record.get("data")
-    known = isinstance(fingerprint, str) and re.fullmatch(r"[0-9a-f]{64}", fingerprint)
+    fingerprint = record.data if record else ""
+    known = re.fullmatch(r"[0-9a-f]{64}", fingerprint)
     return {
         "base model": base,
         "data": f"`{Path(experiment.data.root).name}`" + (f", fingerprint `{fingerprint}`" if known else ""),
@@ -97,35 +96,17 @@ def _notes(loaded: LoadedRun) -> list[str]:
     return notes
 
 
-def _metrics(record: Mapping[str, object]) -> list[str]:
-    """The table beside the base, as far as evaluation.json can be read."""
-    base, adapted = (_numbers(record.get(name)) for name in ("base", "adapted"))
-    intervals = record.get("intervals")
+def _metrics(record: EvaluationRecord | None) -> list[str]:
+    """The table beside the base, where evaluation.json can be read."""
     bounds = {
-        metric: {"difference": difference}
-        for metric, found in (intervals.items() if isinstance(intervals, dict) else ())
-        if (difference := _interval(found)) is not None
+        metric: {"difference": found["difference"]}
+        for metric, found in (record.intervals.items() if record else ())
+        if len(found.get("difference", ())) == 3  # estimate, low, high
     }
-    rows = comparison_rows(base, adapted, bounds)
-    if not rows:
+    rows = comparison_rows(record.base, record.adapted, bounds) if record else []
+    if record is None or not rows:
         return ["The run holds no evaluation."]
-    count = record.get("rows")
     told = (
-        f"{count if isinstance(count, int) else 'The'} held-out rows, base and adapted model judged by the same code; "
-        "intervals are paired bootstraps:"
+        f"{record.rows} held-out rows, base and adapted model judged by the same code; intervals are paired bootstraps:"
     )
     return [told, markdown_table(COLUMNS, rows)]
-
-
-def _numbers(values: object) -> dict[str, float]:
-    items = values.items() if isinstance(values, dict) else ()
-    return {key: float(value) for key, value in items if isinstance(value, int | float)}
-
-
-def _interval(found: object) -> list[float] | None:
-    """Estimate, low and high of a change; None where the record is damaged."""
-    values = found.get("difference") if isinstance(found, dict) else None
-    if not isinstance(values, list) or len(values) != 3:
-        return None
-    numbers = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
-    return numbers if len(numbers) == 3 else None

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from vectoruniverse.errors import ConfigError, ResourceError
 
+UNFINISHED = ".tmp"
+"""How the names of files end that are being written; they begin with a dot."""
+
 
 @contextlib.contextmanager
 def disk_full_is_told(path: Path) -> Iterator[None]:
@@ -47,7 +50,7 @@ def write_durably(path: Path, content: str) -> None:
     Raises:
         ResourceError: the disk is full; the earlier file is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with disk_full_is_told(path):
             with temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
@@ -58,6 +61,14 @@ def write_durably(path: Path, content: str) -> None:
             sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete the files that killed processes left half written; nobody may be writing into ``folder``."""
+    if folder.is_dir():
+        for path in folder.glob(f".*{UNFINISHED}"):
+            if path.is_symlink() or not path.is_dir():
+                path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

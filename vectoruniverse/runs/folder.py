@@ -6,24 +6,23 @@ Every file is replaced as a whole. ``state.json`` tells how the run fares.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
-import filelock
-
-from vectoruniverse.errors import ConfigError, LockedError
-from vectoruniverse.runs.durable import disk_full_is_told, write_durably
+from vectoruniverse.errors import ConfigError, DataError, LockedError
+from vectoruniverse.runs.durable import disk_full_is_told, remove_unfinished, sync_folder, write_durably
+from vectoruniverse.runs.files import Record, json_text, read_record, write_record
+from vectoruniverse.runs.locks import lock_file
 from vectoruniverse.runs.process import here
-
-State = Literal["running", "finished", "failed", "interrupted", "stopped"]
+from vectoruniverse.runs.records import EvaluationRecord, RunState, State
 
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no i, l, o, 0, 1: names are read aloud and typed
+_BUILDING = ".run.tmp"
 RUN_NAME = re.compile(r"(?P<experiment>.+)-\d{8}-\d{4}-[a-z0-9]{4}")
 
 
@@ -102,88 +101,151 @@ class Run:
 
     def write_json(self, name: str, value: object) -> Path:
         """Replace the file ``name`` with strict JSON; ``value`` holds no NaN or infinity."""
-        return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        return self.write_text(name, json_text(value))
+
+    def write_record(self, name: str, record: Record) -> Path:
+        """Replace the file ``name`` with a record."""
+        path = self.path / name
+        write_record(path, record)
+        return path
 
     def set_state(self, state: State, **facts: str | int | float | None) -> None:
         """Write ``state.json``: facts given earlier stay, these are added, time and process are filled in.
 
         Args:
             state: `running` at the start and after a resume, otherwise how the run ended.
-            facts: JSON scalars; ``best``, ``metric``, ``epoch`` and ``message`` appear in ``RunSummary``.
+            facts: fields of ``RunState``.
         """
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        earlier = self.read_state()
-        record: dict[str, object] = {**earlier, "state": state}
+        now, earlier = datetime.now(UTC).isoformat(timespec="seconds"), self.read_state()
+        told: dict[str, object] = {"state": state}
         if state == "running":
-            record |= here()
-            record |= {"resumed": now} if "started" in earlier else {"started": now}
-            for ending in ("ended", "message"):
-                record.pop(ending, None)
+            told |= here() | {"ended": None, "message": None}
+            told |= {"resumed": now} if earlier.started else {"started": now}
         else:
-            record["ended"] = now
-        self.write_json(self.state_file.name, record | facts)
+            told["ended"] = now
+        self._write_state(earlier, told | facts)
 
-    def read_state(self) -> dict[str, object]:
-        """Return what ``state.json`` holds; an absent or damaged file gives an empty dict."""
-        return _read_object(self.state_file)
+    def note(self, **facts: str | int | float | None) -> None:
+        """Add facts to ``state.json``, or change them; the state stays."""
+        self._write_state(self.read_state(), facts)
 
-    def read_evaluation(self) -> dict[str, object]:
-        """Return what ``evaluation.json`` holds; an absent or damaged file gives an empty dict."""
-        return _read_object(self.evaluation_file)
+    def _write_state(self, earlier: RunState, facts: Mapping[str, object]) -> None:
+        self.write_record(self.state_file.name, RunState.model_validate({**earlier.model_dump(), **facts}))
+
+    def read_state(self) -> RunState:
+        """What ``state.json`` tells; nothing where it is absent or damaged."""
+        try:
+            return read_record(self.state_file, RunState, inside=self.path)
+        except DataError:
+            return RunState()
+
+    def read_evaluation(self) -> EvaluationRecord | None:
+        """What ``evaluation.json`` holds; None where it is absent or damaged."""
+        try:
+            return read_record(self.evaluation_file, EvaluationRecord, inside=self.path)
+        except DataError:
+            return None
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, wait: bool = False) -> Iterator[None]:
         """Keep other processes off this run; the system frees the lock when the process dies.
+
+        Whoever holds it is the only one that writes into the folder, so what a killed process left half written there
+        is cleared away.
+
+        Args:
+            wait: for another process to let go of the run, however long that takes.
 
         Raises:
             LockedError: another process holds the run.
+            DataError: the lock is no regular file.
         """
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            holder = self.read_state()
-            who = f"process {holder.get('pid')} on {holder.get('host')}" if "pid" in holder else "another process"
-            raise LockedError(
-                f"{who} works on this run", file=self.path, remedy="wait for it, or end that process first"
-            ) from error
-        try:
+        with lock_file(self.path / ".lock", self._holder, wait=wait):
+            for folder in (self.path, self.adapter, self.path / "figures"):
+                remove_unfinished(folder)
             yield
-        finally:
-            lock.release()
+
+    def _holder(self) -> LockedError:
+        holder = self.read_state()
+        who = "another process" if holder.pid is None else f"process {holder.pid} on {holder.host}"
+        return LockedError(f"{who} works on this run", file=self.path, remedy="wait for it, or end that process first")
 
 
-def create_run(runs_dir: Path, experiment: str) -> Run:
+def create_run(runs_dir: Path, experiment: str, files: Mapping[str, str] | None = None) -> Run:
     """Make a new run folder such as ``clip_lora_r8-20261121-2354-k3f9`` (UTC); it never meets an existing one.
+
+    It is filled under a hidden name and then renamed, so that it is there with all its ``files`` or not at all.
+
+    Args:
+        runs_dir: where it goes.
+        experiment: the first part of its name.
+        files: name → content of what it holds from the beginning.
 
     Raises:
         ConfigError: ``runs_dir`` cannot be written.
         ResourceError: the disk is full.
     """
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", experiment), experiment
+    _make_folder(runs_dir)
+    _remove_unfinished_runs(runs_dir)
     while True:
         suffix = "".join(secrets.choice(_ALPHABET) for _ in range(4))
         path = runs_dir / f"{experiment}-{datetime.now(UTC):%Y%m%d-%H%M}-{suffix}"
-        try:
-            with disk_full_is_told(runs_dir):
-                runs_dir.mkdir(parents=True, exist_ok=True)
-                path.mkdir()
-        except FileExistsError as error:
-            if runs_dir.is_dir():
-                continue
-            raise ConfigError("is a file, not a folder", file=runs_dir, remedy="choose another folder") from error
-        except OSError as error:
-            raise ConfigError(
-                f"cannot make a run folder here: {error.strerror or error}",
-                file=runs_dir,
-                remedy="choose a folder you can write",
-            ) from error
-        return Run(path)
+        if _fill(path, files or {}):
+            return Run(path)
 
 
-def _read_object(path: Path) -> dict[str, object]:
+def _make_folder(folder: Path) -> None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        with disk_full_is_told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ConfigError("is a file, not a folder", file=folder, remedy="choose another folder") from error
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    said = f"cannot make a run folder here: {error.strerror or error}"
+    return ConfigError(said, file=folder, remedy="choose a folder you can write")
+
+
+def _fill(path: Path, files: Mapping[str, str]) -> bool:
+    """Make the folder with its files; False where its name is taken, or somebody took it for a dead one's."""
+    building = path.with_name(f".{path.name}{_BUILDING}")
+    try:
+        with disk_full_is_told(path.parent):
+            building.mkdir()
+            try:
+                with lock_file(building / ".lock"):
+                    if path.exists():
+                        shutil.rmtree(building)
+                        return False
+                    for name, text in files.items():
+                        write_durably(building / name, text)
+                (building / ".lock").unlink()
+                building.rename(path)
+            except (FileNotFoundError, LockedError):
+                return False
+            except BaseException:
+                shutil.rmtree(building, ignore_errors=True)
+                raise
+            sync_folder(path.parent)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise _unwritable(path.parent, error) from error
+    return True
+
+
+def _remove_unfinished_runs(runs_dir: Path) -> None:
+    """Clear away run folders that killed processes did not finish making; those being made are locked.
+
+    The rename takes a folder from whoever may be about to give it its name: one of the two wins, never both.
+    """
+    for building in runs_dir.glob(f".*{_BUILDING}"):
+        dead = building.with_name(f".{secrets.token_hex(8)}{_BUILDING}")
+        with contextlib.suppress(OSError, LockedError, DataError):
+            with lock_file(building / ".lock"):
+                building.rename(dead)
+            shutil.rmtree(dead)

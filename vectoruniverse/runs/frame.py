@@ -32,8 +32,7 @@ def runs_table(runs_dir: str | os.PathLike[str] = "runs") -> pd.DataFrame:
 
 def _row(summary: RunSummary) -> dict[str, object]:
     facts: dict[str, object] = {**asdict(summary), "run": summary.run.name, "experiment": summary.run.experiment}
-    evaluation = summary.run.read_evaluation()
-    for model in ("base", "adapted"):
-        metrics = evaluation.get(model)
-        facts |= {f"{model}/{name}": value for name, value in metrics.items()} if isinstance(metrics, dict) else {}
+    if (evaluation := summary.run.read_evaluation()) is not None:
+        for model, metrics in (("base", evaluation.base), ("adapted", evaluation.adapted)):
+            facts |= {f"{model}/{name}": value for name, value in metrics.items()}
     return facts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,7 +55,7 @@ def find_trained_run(runs_dir: Path, reference: str) -> Run:
     run = find_run(runs_dir, reference)
     if not run.adapter.is_dir():
         raise ConfigError(
-            f"{run.name} has no adapter yet (state: {run.read_state().get('state', 'unknown')})",
+            f"{run.name} has no adapter yet (state: {run.read_state().state or 'unknown'})",
             remedy=f"finish it: vu train --resume {run.name}",
         )
     return run
@@ -97,38 +96,26 @@ def _is_run(path: Path) -> bool:
 
 
 def _summary(run: Run) -> RunSummary:
-    record = run.read_state()
+    told = run.read_state()
 
-    def text(key: str) -> str | None:
-        value = record.get(key)
-        return _printable(value) if isinstance(value, str) else None
+    def text(value: str | None) -> str | None:
+        return None if value is None else _printable(value)
 
-    epoch = record.get("epoch")
     return RunSummary(
         run=run,
-        state="dead" if is_dead(record) else text("state") or "unknown",
-        started=text("started"),
-        ended=text("ended"),
-        metric=text("metric"),
-        best=_finite(record.get("best")),
-        epoch=epoch if isinstance(epoch, int) else None,
-        message=text("message"),
+        state="dead" if is_dead(told) else text(told.state) or "unknown",
+        started=text(told.started),
+        ended=text(told.ended),
+        metric=text(told.metric),
+        best=told.best,
+        epoch=told.epoch,
+        message=text(told.message),
     )
 
 
 def _printable(text: str) -> str:
     """The text with what no terminal can show or should obey, such as half of a surrogate pair, as �."""
     return "".join(c if c.isprintable() or c in "\t\n" else "\ufffd" for c in text)
-
-
-def _finite(value: object) -> float | None:
-    """The value as a float; None where it is no number, or none that a float can be."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
 
 
 def _folder_time(run: Run) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
 from pathlib import Path
+
+from vectoruniverse.runs.records import RunState
 
 
 def here() -> dict[str, object]:
@@ -13,20 +14,19 @@ def here() -> dict[str, object]:
     return {"pid": os.getpid(), "process": _process_birth(os.getpid()), "host": socket.gethostname()}
 
 
-def is_dead(record: Mapping[str, object]) -> bool:
+def is_dead(state: RunState) -> bool:
     """Say whether a run claims to be running although its process on this host is gone."""
-    pid = record.get("pid")
-    if record.get("state") != "running" or record.get("host") != socket.gethostname():
+    if state.state != "running" or state.host != socket.gethostname():
         return False
-    if not isinstance(pid, int) or pid <= 0 or os.name != "posix":  # elsewhere signal 0 is no question but a blow
+    if state.pid is None or state.pid <= 0 or os.name != "posix":  # elsewhere signal 0 is no question but a blow
         return False
     try:
-        os.kill(pid, 0)
+        os.kill(state.pid, 0)
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):
         return False
-    return record.get("process") != _process_birth(pid)
+    return state.process != _process_birth(state.pid)
 
 
 def _process_birth(pid: int) -> int | None:

@@ -43,7 +43,9 @@ from vectoruniverse.data.findings import spreadsheet_cell
 from vectoruniverse.metrics.answers import answer
 from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.metrics.sweeps import SweepSummary, ValueSummary, smallest_not_worse, summarise_sweep
+from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.records import EvaluationRecord
 from vectoruniverse.sweep.grid import describe
 from vectoruniverse.sweep.outcomes import Outcomes, outcomes
 from vectoruniverse.tracking.jsonl import read_metrics
@@ -53,27 +55,26 @@ Entry = dict[str, Any]
 
 def finished_facts(run: Run, metric: str) -> Entry:
     """What a finished run adds to its cell's entry."""
-    experiment, record, state = load_experiment(run.config_file), run.read_evaluation(), run.read_state()
-    evaluation: Any = record
+    experiment, evaluation, state = load_experiment(run.config_file), _evaluation(run), run.read_state()
     rank = experiment.adapter.rank if experiment.adapter.method == "lora" else None
     alpha = None if rank is None else experiment.adapter.alpha or float(rank)
     root = math.sqrt(rank) if rank and experiment.adapter.rank_stabilized else rank
     return {
-        "data": evaluation["data"],
-        "metrics": evaluation["adapted"],
-        "intervals": evaluation["intervals"],
-        "trained_parameters": evaluation["trained_parameters"],
+        "data": evaluation.data,
+        "metrics": evaluation.adapted,
+        "intervals": evaluation.intervals,
+        "trained_parameters": evaluation.trained_parameters,
         "rank": rank,
         "alpha": alpha,
         "scale": alpha / root if alpha and root else None,
-        "best_epoch": evaluation["best_epoch"],
+        "best_epoch": evaluation.best_epoch,
         "epochs": experiment.train.epochs,
-        "seconds": state.get("seconds"),
-        "step_seconds": state.get("step_seconds"),
-        "peak_memory_bytes": state.get("peak_memory_bytes"),
-        "effective_rank": evaluation["adapted"].get("effective_rank"),
-        "adapter": evaluation["adapter"],
-        "spectrum": _rounded(evaluation["spectra"]["adapted"]["both"]),
+        "seconds": state.seconds,
+        "step_seconds": state.step_seconds,
+        "peak_memory_bytes": state.peak_memory_bytes,
+        "effective_rank": evaluation.adapted.get("effective_rank"),
+        "adapter": evaluation.adapter,
+        "spectrum": _rounded(evaluation.spectra["adapted"]["both"]),
         "curve": [
             {"epoch": line["epoch"], "step": line["step"], "value": line[f"val/{metric}"]}
             for line in read_metrics(run.metrics_file)
@@ -84,12 +85,16 @@ def finished_facts(run: Run, metric: str) -> Entry:
 
 def base_facts(run: Run) -> Entry:
     """Metrics and spectra of the base, as any finished run tells them."""
-    record: Any = run.read_evaluation()
+    record = _evaluation(run)
     return {
-        "metrics": record["base"],
-        "spectra": {name: _rounded(values) for name, values in record["spectra"]["base"].items()},
-        "rows": record["rows"],
+        "metrics": record.base,
+        "spectra": {name: _rounded(values) for name, values in record.spectra["base"].items()},
+        "rows": record.rows,
     }
+
+
+def _evaluation(run: Run) -> EvaluationRecord:
+    return read_record(run.evaluation_file, EvaluationRecord, inside=run.path)
 
 
 def statistics(finished: Sequence[tuple[Entry, Run]], metric: str, *, one_base: bool) -> Entry | None:

@@ -208,7 +208,7 @@ class _Sweep:
             group = cell.experiment.wandb.model_copy(update={"group": self._grid.base.wandb.group or self._folder.name})
             experiment = cell.experiment.model_copy(update={"wandb": group})
             outcome = runner.train(experiment, runs_dir=self._runs_dir, display=self._display, shared=shared)
-        outcome.run.set_state("finished", peak_memory_bytes=peak(shared.compute.device))
+        outcome.run.note(peak_memory_bytes=peak(shared.compute.device))
         self._clock.add(outcome)
         return outcome.run
 
@@ -327,8 +327,8 @@ def _has_towers(experiment: Experiment) -> bool:
 
 def _is_finished(run: Run) -> bool:
     """Whether a run left all that a sweep needs of it."""
-    has_results = (run.path / PER_QUERY_FILE).is_file() and "adapter" in run.read_evaluation()
-    return run.read_state().get("state") == "finished" and has_results
+    has_results = (run.path / PER_QUERY_FILE).is_file() and run.read_evaluation() is not None
+    return run.read_state().state == "finished" and has_results
 
 
 def _entry(cell: Cell, state: str, facts: dict[str, str] | None = None) -> Entry:

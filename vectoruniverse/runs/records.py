@@ -1,0 +1,121 @@
+"""What the JSON files of a run hold: ``state.json`` and ``evaluation.json``.
+
+A run made by an earlier version still opens: what it does not tell has a default.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator, model_validator
+
+from vectoruniverse.runs.files import Record
+
+State = Literal["running", "finished", "failed", "interrupted", "stopped"]
+
+
+def finite(value: object) -> float | None:
+    """The value as a float; None where it is no number, or none that a float can be."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+# one damaged fact must hide neither the others nor the run itself from a list
+Text = Annotated[str | None, PlainValidator(_text)]
+Whole = Annotated[int | None, PlainValidator(_whole)]
+Number = Annotated[float | None, PlainValidator(finite)]
+
+
+class RunState(Record):
+    """How a run fares; what is damaged or not known is None.
+
+    Attributes:
+        state: a ``State``, or what another version wrote.
+        started, resumed, ended: UTC, ISO 8601; of the first process, the last one after it, and the last that ended.
+        pid, process, host: the last process, see ``runs.process``.
+        metric: name of the monitored metric.
+        best: its best value.
+        epoch: epoch of the best checkpoint.
+        epochs: epochs that were asked for.
+        message: why the run ended so.
+        seconds, step_seconds, evaluation_seconds: wall-clock time of all processes of the run, of these in training
+            steps, and in evaluations between them; of a process that was killed, up to its last checkpoint.
+        device: where and in which format it computed.
+        peak_memory_bytes: of the last process.
+    """
+
+    version: Whole = 1
+    state: Text = None
+    started: Text = None
+    resumed: Text = None
+    ended: Text = None
+    pid: Whole = None
+    process: Whole = None
+    host: Text = None
+    metric: Text = None
+    best: Number = None
+    epoch: Whole = None
+    epochs: Whole = None
+    message: Text = None
+    seconds: Number = None
+    step_seconds: Number = None
+    evaluation_seconds: Number = None
+    device: Text = None
+    peak_memory_bytes: Whole = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_scalars(cls, values: Any) -> Any:
+        """Of facts that this version does not know, those that can be written again."""
+        return {key: value for key, value in values.items() if key in cls.model_fields or _is_scalar(value)}
+
+
+def _is_scalar(value: object) -> bool:
+    return value is None or isinstance(value, str | bool) or finite(value) is not None
+
+
+class EvaluationRecord(Record):
+    """The kept checkpoint beside its base, on the held-out rows.
+
+    Attributes:
+        split: ``val`` or ``train``.
+        rows: number of rows judged.
+        data: fingerprint of the data.
+        experiment: fingerprint of the settings.
+        monitor: the metric that picked the checkpoint.
+        best_epoch: epoch of the best checkpoint.
+        trained_parameters: number of parameters that were trained.
+        adapter: what LoRA says of itself, by tower; None without LoRA.
+        base, adapted: metrics of the two models.
+        intervals: metric → ``base`` and ``adapted`` as [low, high], ``difference`` as [estimate, low, high].
+        intervals_drawn_by: what the bootstrap drew together: a column, or ``row``.
+        spectra: ``base`` and ``adapted`` → embedded inputs → singular values.
+    """
+
+    version: Literal[1] = 1
+    split: str
+    rows: int
+    data: str
+    experiment: str = ""
+    monitor: str
+    best_epoch: int
+    trained_parameters: int | None = None
+    adapter: dict[str, Any] | None = None
+    base: dict[str, float] = Field(default_factory=dict)
+    adapted: dict[str, float]
+    intervals: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
+    intervals_drawn_by: str = "row"
+    spectra: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
