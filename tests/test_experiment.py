@@ -27,6 +27,7 @@ from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.tasks.image_text import ImageTextTask
 from vectoruniverse.tracking.jsonl import read_metrics
+from vectoruniverse.training.checkpoint import pointed
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +172,7 @@ def test_every_family_trains_with_lora(family, experiment, tmp_path):
         display=quiet(),
     )
     assert all(math.isfinite(value) for value in outcome.adapted.values())
-    state = load_file(
-        outcome.run.checkpoints / (outcome.run.checkpoints / "last").read_text().strip() / "model.safetensors"
-    )
+    state = load_file(pointed(outcome.run.checkpoints, "last") / "model.safetensors")
     moved = [name for name, value in state.items() if name.endswith("lora_B") and value.abs().sum() > 0]
     assert len(moved) == 8, "both towers, both layers, both targets are trained"
 

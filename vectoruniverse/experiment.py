@@ -265,7 +265,7 @@ def _fit(prepared: Prepared, task: TimedTask, session: Session, checkpoint: Chec
         scaler=torch.amp.GradScaler(prepared.compute.device.type, enabled=prepared.compute.needs_scaler),
     )
     if checkpoint is not None:
-        trainer.restore(Snapshot(checkpoint.step, checkpoint.tensors, checkpoint.state))
+        trainer.restore(Snapshot(checkpoint.step, checkpoint.tensors, checkpoint.state, checkpoint.path))
     with session.interruption.deferred():  # from here on a signal ends the step first, and leaves a checkpoint
         trainer.fit()
     return trainer

@@ -57,9 +57,7 @@ class RunObserver:
         """Write a checkpoint, let ``last`` (and ``best``) name it, drop those that nobody names any more."""
         folder = self._run.checkpoints
         checkpoint = save_checkpoint(folder, snapshot.step, snapshot.tensors, snapshot.state)
-        point(folder, "last", checkpoint)
-        if is_best:
-            point(folder, "best", checkpoint)
+        point(folder, checkpoint, *(("last", "best") if is_best else ("last",)))
         prune(folder)
 
     def interrupted(self) -> bool:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -190,6 +192,33 @@ def test_a_snapshot_of_other_parameters_is_refused():
     stranger = Snapshot(0, {**saved.tensors, "model": {"weight": torch.zeros(2, 2)}}, saved.state)
     with pytest.raises(DataError, match="other parameters"):
         trainer(Line(), Recorder()).restore(stranger)
+
+
+@pytest.mark.parametrize(
+    ("part", "forged"),
+    [
+        ("position", {"step": 1, "owner": "me"}),
+        ("position", {"step": "1"}),
+        ("position", {"step": -3}),
+        ("position", {"step": 7}),
+        ("position", None),
+        ("optimizer", {"groups": []}),
+        ("scaler", [1, 2]),
+    ],
+)
+def test_a_forged_snapshot_is_refused_before_anything_is_restored(part, forged):
+    seen = Recorder(stop_at=1)
+    with pytest.raises(InterruptedTraining):
+        trainer(Line(), seen, epochs=1).fit()
+    saved, task = seen.saves[-1][0], Line()
+    before = {name: value.detach().clone() for name, value in task.trained().items()}
+    forgery = Snapshot(saved.step, saved.tensors, {**saved.state, part: forged}, Path("step-00000001"))
+    with pytest.raises(DataError) as error:
+        trainer(task, Recorder()).restore(forgery)
+    assert error.value.remedy
+    if part == "position":
+        assert str(error.value).startswith("step-00000001")
+        assert all(torch.equal(value, before[name]) for name, value in task.trained().items())
 
 
 def test_the_best_epoch_is_marked_and_patience_ends_training():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -85,11 +86,11 @@ def read_bytes(path: Path, *, limit: int = MAX_RECORD, inside: Path | None = Non
     """
     with open_regular(path, inside=inside, remedy=remedy) as stream:
         try:
-            content = stream.read(limit + 1)  # one more tells that there is more, however large it is
+            content = stream.read() if os.fstat(stream.fileno()).st_size <= limit else None
         except OSError as error:
             raise DataError(f"cannot be read: {_reason(error)}", file=path, remedy=remedy) from error
-    if len(content) > limit:
-        raise DataError(f"is longer than {limit:,} bytes, which no such file is", file=path, remedy=remedy)
+    if content is None:
+        raise DataError(f"is longer than {limit:,} bytes, which it should not be", file=path, remedy=remedy)
     return content
 
 
@@ -112,8 +113,13 @@ def parse_record(content: bytes, kind: type[R], *, file: Path, remedy: str = REM
         raise DataError("is not JSON", file=file, remedy=remedy) from error
     if not isinstance(values, dict):
         raise DataError("is not a JSON object", file=file, remedy=remedy)
+    return check_record(values, kind, file=file, remedy=remedy)
+
+
+def check_record(values: Mapping[str, object], kind: type[R], *, file: Path | None, remedy: str = REMEDY) -> R:
+    """JSON values from ``file`` as the class that wrote them; errors as of ``read_record``."""
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(str(part) for part in first["loc"]) or None

@@ -2,7 +2,8 @@
 
 A checkpoint is a folder ``step-00000123`` of one ``<group>.safetensors`` per group of tensors, ``state.json`` and,
 written last, ``manifest.json`` with the size and SHA-256 of the others. It is written under a temporary name, fsynced
-and renamed. Pointer files ``last`` and ``best`` beside it hold a folder name. Nothing is ever unpickled.
+and renamed. ``pointers.json`` beside it names the ``last`` and the ``best``, both changed in one atomic write.
+Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -17,20 +18,55 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import safetensors
 import safetensors.torch
+from pydantic import Field
 from torch import Tensor
 
 from vectoruniverse.errors import DataError, ResourceError
-from vectoruniverse.runs.durable import disk_full_is_told, sync_folder, write_durably
+from vectoruniverse.runs.durable import disk_full_is_told, remove_unfinished, sync_folder, write_durably
+from vectoruniverse.runs.files import Record, parse_record, read_bytes, read_record, write_record
 
 Pointer = Literal["last", "best"]
 
 _NAME = re.compile(r"step-(?P<step>\d{8,})(?:-(?P<again>\d+))?")
-_UNFINISHED = re.compile(r"step-\d{8,}\.tmp-[0-9a-f]+|\.(?:last|best)\.[0-9a-f]+\.tmp")
+_UNFINISHED = re.compile(r"step-\d{8,}\.tmp-[0-9a-f]+")
 _DAMAGED = "resume from an earlier checkpoint, or train again"
+_POINTERS = "pointers.json"
+
+_EARLIER: tuple[Pointer, ...] = ("last", "best")
+"""Files of a name each, before there was ``pointers.json``."""
+
+Step = Annotated[int, Field(ge=0, strict=True)]
+
+
+class FileFacts(Record):
+    """What a manifest knows of a file."""
+
+    bytes: Annotated[int, Field(ge=0, strict=True)]
+    sha256: str
+
+
+class Manifest(Record):
+    """``manifest.json`` of a checkpoint: its step, and its other files by name."""
+
+    version: Literal[1] = 1
+    step: Step
+    files: dict[Annotated[str, Field(pattern=r"^\w+\.(safetensors|json)$")], FileFacts]
+
+
+class Pointers(Record):
+    """``pointers.json``: folder names of the last checkpoint and of the best one."""
+
+    version: Literal[1] = 1
+    last: str | None = None
+    best: str | None = None
+
+
+class _State(Record):
+    """``state.json`` of a checkpoint: what it holds is checked by who gave it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +109,7 @@ def save_checkpoint(
                 assert re.fullmatch(r"\w+", group), group
                 _save_tensors(temporary / f"{group}.safetensors", named)
             write_durably(temporary / "state.json", json.dumps(state, indent=1))
-            write_durably(temporary / "manifest.json", json.dumps(_manifest(temporary, step), indent=1))
+            write_record(temporary / "manifest.json", _manifest(temporary, step))
             path = _rename_to_free_name(temporary, folder / f"step-{step:08d}")
             sync_folder(folder)
     except BaseException:
@@ -89,26 +125,42 @@ def load_checkpoint(path: Path) -> Checkpoint:
         DataError: a file is missing or damaged; it is named.
     """
     manifest = _read_manifest(path / "manifest.json")
-    contents = {name: _read_checked(path / name, facts) for name, facts in manifest["files"].items()}
-    state = json.loads(contents.pop("state.json"))
-    tensors = {name.removesuffix(".safetensors"): safetensors.torch.load(data) for name, data in contents.items()}
-    return Checkpoint(path, manifest["step"], tensors, state)
+    contents = {name: _read_checked(path / name, facts) for name, facts in manifest.files.items()}
+    state = parse_record(contents.pop("state.json"), _State, file=path / "state.json", remedy=_DAMAGED)
+    tensors = {name.removesuffix(".safetensors"): _tensors(data, path / name) for name, data in contents.items()}
+    return Checkpoint(path, manifest.step, tensors, state.model_extra or {})
 
 
-def point(folder: Path, pointer: Pointer, checkpoint: Path) -> None:
-    """Let ``last`` or ``best`` name a checkpoint of this folder, in one atomic step."""
+def point(folder: Path, checkpoint: Path, *pointers: Pointer) -> None:
+    """Let ``last``, ``best`` or both name a checkpoint of this folder, in one atomic step."""
     assert checkpoint.parent == folder, checkpoint
-    write_durably(folder / pointer, checkpoint.name + "\n")
+    write_record(folder / _POINTERS, _read_pointers(folder).model_copy(update=dict.fromkeys(pointers, checkpoint.name)))
+    for earlier in _EARLIER:
+        (folder / earlier).unlink(missing_ok=True)
 
 
 def pointed(folder: Path, pointer: Pointer) -> Path | None:
     """Return the checkpoint that ``last`` or ``best`` names; None where there is no such pointer or checkpoint."""
-    try:
-        name = (folder / pointer).read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return None
+    name = getattr(_read_pointers(folder), pointer) or ""
     path = folder / name
     return path if _NAME.fullmatch(name) and path.is_dir() else None
+
+
+def _read_pointers(folder: Path) -> Pointers:
+    """The pointers of a folder, or those that an earlier version kept in a file each; none where they are damaged."""
+    if (folder / _POINTERS).exists():
+        try:
+            return read_record(folder / _POINTERS, Pointers, remedy=_DAMAGED)
+        except DataError:
+            return Pointers()
+    return Pointers(**{name: _earlier_pointer(folder / name) for name in _EARLIER})
+
+
+def _earlier_pointer(file: Path) -> str | None:
+    try:
+        return read_bytes(file, limit=256, remedy=_DAMAGED).decode("ascii").strip()
+    except (DataError, UnicodeDecodeError):
+        return None
 
 
 def prune(folder: Path) -> None:
@@ -126,6 +178,7 @@ def prune(folder: Path) -> None:
     for path in folder.iterdir():
         if _UNFINISHED.fullmatch(path.name):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    remove_unfinished(folder)
 
 
 def latest(folder: Path, pointer: Pointer, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -161,13 +214,13 @@ def _save_tensors(path: Path, named: Mapping[str, Tensor]) -> None:
         os.fsync(stream.fileno())
 
 
-def _manifest(folder: Path, step: int) -> dict[str, object]:
+def _manifest(folder: Path, step: int) -> Manifest:
     files = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": digest}
-    return {"step": step, "files": files}
+        files[path.name] = FileFacts(bytes=path.stat().st_size, sha256=digest)
+    return Manifest(step=step, files=files)
 
 
 def _rename_to_free_name(temporary: Path, wanted: Path) -> Path:
@@ -180,27 +233,27 @@ def _rename_to_free_name(temporary: Path, wanted: Path) -> Path:
     return path
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_bytes())
-        names = list(manifest["files"])
-        sound = isinstance(manifest["step"], int) and "state.json" in names
-        sound = sound and all(re.fullmatch(r"\w+\.(safetensors|json)", name) for name in names)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"cannot be read ({error})", file=path, remedy=_DAMAGED) from error
-    if not sound:
-        raise DataError("is not the manifest of a checkpoint", file=path, remedy=_DAMAGED)
-    return cast("dict[str, Any]", manifest)
+def _read_manifest(path: Path) -> Manifest:
+    """The manifest of a checkpoint; its folder may be anywhere below those of the run, its files only in it."""
+    manifest = read_record(path, Manifest, remedy=_DAMAGED)
+    if "state.json" not in manifest.files:
+        raise DataError("names no state.json", file=path, remedy=_DAMAGED)
+    return manifest
 
 
-def _read_checked(path: Path, facts: object) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", file=path, remedy=_DAMAGED) from error
-    if facts != {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}:
+def _read_checked(path: Path, facts: FileFacts) -> bytes:
+    data = read_bytes(path, limit=facts.bytes, remedy=_DAMAGED)
+    if len(data) != facts.bytes or hashlib.sha256(data).hexdigest() != facts.sha256:
         raise DataError("is damaged: its SHA-256 is not the manifest's", file=path, remedy=_DAMAGED)
     return data
+
+
+def _tensors(data: bytes, file: Path) -> dict[str, Tensor]:
+    try:
+        named: dict[str, Tensor] = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise DataError(f"is no safetensors file ({error})", file=file, remedy=_DAMAGED) from error
+    return named
 
 
 def _step(path: Path) -> tuple[int, int]:

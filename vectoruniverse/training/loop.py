@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from vectoruniverse.errors import DataError, DivergedError
 from vectoruniverse.metrics.geometry import effective_rank
+from vectoruniverse.runs.files import Record, check_record
 from vectoruniverse.tasks.contract import Evaluation, StepLoss, Task
 from vectoruniverse.training.optim import Schedule
 from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
+
+_DAMAGED = "delete that folder to go on from an earlier checkpoint, or train a new run"
+"""What to do about a checkpoint."""
+
+Count = Annotated[int, Field(ge=0, strict=True)]
+Number = Annotated[float, Field(strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +51,15 @@ class Settings:
 class Position:
     """Where training stands; all of it is saved with every checkpoint."""
 
-    step: int = 0
-    best: float | None = None
-    best_epoch: int = 0
-    judged: int = 0
-    initial_rank: float | None = None
-    collapsed_at: int | None = None
-    base: dict[str, float] = field(default_factory=dict)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    step: Count = 0
+    best: Number | None = None
+    best_epoch: Count = 0
+    judged: Count = 0
+    initial_rank: Number | None = None
+    collapsed_at: Count | None = None
+    base: dict[str, Number] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,16 @@ class Snapshot:
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any]
+    file: Path | None = None
+
+
+class TrainerState(Record):
+    """What a snapshot holds beside tensors."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=True)
+    position: Position
+    optimizer: dict[str, Any]
+    scaler: dict[str, int | float]
 
 
 class Observer(Protocol):
@@ -130,20 +151,25 @@ class Trainer:
     def snapshot(self) -> Snapshot:
         """Parameters, optimizer, scaler and position, as they are now."""
         moments, facts = optimizer_tensors(self.optimizer, self._names)
-        state = {"position": asdict(self.position), "optimizer": facts, "scaler": self.scaler.state_dict()}
-        return Snapshot(self.position.step, {"model": self._trained, "optimizer": moments}, state)
+        state = TrainerState(position=self.position, optimizer=facts, scaler=self.scaler.state_dict())
+        return Snapshot(self.position.step, {"model": self._trained, "optimizer": moments}, state.model_dump())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on exactly where the snapshot was taken.
 
         Raises:
-            DataError: the snapshot is of other parameters.
+            DataError: the snapshot is of other parameters, or not what was saved.
         """
+        state = check_record(snapshot.state, TrainerState, file=snapshot.file, remedy=_DAMAGED)
+        if state.position.step != snapshot.step or {"model", "optimizer"} - snapshot.tensors.keys():
+            raise DataError("is not what was saved: its parts differ", file=snapshot.file, remedy=_DAMAGED)
         restore_parameters(self._trained, snapshot.tensors["model"])
-        restore_optimizer(self.optimizer, self._names, snapshot.tensors["optimizer"], snapshot.state["optimizer"])
+        restore_optimizer(self.optimizer, self._names, snapshot.tensors["optimizer"], state.optimizer)
         if self.scaler.is_enabled():
-            self.scaler.load_state_dict(snapshot.state["scaler"])
-        self.position = Position(**snapshot.state["position"])
+            if state.scaler.keys() != self.scaler.state_dict().keys():
+                raise DataError("is of another number format", file=snapshot.file, remedy=_DAMAGED)
+            self.scaler.load_state_dict(dict(state.scaler))
+        self.position = state.position
 
     def fit(self) -> Position:
         """Train to the end, to early stopping, or to an interruption.
