@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DataError, DivergedError
 from vectoruniverse.experiment import dry_run, evaluate_base, evaluate_run, resume, train
+from vectoruniverse.reporting import judgement
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.tasks.image_text import ImageTextTask
@@ -87,7 +89,7 @@ def test_a_run_leaves_everything_behind_that_a_person_wants(experiment, tmp_path
         "adapter_config.json",
         "adapter_model.safetensors",
     }
-    assert "| image → text recall@5 |" in (folder / "README.md").read_text()
+    assert "| image → text recall@5 ↑ |" in (folder / "README.md").read_text()
     assert not list(folder.rglob("*.pt")) and not list(folder.rglob("*.bin"))
 
 
@@ -432,3 +434,56 @@ def test_a_best_checkpoint_of_this_process_is_not_judged_twice(experiment, tmp_p
     assert len(judged) == 1 + 2, "the base, and after each epoch"
     _, again = evaluate_run(outcome.run.name, runs_dir=tmp_path / "runs", split="val", display=quiet())
     assert again.adapted.metrics == pytest.approx(dict(outcome.adapted))
+
+
+def test_the_numbers_are_of_the_weights_that_are_kept(experiment, tmp_path, monkeypatch):
+    """keep: last beside a better earlier epoch: record, card and state tell the last one's, and which was the best."""
+    told, scores = ImageTextTask.evaluate, iter([0.9, 0.5])
+
+    def graded(task, split="val"):
+        found = told(task, split)
+        moved = any(float(p.detach().abs().max()) for name, p in task.trained().items() if "lora_B" in name)
+        return replace(found, metrics={**found.metrics, "recall@5": next(scores) if moved else 0.1})
+
+    monkeypatch.setattr(ImageTextTask, "evaluate", graded)
+    outcome = train(experiment(eval={"report": True, "keep": "last"}), runs_dir=tmp_path, display=quiet())
+    record = outcome.run.read_evaluation()
+    assert (record.best_epoch, record.epoch, record.adapted["recall@5"]) == (1, 2, 0.5)
+    assert (outcome.run.read_state().best, outcome.run.read_state().epoch) == (0.5, 2)
+    said = "Kept is epoch 2; the best one was epoch 1"
+    assert said in (outcome.run.path / "README.md").read_text() and said in outcome.run.report_file.read_text()
+
+
+def test_where_the_best_checkpoint_is_damaged_the_numbers_are_of_its_substitute(experiment, tmp_path, monkeypatch):
+    told, scores = ImageTextTask.evaluate, iter([0.9, 0.5, 0.5])
+
+    def graded(task, split="val"):
+        found = told(task, split)
+        moved = any(float(p.detach().abs().max()) for name, p in task.trained().items() if "lora_B" in name)
+        if moved and (score := next(scores)) == 0.5:
+            for file in (tmp_path / "runs").rglob("step-00000002/model.safetensors"):
+                file.write_bytes(b"damaged")
+        return replace(found, metrics={**found.metrics, "recall@5": score if moved else 0.1})
+
+    monkeypatch.setattr(ImageTextTask, "evaluate", graded)
+    outcome = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
+    assert (outcome.best_epoch, outcome.epoch, outcome.score) == (1, 2, 0.5)
+    saved = load_file(outcome.run.checkpoints / "step-00000004" / "model.safetensors")
+    kept = load_file(outcome.run.adapter / "adapter_model.safetensors")
+    assert sorted(map(float, (v.sum() for v in kept.values()))) == sorted(map(float, (v.sum() for v in saved.values())))
+
+
+def test_a_run_that_no_epoch_made_better_says_so_everywhere(experiment, tmp_path, monkeypatch):
+    told = ImageTextTask.evaluate
+
+    def graded(task, split="val"):
+        found = told(task, split)
+        moved = any(float(p.detach().abs().max()) for name, p in task.trained().items() if "lora_B" in name)
+        return replace(found, metrics={**found.metrics, "recall@5": 0.2 if moved else 0.3})
+
+    monkeypatch.setattr(ImageTextTask, "evaluate", graded)
+    outcome = train(experiment(eval={"report": True}), runs_dir=tmp_path, display=quiet())
+    said = "No epoch beat the base: the adapter is the untrained one"
+    assert outcome.epoch == outcome.best_epoch == 0
+    assert said in (outcome.run.path / "README.md").read_text() and said in outcome.run.report_file.read_text()
+    assert judgement(outcome.run, outcome.comparison, monitor="recall@5", judges_space=True).answer.headline == said

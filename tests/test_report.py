@@ -3,14 +3,15 @@ from __future__ import annotations
 from vectoruniverse.report import comparison_rows, markdown_table, model_card
 
 
-def test_comparison_shows_both_directions_then_geometry_with_signed_changes():
+def test_comparison_shows_both_directions_then_geometry_then_others_with_signed_changes():
     base = {"image_to_text/recall@1": 0.1, "text_to_image/recall@1": 0.2, "modality_gap": 0.9, "other": 1.0}
     adapted = {"image_to_text/recall@1": 0.4, "text_to_image/recall@1": 0.1, "modality_gap": 0.2, "other": 2.0}
     rows = comparison_rows(base, adapted)
-    assert rows[0] == ("image → text recall@1", "0.100", "0.400", "+0.300")
-    assert rows[1] == ("text → image recall@1", "0.200", "0.100", "-0.100")
+    assert rows[0] == ("image → text recall@1 ↑", "0.100", "0.400", "+0.300")
+    assert rows[1] == ("text → image recall@1 ↑", "0.200", "0.100", "-0.100")
     assert rows[2][0] == "modality gap" and rows[2][3] == "-0.700"
-    assert len(rows) == 3
+    assert rows[3] == ("other", "1.000", "2.000", "+1.000"), "what nobody declared is shown all the same"
+    assert len(rows) == 4
 
 
 def test_a_change_shows_its_interval_where_there_is_one():

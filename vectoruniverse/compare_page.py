@@ -11,8 +11,8 @@ from typing import Any
 from vectoruniverse.figures.album import Plate
 from vectoruniverse.figures.runs import colours_of, curves_together, reached
 from vectoruniverse.figures.style import save
+from vectoruniverse.metrics.catalogue import in_order
 from vectoruniverse.page import Chapter, Table, write_csv, write_page
-from vectoruniverse.report import metric_labels
 from vectoruniverse.verdict import Answer, Outcome
 
 Record = Mapping[str, Any]
@@ -80,14 +80,14 @@ def run_table(record: Record) -> Table:
         (
             f"{named[run['name']]} {run['name']}",
             run["state"],
-            "" if run["best_epoch"] is None else str(run["best_epoch"]),
+            "" if run["epoch"] is None else str(run["epoch"]),
             "" if run["trained_parameters"] is None else f"{run['trained_parameters']:,}",
             "" if run["seconds"] is None else f"{run['seconds']:.0f}\N{NO-BREAK SPACE}s",
             "" if run["peak_memory_bytes"] is None else f"{run['peak_memory_bytes'] / 2**20:,.0f}\N{NO-BREAK SPACE}MiB",
         )
         for run in record["runs"]
     ]
-    return Table("", ("run", "state", "best epoch", "trained", "time", "peak memory"), rows)
+    return Table("", ("run", "state", "epoch", "trained", "time", "peak memory"), rows)
 
 
 def config_table(record: Record) -> Table:
@@ -129,10 +129,9 @@ def shown(values: Sequence[float | None] | None, sign: str = "") -> str:
 
 def _labels(record: Record, metrics: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Metrics with what people call them, the monitored one first."""
-    named = metric_labels(dict.fromkeys(metrics, 0.0))
-    if (monitor := record["monitor"]) in metrics:
-        yield monitor, named.pop(monitor, monitor)
-    yield from named.items()
+    found = in_order(metrics)
+    for metric in sorted(found, key=lambda metric: metric.name != record["monitor"]):
+        yield metric.name, metric.marked
 
 
 def _plates(record: Record) -> Iterator[Plate]:

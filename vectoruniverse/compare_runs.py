@@ -53,7 +53,8 @@ def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]
         runs_dir: where names are looked up.
 
     Returns:
-        JSON values: ``runs`` (``name``, ``state``, ``best_epoch``, ``rows``, ``data``, ``trained_parameters``,
+        JSON values: ``runs`` (``name``, ``state``, ``best_epoch``, ``epoch`` (of the kept weights), ``rows``,
+        ``data``, ``trained_parameters``,
         ``seconds``, ``peak_memory_bytes``, in the order given); ``monitor``; ``config``: dotted key → run → value,
         where they differ;
         ``metrics``: metric → run → [value, low, high], the last two null without an interval; ``differences``: run →
@@ -123,6 +124,7 @@ def _facts(one: _Told) -> dict[str, Any]:
         "name": one.run.name,
         "state": state.state or "unknown",
         "best_epoch": evaluation.best_epoch if evaluation else None,
+        "epoch": evaluation.kept if evaluation else None,
         "rows": evaluation.rows if evaluation else None,
         "data": evaluation.data if evaluation else None,
         "trained_parameters": evaluation.trained_parameters if evaluation else None,

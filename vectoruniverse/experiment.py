@@ -25,6 +25,7 @@ from vectoruniverse.display import Display
 from vectoruniverse.errors import DataError, DivergedError, UserError
 from vectoruniverse.observer import RunObserver
 from vectoruniverse.report import PARAMETER_COLUMNS, parameter_rows
+from vectoruniverse.reporting import kept_epochs
 from vectoruniverse.results import (
     Outcome,
     beside_base,
@@ -97,8 +98,7 @@ def evaluate_run(reference: str, *, runs_dir: Path, split: str, display: Display
 def report_run(reference: str, *, runs_dir: Path, display: Display) -> Path:
     """Write a finished run's report.html and its figures again, from what its folder holds and its data."""
     run, prepared, base = _finished(reference, runs_dir, "val", display)
-    evaluation = run.read_evaluation()
-    facts = card_facts(prepared, evaluation.best_epoch if evaluation else None, run.read_state().seconds)
+    facts = card_facts(prepared, *kept_epochs(run), run.read_state().seconds)
     report(run, prepared, beside_base(prepared, base, "val"), facts)
     return run.report_file
 
@@ -278,13 +278,14 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
     assert kept is not None, "the first evaluation writes a checkpoint"
     restore_parameters(prepared.task.trained(), kept.tensors["model"])
     prepared.save(run.adapter)
-    adapted = trainer.best if experiment.eval.keep == "best" else trainer.last
-    comparison = beside_base(prepared, base, "val", adapted)
+    epoch = int(kept.state["position"]["judged"])
+    comparison = beside_base(prepared, base, "val", trainer.evaluation_at(kept.step))
     outcome = Outcome(
         run,
         comparison,
         experiment.eval.monitor,
         position.best_epoch,
+        epoch,
         time.monotonic() - session.started,
         task.step_seconds,
         task.evaluation_seconds,
@@ -295,7 +296,7 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
     run.set_state(
         "finished",
         best=comparison.adapted.metrics[experiment.eval.monitor],
-        epoch=position.best_epoch,
+        epoch=epoch,
         epochs=experiment.train.epochs,
         seconds=round(outcome.seconds, 1),
         step_seconds=round(outcome.step_seconds, 1),

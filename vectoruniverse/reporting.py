@@ -12,12 +12,13 @@ from vectoruniverse.figures.album import Plate, comparison_figures, history_figu
 from vectoruniverse.figures.gallery import Direction, Gallery, TakePictures, choose_retrievals, gallery_figure
 from vectoruniverse.figures.space import Embedded
 from vectoruniverse.figures.style import save
+from vectoruniverse.metrics.catalogue import ARROWS_READ
 from vectoruniverse.page import Table, write_page
 from vectoruniverse.report import comparison_rows, model_card
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.tasks.contract import Evaluation
 from vectoruniverse.tracking.jsonl import read_metrics
-from vectoruniverse.verdict import answer, verdict
+from vectoruniverse.verdict import Judgement, answer, kept_words, verdict, with_kept
 
 COLUMNS = ("metric", "base", "adapted", "change [95 % interval]")
 
@@ -38,14 +39,11 @@ class Findings:
         plates: figures.
         galleries: best and worst retrievals.
         tables: shown with the settings.
-        judges_space: whether a narrow space is a fault; it is none of a classifier's, whose vectors need one direction
-            for each class and no more.
     """
 
     plates: Sequence[Plate] = ()
     galleries: Sequence[Gallery] = ()
     tables: Sequence[Table] = ()
-    judges_space: bool = True
 
 
 def retrieval_findings(comparison: Comparison, groups: np.ndarray, rows: Rows) -> Findings:
@@ -75,6 +73,7 @@ def write_report(
     facts: Mapping[str, str],
     config: str,
     monitor: str,
+    judges_space: bool,
     snippet: str,
 ) -> None:
     """Write ``report.html`` and ``figures/`` (PNG and SVG) into the run folder.
@@ -86,11 +85,13 @@ def write_report(
         facts: what was run, by name.
         config: the resolved experiment file.
         monitor: the metric that picked the best checkpoint.
+        judges_space: whether the task has a space to judge.
         snippet: Python that loads the adapter.
     """
     history = list(read_metrics(run.metrics_file))
     base, adapted, bounds = comparison.base.metrics, comparison.adapted.metrics, plain_intervals(comparison)
-    plates = [*_plates(comparison, history, monitor, findings.judges_space), *findings.plates]
+    said = judgement(run, comparison, monitor=monitor, judges_space=judges_space)
+    plates = [*_plates(comparison, history, monitor, judges_space), *findings.plates]
     for plate in plates:
         save(plate.figure, run.path / "figures", plate.name)
     for gallery in findings.galleries:
@@ -98,15 +99,36 @@ def write_report(
     write_page(
         run.path / "report.html",
         title=run.name,
-        answer=answer(monitor, base, adapted, bounds),
-        comparison=Table("Held-out rows", COLUMNS, comparison_rows(base, adapted, bounds)),
-        verdict=verdict(base, adapted, history) if findings.judges_space else (),
+        answer=said.answer,
+        comparison=Table(f"Held-out rows. {ARROWS_READ}", COLUMNS, comparison_rows(base, adapted, bounds)),
+        verdict=said.health,
         plates=plates,
         galleries=findings.galleries,
         facts={name: said.replace("`", "") for name, said in facts.items()},  # Markdown's, for the card
         tables=findings.tables,
         listings={"Experiment": config, "Load the adapter": snippet.strip()},
     )
+
+
+def judgement(run: Run, comparison: Comparison, *, monitor: str, judges_space: bool) -> Judgement:
+    """What a run's numbers say in words, for its page and for the terminal alike.
+
+    Args:
+        run: the run; its evaluation.json tells which epoch is kept, its metrics.jsonl how the space fared.
+        comparison: base and adapted model on the same rows.
+        monitor: the metric that picked the best checkpoint.
+        judges_space: whether the task has a space to judge.
+    """
+    base, adapted = comparison.base.metrics, comparison.adapted.metrics
+    found = answer(monitor, base, adapted, plain_intervals(comparison))
+    health = verdict(base, adapted, list(read_metrics(run.metrics_file))) if judges_space else ()
+    return Judgement(with_kept(found, kept_words(*kept_epochs(run))), health)
+
+
+def kept_epochs(run: Run) -> tuple[int | None, int | None]:
+    """Epoch of the kept checkpoint and the epoch that reached the most; None where evaluation.json does not tell."""
+    record = run.read_evaluation()
+    return (None, None) if record is None else (record.kept, record.best_epoch)
 
 
 def write_card(

@@ -17,12 +17,15 @@ from vectoruniverse.adapters.svd import singular_values, tower_spectra
 from vectoruniverse.assembly.contract import Prepared
 from vectoruniverse.comparison import Comparison, compare, evaluation_record
 from vectoruniverse.config.loading import dump_experiment, fingerprint
+from vectoruniverse.config.sections import Experiment
+from vectoruniverse.metrics.catalogue import describe
 from vectoruniverse.reporting import Findings, write_card, write_report
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.records import EvaluationRecord
 from vectoruniverse.tasks.contract import Evaluation
 from vectoruniverse.tracking.contract import DataSet, Trackers
+from vectoruniverse.verdict import kept_words
 
 PER_QUERY_FILE = "per_query.safetensors"
 """Outcome of each held-out row, in the run folder."""
@@ -36,7 +39,9 @@ class Outcome:
         run: the run.
         comparison: the kept checkpoint beside the base.
         monitor: the metric that picked the best checkpoint.
-        best_epoch: epoch of the best checkpoint; 0 is the base itself.
+        best_epoch: epoch that reached the most; 0 is the model before the first step.
+        epoch: epoch of the kept checkpoint, which all numbers are of: the best one, or the last one if that was asked
+            for or the best one is damaged.
         seconds: wall-clock time of this process's part of the run.
         step_seconds: of these, in training steps.
         evaluation_seconds: of these, in evaluations between steps.
@@ -47,6 +52,7 @@ class Outcome:
     comparison: Comparison
     monitor: str
     best_epoch: int
+    epoch: int
     seconds: float
     step_seconds: float
     evaluation_seconds: float
@@ -85,7 +91,8 @@ def best_earlier(run: Run, metric: str, data: str) -> Earlier | None:
         record = summary.run.read_evaluation()
         if record is not None and record.data == data and metric in record.adapted:
             found.append(Earlier(summary.run.name, record.adapted[metric]))
-    return max(found, key=lambda earlier: earlier.score, default=None)
+    sign = -1 if describe(metric).better == "lower" else 1
+    return max(found, key=lambda earlier: sign * earlier.score, default=None)
 
 
 def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evaluation | None = None) -> Comparison:
@@ -103,12 +110,14 @@ def write_results(prepared: Prepared, outcome: Outcome) -> Findings:
         experiment=fingerprint(prepared.experiment),
         monitor=outcome.monitor,
         best_epoch=outcome.best_epoch,
+        epoch=outcome.epoch,
+        judges_space=prepared.judges_space,
         trained_parameters=prepared.trained_parameters(),
         adapter=adapter_spectra(prepared),
     )
     write_per_query(run, prepared, comparison)
     run.write_record("evaluation.json", EvaluationRecord.model_validate(record))
-    facts = card_facts(prepared, outcome.best_epoch, outcome.seconds)
+    facts = card_facts(prepared, outcome.epoch, outcome.best_epoch, outcome.seconds)
     write_card(run, comparison, facts=facts, snippet=prepared.snippet(), tags=prepared.tags)
     if not prepared.experiment.eval.report:
         return Findings()
@@ -125,6 +134,7 @@ def report(run: Run, prepared: Prepared, comparison: Comparison, facts: Mapping[
         facts=facts,
         config=dump_experiment(prepared.experiment),
         monitor=prepared.experiment.eval.monitor,
+        judges_space=prepared.judges_space,
         snippet=prepared.snippet(),
     )
     return findings
@@ -133,7 +143,8 @@ def report(run: Run, prepared: Prepared, comparison: Comparison, facts: Mapping[
 def track_results(trackers: Trackers, prepared: Prepared, outcome: Outcome, findings: Findings, step: int) -> None:
     """Tell the trackers what the run found: the kept checkpoint's metrics, figures, retrievals, and the adapter."""
     experiment, data, metrics = prepared.experiment, prepared.data, dict(outcome.adapted)
-    trackers.summary({f"best/{name}": value for name, value in metrics.items()})
+    kept = "best" if outcome.epoch == outcome.best_epoch else "last"
+    trackers.summary({f"{kept}/{name}": value for name, value in metrics.items()})
     trackers.log_figures(step, {path.stem: path for path in sorted((outcome.run.path / "figures").glob("*.png"))})
     if findings.galleries:
         trackers.log_retrievals(step, [row for one in findings.galleries for row in (*one.best, *one.worst)])
@@ -146,11 +157,12 @@ def track_results(trackers: Trackers, prepared: Prepared, outcome: Outcome, find
             "base_model": prepared.base_model(),
             "data": data.fingerprint(),
             "best_epoch": outcome.best_epoch,
+            "epoch": outcome.epoch,
             "metrics": metrics,
             "base_metrics": dict(outcome.base),
         },
         DataSet(Path(data.source).name, data.fingerprint(), counts["training"] + counts["validation"]),
-        aliases=("best", "latest") if experiment.eval.keep == "best" else ("latest",),
+        aliases=("best", "latest") if kept == "best" else ("latest",),
     )
 
 
@@ -181,7 +193,7 @@ def write_per_query(run: Run, prepared: Prepared, comparison: Comparison) -> Non
     save_file({**arrays, "drawn": drawn.astype(np.int64)}, run.path / PER_QUERY_FILE)
 
 
-def card_facts(prepared: Prepared, best_epoch: int | None, seconds: float | None) -> dict[str, str]:
+def card_facts(prepared: Prepared, epoch: int | None, best_epoch: int | None, seconds: float | None) -> dict[str, str]:
     """What the model card and the report tell of a run; what is None is unknown."""
     experiment, data, counts = prepared.experiment, prepared.data, prepared.data.counts()
     facts = {
@@ -191,13 +203,20 @@ def card_facts(prepared: Prepared, best_epoch: int | None, seconds: float | None
         "set aside": f"{counts['set aside']} rows" if counts["set aside"] else "",
         "trained": f"{_method(prepared)}, {prepared.trained_parameters():,} parameters",
         **prepared.facts(),
-        "best epoch": f"{'unknown' if best_epoch is None else best_epoch} of {experiment.train.epochs}, "
-        f"by {experiment.eval.monitor}",
+        "epoch": _epoch_words(epoch, best_epoch, experiment),
         "time": f"{'unknown' if seconds is None else f'{seconds:.0f} s'} on {prepared.compute}",
         "made with": f"vectoruniverse {__version__}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}",
     }
     return {name: text for name, text in facts.items() if text}
+
+
+def _epoch_words(epoch: int | None, best_epoch: int | None, experiment: Experiment) -> str:
+    """Whose weights and numbers these are."""
+    if epoch is None:
+        return f"unknown, of {experiment.train.epochs}"
+    kept = kept_words(epoch, best_epoch)
+    return f"{epoch} of {experiment.train.epochs}, " + (kept or f"the best by {experiment.eval.monitor}")
 
 
 def _method(prepared: Prepared) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vectoruniverse.metrics.catalogue import Metric, describe
+
 MIN_SHARE = 0.5
 """A space that keeps less than this share of its first effective rank has collapsed; the live guard's default."""
 
@@ -47,7 +49,7 @@ def answer(
     adapted: Mapping[str, float],
     intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
 ) -> Answer:
-    """Judge the change of one metric that is better when greater.
+    """Judge the change of one metric, towards its better end.
 
     Args:
         metric: such as ``recall@5``; both models have it.
@@ -56,23 +58,77 @@ def answer(
         intervals: of a metric, ``difference`` as [estimate, low, high].
     """
     before, after = base[metric], adapted[metric]
-    change = after - before
+    change, told = after - before, describe(metric)
+    scale, form, unit, points = (100, ".1f", " %", " points") if told.unit == "share" else (1, ".3f", "", "")
     bounds = (intervals or {}).get(metric, {}).get("difference")
+    low, high = (change, change) if bounds is None else bounds[1:]
+    outcome = _outcome(told, low, high)
+    detail = f"Change {change * scale:+{form}}{points}"
     if bounds is None:
-        outcome: Outcome = "better" if change > 0 else "worse" if change < 0 else "unchanged"
-        detail = f"Change {_points(change)} points. No interval was computed, so this may be an accident of these rows."
+        detail += ". No interval was computed, so this may be an accident of these rows."
     else:
-        _, low, high = bounds
-        outcome = "better" if low > 0 else "worse" if high < 0 else "unclear"
-        remark = "zero is within it, so these rows cannot tell" if outcome == "unclear" else "clear of zero"
-        detail = f"Change {_points(change)} points, 95 % interval {_points(low)} to {_points(high)}: {remark}."
-    return Answer(
-        outcome, f"{_OPENING[outcome]}: {metric} went from {before * 100:.1f} % to {after * 100:.1f} %", detail
-    )
+        remark = {"unclear": "zero is within it, so these rows cannot tell", "unchanged": "no row differs"}
+        detail += f", 95 % interval {low * scale:+{form}} to {high * scale:+{form}}: "
+        detail += f"{remark.get(outcome, 'clear of zero')}."
+    went = f"from {before * scale:{form}}{unit} to {after * scale:{form}}{unit}"
+    return Answer(outcome, f"{_OPENING[outcome]}: {metric} went {went}", detail)
 
 
-def _points(change: float) -> str:
-    return f"{change * 100:+.1f}"
+def _outcome(metric: Metric, low: float, high: float) -> Outcome:
+    """What a change between two bounds says; without an interval both are the change itself."""
+    if low == high == 0:
+        return "unchanged"
+    lower_is_better = metric.better == "lower"
+    if low > 0:
+        return "worse" if lower_is_better else "better"
+    if high < 0:
+        return "better" if lower_is_better else "worse"
+    return "unclear"
+
+
+def kept_words(epoch: int | None, best_epoch: int | None) -> str | None:
+    """What must be said of the epoch whose weights are kept; None where it is the best one, and trained.
+
+    Args:
+        epoch: of the kept checkpoint; 0 is before the first step, None unknown.
+        best_epoch: the one that reached the most; None: unknown.
+    """
+    if epoch is None or best_epoch is None:
+        return None
+    if epoch == 0:
+        return "No epoch beat the base: the adapter is the untrained one"
+    if best_epoch == 0:
+        return f"No epoch beat the base; kept is epoch {epoch} all the same"
+    return None if epoch == best_epoch else f"Kept is epoch {epoch}; the best one was epoch {best_epoch}"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is said of a run, on its page and in the terminal.
+
+    Attributes:
+        answer: whether the metric that counts got better.
+        health: sentences about the space, the worst first; none where the task has no space to judge.
+    """
+
+    answer: Answer
+    health: Sequence[str] = ()
+
+    def lines(self) -> list[str]:
+        """All of it as plain lines."""
+        return [
+            f"{self.answer.headline}. {self.answer.detail}",
+            *(f"Health of the space: {one}" for one in self.health),
+        ]
+
+
+def with_kept(answer: Answer, kept: str | None) -> Answer:
+    """An answer that also says whose weights it is about, where ``kept_words`` has something to say."""
+    if kept is None:
+        return answer
+    if answer.outcome == "unchanged":
+        return Answer("unchanged", kept, f"{answer.headline}. {answer.detail}")
+    return Answer(answer.outcome, answer.headline, f"{kept}. {answer.detail}")
 
 
 _OPENING: Mapping[Outcome, str] = {

@@ -224,9 +224,56 @@ def test_a_forged_snapshot_is_refused_before_anything_is_restored(part, forged):
 def test_the_best_epoch_is_marked_and_patience_ends_training():
     seen = Recorder()
     position = trainer(Line(scores=[0.1, 0.5, 0.4, 0.5, 0.9]), seen, epochs=9, early_stopping=2).fit()
-    assert seen.evaluations == [(0, True), (1, True), (2, False), (3, False)]
-    assert (position.best, position.best_epoch) == (0.5, 1)
-    assert [is_best for _, is_best in seen.saves] == [True, True, False, False]
+    assert seen.evaluations == [(0, True), (1, True), (2, False), (3, True)]
+    assert (position.best, position.best_epoch) == (0.5, 3), "of equals the later one"
+    assert position.step == 9, "and it does not renew the patience"
+    assert [is_best for _, is_best in seen.saves] == [True, True, False, True]
+
+
+class Graded(Line):
+    """A task whose score and held-out loss are told, epoch by epoch."""
+
+    def __init__(self, *judged):
+        super().__init__()
+        self.judged = list(judged)
+
+    def evaluate(self):
+        score, loss = self.judged.pop(0)
+        return Evaluation({"score": score}, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("judged", "best"),
+    [
+        ([(0.5, 3.0), (0.5, 2.0), (0.5, 1.0), (0.5, 1.5)], 2),  # the lowest loss
+        ([(0.5, 1.0), (0.5, 2.0), (0.5, 3.0), (0.4, 0.1)], 0),  # training made it worse, if anything
+        ([(0.5, 1.0), (0.5, 1.0), (0.5, 1.0), (0.5, 2.0)], 2),  # equal in both: the later one
+        ([(1.0, None), (1.0, None), (1.0, None), (1.0, None)], 3),
+        ([(0.2, 1.0), (0.6, 2.0), (0.5, 0.1), (0.1, 0.1)], 1),  # the metric comes before the loss
+    ],
+)
+def test_ties_go_to_the_lower_loss_or_else_the_later_epoch(judged, best):
+    seen = Recorder()
+    assert trainer(Graded(*judged), seen, epochs=3).fit().best_epoch == best
+    assert [epoch for epoch, is_best in seen.evaluations if is_best][-1] == best
+
+
+def test_a_random_start_is_never_the_best_unless_nothing_was_trained():
+    seen = Recorder()
+    position = trainer(Line(scores=[0.9, 0.1, 0.3, 0.2]), seen, epochs=3, may_keep_start=False).fit()
+    assert (position.best, position.best_epoch) == (0.3, 2)
+    assert [is_best for _, is_best in seen.saves] == [False, True, True, False]
+    assert position.base == {"score": 0.9}
+    untouched = trainer(Line(scores=[0.9]), Recorder(), epochs=0, may_keep_start=False).fit()
+    assert (untouched.best, untouched.best_epoch) == (0.9, 0)
+
+
+def test_evaluations_of_this_process_are_found_by_their_step():
+    loop = trainer(Line(scores=[0.1, 0.9, 0.5]), Recorder(), epochs=2)
+    loop.fit()
+    assert loop.evaluation_at(3).metrics == {"score": 0.9}, "the best"
+    assert loop.evaluation_at(6).metrics == {"score": 0.5}, "the last"
+    assert loop.evaluation_at(0) is None and loop.evaluation_at(4) is None
 
 
 def test_a_nan_is_caught_before_it_reaches_a_parameter():

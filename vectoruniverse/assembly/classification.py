@@ -227,6 +227,11 @@ class PreparedClassifier(Prepared):
         """Python that loads what the run made."""
         return SNIPPET
 
+    @property
+    def judges_space(self) -> bool:
+        """No: a classifier's vectors need one direction for each class and no more."""
+        return False
+
     def facts(self) -> dict[str, str]:
         """Classes and penalties."""
         loss = self.experiment.loss
@@ -251,4 +256,4 @@ def classification_findings(probabilities: Tensor, part: Examples) -> Findings:
     plates = [Plate("confusion", "Which class is taken for which", "answer", caption, confusion(matrix, part.names))]
     caption = "Share of right answers among those of like confidence; on the diagonal confidence is what it says."
     plates.append(Plate("reliability", "Confidence and truth", "curves", caption, reliability(bins)))
-    return Findings(plates, judges_space=False)
+    return Findings(plates)

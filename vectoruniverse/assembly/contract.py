@@ -111,6 +111,11 @@ class Prepared(ABC):
         return ("",)
 
     @property
+    def judges_space(self) -> bool:
+        """Whether vectors are what the task is after, so that a narrow space is a fault."""
+        return True
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """What the model card is filed under; the library first."""
         return ("peft" if self.adapters else "transformers", self.experiment.task, "vectoruniverse")

@@ -11,12 +11,12 @@ from vectoruniverse.config.sections import (
     CosineConfig,
     CosineRestartsConfig,
     Experiment,
-    RetrievalEvalConfig,
     TrainConfig,
     WandbConfig,
 )
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.metrics.catalogue import best_ends
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.tracking.contract import Tracker, Trackers
@@ -25,9 +25,6 @@ from vectoruniverse.tracking.tensorboard import TensorBoardTracker
 from vectoruniverse.tracking.weights_and_biases import WandbSettings, WandbTracker
 from vectoruniverse.training.loop import Settings
 from vectoruniverse.training.optim import Schedule, constant, cosine, cosine_restarts
-
-PREFIXES = ("", "image_to_text/", "text_to_image/", "first_to_second/", "second_to_first/")
-"""Both directions of either retrieval task, and their mean."""
 
 _WANDB_VARIABLES = {
     "project": "WANDB_PROJECT",
@@ -63,6 +60,7 @@ def loop_settings(experiment: Experiment) -> Settings:
         evaluate_every=experiment.eval.every,
         guard=experiment.guard.action,
         guard_min_share=experiment.guard.min_share,
+        may_keep_start=not experiment.starts_random,
     )
 
 
@@ -107,17 +105,13 @@ def build_trackers(experiment: Experiment, run: Run, display: Display, resume_st
         told,
         display.warn,
         settings,
-        best=_best_ends(experiment),
+        best=_best_ends(),
         environment=environment(),
         history=None if resume_step is None else read_metrics(run.metrics_file),
     )
     return Trackers([*trackers, wandb], display.warn)
 
 
-def _best_ends(experiment: Experiment) -> dict[str, Literal["max", "min"]]:
+def _best_ends() -> dict[str, Literal["max", "min"]]:
     """Metrics whose best value a run's summary keeps, and which end is best."""
-    if not isinstance(experiment.eval, RetrievalEvalConfig):
-        return {f"val/{experiment.eval.monitor}": "max"}
-    ends: dict[str, Literal["max", "min"]] = {f"recall@{k}": "max" for k in experiment.eval.recall_at}
-    ends |= {"mrr": "max", "median_rank": "min"}
-    return {f"val/{prefix}{name}": end for prefix in PREFIXES for name, end in ends.items()}
+    return {f"val/{name}": "max" if better == "higher" else "min" for name, better in best_ends()}

@@ -15,7 +15,6 @@ from vectoruniverse.assembly.base_weights import BaseWeights
 from vectoruniverse.assembly.contract import Prepared, Shared
 from vectoruniverse.assembly.lora import put_lora, text_targets
 from vectoruniverse.assembly.prepared import sharing_key
-from vectoruniverse.comparison import Comparison
 from vectoruniverse.config.text import CorpusData, MaskedLmExperiment, ScratchBert
 from vectoruniverse.data.corpus import Corpus, divide_corpus, read_corpus
 from vectoruniverse.data.sentence_pairs import TokenizedDocuments, collect_documents
@@ -30,7 +29,6 @@ from vectoruniverse.encoders.pretraining import (
 )
 from vectoruniverse.encoders.text_files import find_source
 from vectoruniverse.encoders.wordpiece import train_wordpiece
-from vectoruniverse.reporting import Findings
 from vectoruniverse.tasks.contract import Evaluation
 from vectoruniverse.tasks.masked_lm import MaskedLmTask
 from vectoruniverse.training.device import Compute, choose_compute
@@ -239,10 +237,10 @@ class PreparedMaskedLm(Prepared):
         """Python that loads what the run made."""
         return PEFT_SNIPPET.format(base=find_source(self.base.name)) if self.adapters else SNIPPET
 
-    def findings(self, comparison: Comparison) -> Findings:
-        """Nothing beside metrics and curves."""
-        del comparison
-        return Findings(judges_space=False)
+    @property
+    def judges_space(self) -> bool:
+        """No: what is learned are words, not where texts lie."""
+        return False
 
     def facts(self) -> dict[str, str]:
         """Parameters by part, and the loss."""

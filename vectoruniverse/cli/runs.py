@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vectoruniverse.config.text import TextPairsExperiment
     from vectoruniverse.experiment import Plan
     from vectoruniverse.results import Outcome
+    from vectoruniverse.runs.folder import Run
 
 MOST_BAD = 5
 """Unusable rows that are told one by one."""
@@ -142,6 +143,8 @@ def evaluate(
         print_json(record)
     elif run is not None:
         _print_comparison(f"{found.name}: {comparison.rows} {split} rows", comparison)
+        if split == "val":
+            _print_judgement(found, comparison)
     else:
         print_table(f"{judged.rows} {split} rows, base model", ("metric", "base"), metric_rows(judged.metrics))
 
@@ -295,6 +298,16 @@ def _print_comparison(title: str, comparison: Comparison) -> None:
     print_table(title, ("metric", "base", "adapted", "change [95 % interval]"), rows)
 
 
+def _print_judgement(run: Run, comparison: Comparison) -> None:
+    """What the page says first, in words; nothing where the run does not tell what it was after."""
+    from vectoruniverse.reporting import judgement
+
+    record = run.read_evaluation()
+    if record is not None and record.monitor in comparison.adapted.metrics:
+        for line in judgement(run, comparison, monitor=record.monitor, judges_space=record.judges_space).lines():
+            typer.echo(line)
+
+
 def _print_finished(reference: str, runs_dir: Path, quiet: bool, as_json: bool) -> None:
     from vectoruniverse.runs.listing import find_run
 
@@ -306,11 +319,16 @@ def _print_finished(reference: str, runs_dir: Path, quiet: bool, as_json: bool) 
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     if as_json:
-        record = {"run": str(outcome.run.path), "best_epoch": outcome.best_epoch, "seconds": outcome.seconds}
+        from vectoruniverse.verdict import kept_words
+
+        record = {"run": str(outcome.run.path), "best_epoch": outcome.best_epoch, "epoch": outcome.epoch}
+        record |= {"kept": kept_words(outcome.epoch, outcome.best_epoch), "seconds": outcome.seconds}
         print_json({**record, "base": outcome.base, "adapted": outcome.adapted})
         return
-    title = f"{outcome.run.name}: held-out rows, best epoch {outcome.best_epoch}, {outcome.seconds:.0f} s"
+    which = "best epoch" if outcome.epoch == outcome.best_epoch else "epoch"
+    title = f"{outcome.run.name}: held-out rows, {which} {outcome.epoch}, {outcome.seconds:.0f} s"
     _print_comparison(title, outcome.comparison)
+    _print_judgement(outcome.run, outcome.comparison)
     if outcome.earlier is not None:
         change = outcome.score - outcome.earlier.score
         than = f"best earlier run on this data: {outcome.earlier.name} with {outcome.earlier.score:.3f}"

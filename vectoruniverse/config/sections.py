@@ -274,6 +274,11 @@ class Experiment(Section):
         """Whether the model before training depends on the seed: random weights, or a new head."""
         return isinstance(self.model, Section)
 
+    @property
+    def starts_random(self) -> bool:
+        """Whether what is judged before the first step is random in part, and so nothing that a run may end with."""
+        return isinstance(self.model, Section) or self.adapter.method == "prefix"
+
     @model_validator(mode="after")
     def _trainable(self) -> Experiment:
         if isinstance(self.model, Section) and self.adapter.method != "full":

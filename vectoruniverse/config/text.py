@@ -205,6 +205,11 @@ class ClassificationExperiment(TextExperiment):
         """Yes: the untrained head is drawn from the seed."""
         return True
 
+    @property
+    def starts_random(self) -> bool:
+        """Yes: a head that has seen no class puts rows into classes by chance."""
+        return True
+
 
 class SequenceClassificationExperiment(ClassificationExperiment):
     """Texts into classes."""

@@ -48,7 +48,7 @@ class RunState(Record):
         pid, process, host: the last process, see ``runs.process``.
         metric: name of the monitored metric.
         best: its best value.
-        epoch: epoch of the best checkpoint.
+        epoch: epoch of the kept checkpoint.
         epochs: epochs that were asked for.
         message: why the run ended so.
         seconds, step_seconds, evaluation_seconds: wall-clock time of all processes of the run, of these in training
@@ -96,7 +96,9 @@ class EvaluationRecord(Record):
         data: fingerprint of the data.
         experiment: fingerprint of the settings.
         monitor: the metric that picked the checkpoint.
-        best_epoch: epoch of the best checkpoint.
+        best_epoch: epoch that reached the most.
+        epoch: epoch of the kept checkpoint; None in records that do not tell them apart.
+        judges_space: whether the task has a space to judge.
         trained_parameters: number of parameters that were trained.
         adapter: what LoRA says of itself, by tower; None without LoRA.
         base, adapted: metrics of the two models.
@@ -112,6 +114,8 @@ class EvaluationRecord(Record):
     experiment: str = ""
     monitor: str
     best_epoch: int
+    epoch: int | None = None
+    judges_space: bool = True
     trained_parameters: int | None = None
     adapter: dict[str, Any] | None = None
     base: dict[str, float] = Field(default_factory=dict)
@@ -119,3 +123,8 @@ class EvaluationRecord(Record):
     intervals: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
     intervals_drawn_by: str = "row"
     spectra: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
+
+    @property
+    def kept(self) -> int:
+        """Epoch of the kept checkpoint, whose numbers these are."""
+        return self.best_epoch if self.epoch is None else self.epoch

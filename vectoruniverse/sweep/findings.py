@@ -12,8 +12,9 @@ sweep.json, all of it JSON values (an *interval* is ``[estimate, low, high]``; `
 - ``cells``: for each ``values`` (swept key → value), ``seed``, ``name``, ``state`` (pending, running, finished, failed,
   stopped, interrupted), ``message``, ``run``, ``path`` (of the run, from the sweep folder). Finished ones also have
   ``data``, ``metrics``, ``intervals`` (metric → base, adapted, difference), ``trained_parameters``, ``rank``,
-  ``alpha``, ``scale``, ``best_epoch``, ``epochs``, ``seconds`` (of the whole cell) and ``step_seconds`` (of
-  its training steps), both of the process that ended it, ``peak_memory_bytes``, ``effective_rank`` (of the
+  ``alpha``, ``scale``, ``best_epoch``, ``epoch`` (of the kept weights), ``epochs``, ``judges_space`` (whether the task
+  has a space to judge), ``seconds`` (of the whole cell) and ``step_seconds`` (of its training
+  steps), both of the process that ended it, ``peak_memory_bytes``, ``effective_rank`` (of the
   embeddings), ``adapter`` (tower → ``adapters.svd.TowerSpectrum``; null without LoRA), ``spectrum`` (of both towers'
   embeddings) and ``curve`` (a list of ``epoch``, ``step``, ``value`` of the metric).
 - ``statistics``: null before the first cell is done; with ``reason`` alone where cells cannot be compared; else
@@ -68,6 +69,8 @@ def finished_facts(run: Run, metric: str) -> Entry:
         "alpha": alpha,
         "scale": alpha / root if alpha and root else None,
         "best_epoch": evaluation.best_epoch,
+        "epoch": evaluation.kept,
+        "judges_space": evaluation.judges_space,
         "epochs": experiment.train.epochs,
         "seconds": state.seconds,
         "step_seconds": state.step_seconds,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.figures.swept import Swept
@@ -57,7 +57,8 @@ class Cell(Part):
     path: str | None = None
     metrics: dict[str, float] = {}
     trained_parameters: int | None = None
-    best_epoch: int | None = None
+    epoch: int | None = Field(None, validation_alias=AliasChoices("epoch", "best_epoch"))
+    judges_space: bool = True
     epochs: int | None = None
     seconds: float | None = None
     peak_memory_bytes: int | None = None

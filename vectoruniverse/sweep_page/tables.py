@@ -78,11 +78,11 @@ def cell_table(sweep: SweepRecord) -> Table:
             str(cell.seed),
             cell.state,
             f"{cell.metrics[sweep.metric]:.3f}" if sweep.metric in cell.metrics else "",
-            "" if cell.best_epoch is None else f"{cell.best_epoch}{NBSP}of{NBSP}{cell.epochs}",
+            "" if cell.epoch is None else f"{cell.epoch}{NBSP}of{NBSP}{cell.epochs}",
             "" if cell.seconds is None else f"{cell.seconds:.0f}{NBSP}s",
             cell.run or "",
             cell.message or "",
         )
         for cell in sweep.cells
     ]
-    return Table("", (sweep.swept_name, "seed", "state", sweep.metric, "best epoch", "time", "run", "message"), rows)
+    return Table("", (sweep.swept_name, "seed", "state", sweep.metric, "epoch", "time", "run", "message"), rows)

@@ -167,7 +167,7 @@ def _evaluation(pooled: Tensor, logits: Tensor, part: Examples) -> Evaluation:
         "macro_f1": macro_f1_rows(part.labels, predicted, len(part.names)),
         "loss": losses,
     }
-    return Evaluation(metrics, per_row, vectors={"pooled": pooled})
+    return Evaluation(metrics, per_row, vectors={"pooled": pooled}, loss=metrics["loss"])
 
 
 def _confusion(logits: Tensor, part: Examples) -> np.ndarray:

@@ -131,4 +131,5 @@ def judge(scores: Sequence[RowScores], order: NDArray[np.int64]) -> Evaluation:
     metrics = means(rows)
     metrics["perplexity"] = perplexity(metrics["mlm_loss"])
     metrics["unigram_entropy"] = float(together("unigram").sum() / targets.sum())
-    return Evaluation(metrics, rows, vectors={"pooled": torch.from_numpy(together("pooled"))})
+    loss = metrics["mlm_loss"] + metrics.get("nsp_loss", 0.0)
+    return Evaluation(metrics, rows, vectors={"pooled": torch.from_numpy(together("pooled"))}, loss=loss)

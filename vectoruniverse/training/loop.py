@@ -33,7 +33,10 @@ Number = Annotated[float, Field(strict=True)]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Plain settings of the loop; see the fields of the same names in the experiment file."""
+    """Plain settings of the loop; see the fields of the same names in the experiment file.
+
+    ``may_keep_start`` says whether the model before the first step may be the best one, which a random one never is.
+    """
 
     epochs: int
     batch_size: int
@@ -45,17 +48,33 @@ class Settings:
     evaluate_every: int = 1
     guard: Literal["warn", "stop", "off"] = "warn"
     guard_min_share: float = 0.5
+    may_keep_start: bool = True
 
 
 @dataclass(slots=True)
 class Position:
-    """Where training stands; all of it is saved with every checkpoint."""
+    """Where training stands; all of it is saved with every checkpoint.
+
+    Attributes:
+        step: optimizer steps done.
+        best: the monitored metric of the best epoch; None before any epoch could be it.
+        best_loss: loss on the held-out rows of that epoch, where the task has one.
+        best_epoch: the epoch; of equals in metric the one of lower loss, else the last of them.
+        improved: the last epoch with a greater metric than all before it, which patience is counted from; None: it is
+            the best one.
+        judged: the last epoch that was judged.
+        initial_rank: effective rank of the first batch.
+        collapsed_at: step at which the guard first saw a collapse.
+        base: metrics before the first step.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     step: Count = 0
     best: Number | None = None
+    best_loss: Number | None = None
     best_epoch: Count = 0
+    improved: Count | None = None
     judged: Count = 0
     initial_rank: Number | None = None
     collapsed_at: Count | None = None
@@ -143,8 +162,8 @@ class Trainer:
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
         self.settings, self.observer, self.scaler = settings, observer, scaler
         self.position = Position()
-        self.best: Evaluation | None = None  # of the checkpoint that `best` names, where this process judged it
-        self.last: Evaluation | None = None
+        self._best: tuple[int, Evaluation] | None = None  # with its step, where this process judged it
+        self._last: tuple[int, Evaluation] | None = None
         self._trained = dict(task.trained())
         self._names = optimizer_names(optimizer, self._trained)
 
@@ -170,6 +189,10 @@ class Trainer:
                 raise DataError("is of another number format", file=snapshot.file, remedy=_DAMAGED)
             self.scaler.load_state_dict(dict(state.scaler))
         self.position = state.position
+
+    def evaluation_at(self, step: int) -> Evaluation | None:
+        """What the best or the last epoch reached, if it ended at this step and this process judged it."""
+        return next((found for at, found in filter(None, (self._best, self._last)) if at == step), None)
 
     def fit(self) -> Position:
         """Train to the end, to early stopping, or to an interruption.
@@ -264,22 +287,35 @@ class Trainer:
         position = self.position
         evaluation = self.task.evaluate()
         score = evaluation.metrics[self.settings.monitor]
-        is_best = position.best is None or score > position.best
-        self.last = evaluation
+        is_best = self._is_best(epoch, score, evaluation.loss)
+        self._last = (position.step, evaluation)
         if is_best:
-            position.best, position.best_epoch, self.best = score, epoch, evaluation
+            self._best = self._last
+            if position.best is None or score > position.best:
+                position.improved = epoch
+            position.best, position.best_loss, position.best_epoch = score, evaluation.loss, epoch
         position.judged = epoch
         if epoch == 0:
             position.base = dict(evaluation.metrics)
         self.observer.on_evaluation(position.step, epoch, evaluation, is_best)
         self.observer.save(self.snapshot(), is_best)
 
+    def _is_best(self, epoch: int, score: float, loss: float | None) -> bool:
+        """Whether an epoch is better than the best so far; of equals the one of lower loss, else the later one."""
+        position = self.position
+        if epoch == 0 and self.settings.epochs > 0 and not self.settings.may_keep_start:
+            return False
+        if position.best is None or score != position.best:
+            return position.best is None or score > position.best
+        return loss is None or position.best_loss is None or loss <= position.best_loss
+
     def _is_due(self, epoch: int) -> bool:
         return epoch % self.settings.evaluate_every == 0 or epoch == self.settings.epochs
 
     def _is_out_of_patience(self, epoch: int) -> bool:
-        patience = self.settings.early_stopping
-        return patience is not None and epoch - self.position.best_epoch >= patience
+        patience, position = self.settings.early_stopping, self.position
+        improved = position.best_epoch if position.improved is None else position.improved
+        return patience is not None and epoch - improved >= patience
 
     def _stop_if_interrupted(self) -> None:
         if self.observer.interrupted():

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import numpy as np
+import pytest
+import torch
+
+from vectoruniverse.metrics.catalogue import best_ends, describe, in_order
+from vectoruniverse.report import comparison_rows, metric_rows
+from vectoruniverse.tasks.classification import Examples, _evaluation
+from vectoruniverse.tasks.judging import judge_sides
+
+
+@pytest.mark.parametrize(
+    ("name", "marked"),
+    [
+        ("recall@7", "recall@7, mean of both ↑"),
+        ("second_to_first/median_rank", "second → first median rank ↓"),
+        ("image/effective_rank", "effective rank, images"),
+        ("text/uniformity", "uniformity, texts ↓"),
+        ("perplexity", "perplexity ↓"),
+        ("zero_shot/accuracy@3", "zero-shot label, top 3 ↑"),
+        ("precision/spam/ham {x}", "precision, spam/ham {x} ↑"),
+        ("recall/recall@5", "recall, recall@5 ↑"),
+        ("f1/한국어\n", "F1, 한국어\n ↑"),
+        ("bleu", "bleu"),
+        ("", ""),
+    ],
+)
+def test_every_name_has_a_label_and_a_declared_one_its_better_end(name: str, marked: str) -> None:
+    assert describe(name).name == name
+    assert describe(name).marked == marked
+
+
+def test_a_person_reads_what_was_reached_then_the_space_then_what_is_unknown() -> None:
+    names = ["new", "image/uniformity", "f1/a", "accuracy", "text_to_image/mrr", "image_to_text/mrr", "mrr"]
+    assert [metric.name for metric in in_order(names)] == [
+        *("mrr", "image_to_text/mrr", "text_to_image/mrr", "accuracy", "f1/a", "image/uniformity", "new")
+    ]
+
+
+def test_all_numbers_of_a_classifier_are_told() -> None:
+    """Three classes, one of which is called like a metric: nothing may be missing, and counts stay whole."""
+    names, labels = ["up", "down", "recall@5"], np.arange(30) % 3
+    part = Examples([], labels, names)
+    found = _evaluation(torch.randn(30, 4), torch.nn.functional.one_hot(torch.from_numpy(labels), 3).float(), part)
+    rows = dict(metric_rows(found.metrics))
+    assert len(rows) == len(found.metrics) == 5 + 4 * 3
+    assert rows["rows, up"] == "10" and rows["recall, recall@5 ↑"] == "1.000"
+    assert len(comparison_rows(found.metrics, found.metrics)) == len(found.metrics)
+
+
+def test_all_numbers_of_a_space_of_pairs_are_told() -> None:
+    rows = torch.nn.functional.normalize(torch.randn(8, 4), dim=1)
+    found = judge_sides(rows, rows.flip(0), np.arange(8), (1, 5), names=("image", "text"))
+    labels = [label for label, _ in metric_rows(found.metrics)]
+    assert len(labels) == len(set(labels)) == len(found.metrics)
+    assert labels[0].startswith("recall@1, mean of both")
+
+
+def test_summaries_keep_the_better_end_of_every_declared_metric() -> None:
+    ends = list(best_ends())
+
+    def end(name: str) -> str | None:
+        return next((better for pattern, better in ends if fnmatchcase(name, pattern)), None)
+
+    for name in ("recall@5", "text_to_image/median_rank", "loss", "calibration_error", "f1/a", "image/uniformity"):
+        assert end(name) == describe(name).better is not None
+    assert end("effective_rank") is None and end("support/a") is None
