@@ -15,8 +15,11 @@ from vectoruniverse.adapters.apply import inject_lora
 from vectoruniverse.adapters.prefix import PrefixAdapter, inject_prefix
 from vectoruniverse.errors import ConfigError
 
-# peft 0.21 asks transformers for a property under its old name
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+# peft 0.21 asks transformers for a property, and gives it the keys and values, under old names
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:`{name}` is deprecated:FutureWarning")
+    for name in ("is_gradient_checkpointing", "past_key_values")
+]
 
 P = 3
 TOWERS = {"bert": "", "roberta": "", "distilbert": "", "xlm-roberta": "", "clip": "text_model"}

@@ -17,8 +17,11 @@ from vectoruniverse.adapters.prefix import inject_prefix
 from vectoruniverse.adapters.prefix_format import load_prefix, save_prefix
 from vectoruniverse.errors import ConfigError, DataError, UserError
 
-# peft 0.21 asks transformers for a property under its old name
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+# peft 0.21 asks transformers for a property, and gives it the keys and values, under old names
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:`{name}` is deprecated:FutureWarning")
+    for name in ("is_gradient_checkpointing", "past_key_values")
+]
 
 P = 3
 MASK = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])

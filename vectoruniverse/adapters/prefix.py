@@ -81,11 +81,9 @@ class PrefixAdapter:
         self._handles: list[RemovableHandle] = []
         for index, attention in enumerate(_attentions(model, tower)):
             self._handles += PrefixedAttention(self.prefix, index).put_on(attention, _names(attention))
-        embeddings = _shifted(root)
-        for module in embeddings:
-            hook = ShiftedPositions(module, length)
-            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-        self.reserved_positions = length if embeddings else 0
+        tables = _shifted(root)
+        self._handles += [table.register_forward_pre_hook(ShiftedPositions(table, length)) for table in tables]
+        self.reserved_positions = length if tables else 0
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What is trained, under its names in ``model.named_parameters()``.
@@ -152,7 +150,7 @@ def inject_prefix(
     refuse_adapted(model)
     _check(length, projection, dropout)
     tower_sizes(model, tower)
-    most = min((token_positions(module) for module in _shifted(model.get_submodule(tower))), default=length + 1)
+    most = min((token_positions(table) for table in _shifted(model.get_submodule(tower))), default=length + 1)
     if length >= most:
         raise ConfigError(
             f"a prefix of {length} leaves no positions for tokens: the model has {most}",
@@ -212,5 +210,8 @@ def _names(attention: nn.Module) -> AttentionNames:
     return ATTENTION[type(attention).__name__]
 
 
-def _shifted(root: nn.Module) -> list[nn.Module]:
-    return [module for module in root.modules() if type(module).__name__ in SHIFTED_EMBEDDINGS]
+def _shifted(root: nn.Module) -> list[nn.Embedding]:
+    """The tables of positions whose tokens begin after the prefix."""
+    embeddings = [module for module in root.modules() if type(module).__name__ in SHIFTED_EMBEDDINGS]
+    tables = [module.get_submodule("position_embeddings") for module in embeddings]
+    return [table for table in tables if isinstance(table, nn.Embedding)]

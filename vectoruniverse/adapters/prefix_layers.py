@@ -139,34 +139,33 @@ class PrefixedAttention:
 
 
 class ShiftedPositions:
-    """Before token embeddings: positions begin after the prefix, and a text that then does not fit is refused."""
+    """Before a table of positions: they begin after the prefix, and a text that then does not fit is refused.
 
-    def __init__(self, embeddings: nn.Module, length: int) -> None:
-        self.length, self.most = length, token_positions(embeddings) - length
+    What stands at padding keeps its place, as RoBERTa marks it: the table's own ``padding_idx``.
+    """
 
-    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """A forward pre-hook.
+    def __init__(self, table: nn.Embedding, length: int) -> None:
+        self.length, self.padding, self.most = length, table.padding_idx, token_positions(table) - length
+
+    def __call__(self, _: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        """A forward pre-hook; it is given positions (1|B, L).
 
         Raises:
             ConfigError: the texts are too long.
         """
-        assert not args, "transformers names what it gives to embeddings"
-        given = kwargs["inputs_embeds"] if kwargs.get("input_ids") is None else kwargs["input_ids"]
-        if given.shape[1] > self.most:
+        (positions,) = args
+        if positions.shape[1] > self.most:
             raise ConfigError(
-                f"texts of {given.shape[1]} tokens are too long: beside a prefix of {self.length} "
+                f"texts of {positions.shape[1]} tokens are too long: beside a prefix of {self.length} "
                 f"the model has {self.most} positions",
                 remedy="Cut texts shorter, or take a shorter prefix.",
             )
-        if kwargs.get("position_ids") is not None:
-            return args, kwargs | {"position_ids": kwargs["position_ids"] + self.length}
-        return args, kwargs | {"past_key_values_length": kwargs.get("past_key_values_length", 0) + self.length}
+        later = positions + self.length
+        return (later if self.padding is None else torch.where(positions == self.padding, positions, later),)
 
 
-def token_positions(embeddings: nn.Module) -> int:
+def token_positions(table: nn.Embedding) -> int:
     """How many tokens have positions: RoBERTa's begin after its padding index."""
-    table = embeddings.get_submodule("position_embeddings")
-    assert isinstance(table, nn.Embedding)
     return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
 
 
