@@ -6,11 +6,11 @@ import torch
 from torch.nn import functional as F
 
 from vectoruniverse.compare_encoders import answer, compare_encoders, missed_pairs
+from vectoruniverse.data.pair_items import same_texts
 from vectoruniverse.metrics.bootstrap import paired_bootstrap
 from vectoruniverse.metrics.pair_scores import pair_scores
 from vectoruniverse.tasks.contract import Evaluation
 from vectoruniverse.tasks.judging import judge_sides
-from vectoruniverse.tasks.text_pairs import same_text_groups
 
 FIRST = [f"question {i}" for i in range(60)]
 SECOND = [f"질문 {i}" for i in range(60)]
@@ -21,7 +21,7 @@ def judged(noise: float, seed: int = 0, first=FIRST, second=SECOND) -> Evaluatio
     generator = torch.Generator().manual_seed(seed)
     own = torch.randn(len(first), 8, generator=generator)
     sides = [F.normalize(own + noise * torch.randn(len(first), 8, generator=generator), dim=1) for _ in range(2)]
-    found = judge_sides(*sides, same_text_groups(first, second), (1, 5), names=("first", "second"))
+    found = judge_sides(*sides, same_texts(first, second), (1, 5), names=("first", "second"))
     scores = pair_scores(*sides)
     per_query = {**found.per_query, **scores.per_pair()}
     return Evaluation({**found.metrics, **scores.metrics()}, per_query, found.ranks, found.vectors)
@@ -36,7 +36,9 @@ def test_the_best_comes_first_and_differences_are_paired_on_the_same_pairs():
         assert list(by_metric) == ["recall@1", "mrr", "row_uniformity", "column_uniformity"]
         for metric, gap in by_metric.items():
             values = [found[which].per_query[metric] for which in (name, "near")]
-            assert gap == paired_bootstrap(*values, seed=0, groups=[str(group) for group in comparison.groups])
+            assert gap == paired_bootstrap(
+                *values, seed=0, groups=[str(group) for group in comparison.items.clusters()]
+            )
     assert comparison.reached["far"].estimate == found["far"].metrics["recall@1"]
     said = answer(comparison)
     assert said.outcome == "better"

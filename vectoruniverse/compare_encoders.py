@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vectoruniverse.data.pair_items import PairItems, same_texts
 from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.metrics.comparing import intervals
 from vectoruniverse.tasks.contract import Evaluation
-from vectoruniverse.tasks.text_pairs import same_text_groups
 from vectoruniverse.verdict import Answer
 
 BESIDE = ("mrr", "row_uniformity", "column_uniformity")
@@ -28,8 +28,8 @@ class EncoderComparison:
         first: the first texts (N).
         second: the second texts (N).
         metric: what decides; better when greater.
-        groups: (N,); pairs with the same number share a text, and the bootstrap draws them together.
-        reached: the deciding metric of each encoder; none where there are fewer than two groups.
+        items: which pairs hold the same first or second text; the bootstrap draws those that hang together as one.
+        reached: the deciding metric of each encoder; none where there are fewer than two to draw.
         differences: of each other encoder and metric, best − other on the same pairs; empty likewise.
     """
 
@@ -37,7 +37,7 @@ class EncoderComparison:
     first: Sequence[str]
     second: Sequence[str]
     metric: str
-    groups: NDArray[np.int64]
+    items: PairItems
     reached: Mapping[str, Interval]
     differences: Mapping[str, Mapping[str, Interval]]
 
@@ -85,14 +85,15 @@ def compare_encoders(
         if len(evaluation.per_query.get(metric, ())) != len(first):
             raise ValueError(f"{name} was not judged by {metric} on these {len(first)} pairs")
     ordered = dict(sorted(found.items(), key=lambda item: -item[1].metrics[metric]))
-    groups, best = same_text_groups(first, second), next(iter(ordered))
+    items, best = same_texts(first, second), next(iter(ordered))
+    groups = items.clusters()
     bounds = {name: _beside_best(ordered[name], ordered[best], metric, groups) for name in ordered}
     return EncoderComparison(
         found=ordered,
         first=first,
         second=second,
         metric=metric,
-        groups=groups,
+        items=items,
         reached={name: by_metric[metric]["base"] for name, by_metric in bounds.items() if metric in by_metric},
         differences={
             name: {key: one["difference"] for key, one in by_metric.items()}
@@ -126,7 +127,7 @@ def missed_pairs(comparison: EncoderComparison, most: int) -> list[MissedPair]:
     forth, back = best.ranks["first_to_second"], best.ranks["second_to_first"]
     order = np.argsort(-(forth + back), kind="stable")[:most]
     order = order[(forth + back)[order] > 2]  # 2: the partner comes first both ways
-    nearest = _nearest_wrong(best, comparison.groups, order)
+    nearest = _nearest_wrong(best, comparison.items, order)
     return [
         MissedPair(row, int(forth[row]), int(back[row]), wrong if forth[row] > 1 else None)
         for row, wrong in zip(order.tolist(), nearest, strict=True)
@@ -147,10 +148,10 @@ def _beside_best(
     return intervals(*values, groups=[str(group) for group in groups])
 
 
-def _nearest_wrong(evaluation: Evaluation, groups: NDArray[np.int64], rows: NDArray[np.int64]) -> list[int | None]:
-    """For each of these first texts, the second text of another group that is nearest to it."""
+def _nearest_wrong(evaluation: Evaluation, items: PairItems, rows: NDArray[np.int64]) -> list[int | None]:
+    """For each of these first texts, the second text that is nearest to it of those that are no answer to it."""
     cosine = evaluation.vectors["first"][torch.from_numpy(rows)] @ evaluation.vectors["second"].T
-    right = torch.from_numpy(groups[rows][:, None] == groups[None, :])
+    right = torch.from_numpy(items.right(rows, np.arange(len(items))))
     nearest = cosine.masked_fill(right, -torch.inf).argmax(dim=1)
     return [None if everything else int(n) for n, everything in zip(nearest, right.all(dim=1), strict=True)]
 

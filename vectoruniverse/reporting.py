@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from vectoruniverse.comparison import Comparison, plain_intervals
+from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.figures.album import Plate, comparison_figures, history_figures, space_figures
 from vectoruniverse.figures.gallery import Direction, Gallery, TakePictures, choose_retrievals, gallery_figure
 from vectoruniverse.figures.space import Embedded
@@ -46,23 +45,23 @@ class Findings:
     tables: Sequence[Table] = ()
 
 
-def retrieval_findings(comparison: Comparison, groups: np.ndarray, rows: Rows) -> Findings:
+def retrieval_findings(comparison: Comparison, items: PairItems, rows: Rows) -> Findings:
     """Of pictures and texts: the space before and after, and the best and worst retrievals of both directions.
 
     Args:
         comparison: base and adapted model.
-        groups: (N,); rows with the same number have the same text.
+        items: which rows hold the same picture or text.
         rows: the judged rows.
     """
     base, adapted = _embedded(comparison.base), _embedded(comparison.adapted)
     directions: tuple[Direction, ...] = ("image_to_text", "text_to_image")
     galleries = [
         choose_retrievals(
-            adapted, groups, comparison.adapted.ranks[direction], rows.titles, rows.pictures, direction=direction
+            adapted, items, comparison.adapted.ranks[direction], rows.titles, rows.pictures, direction=direction
         )
         for direction in directions
     ]
-    return Findings(list(space_figures(base, adapted, groups)), galleries)
+    return Findings(list(space_figures(base, adapted, items)), galleries)
 
 
 def write_report(

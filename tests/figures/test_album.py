@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.figures import album, style
 from vectoruniverse.figures.space import Embedded
 
@@ -28,7 +29,9 @@ def test_every_figure_has_words_and_a_name_of_its_own() -> None:
     plates = [
         *album.comparison_figures(metrics, metrics, {"image_to_text/recall@1": {"base": [0.4, 0.6]}}),
         *album.history_figures(history, "recall@5"),
-        *album.space_figures(Embedded(rows, rows), Embedded(rows, rows[::-1].copy()), np.arange(4)),
+        *album.space_figures(
+            Embedded(rows, rows), Embedded(rows, rows[::-1].copy()), PairItems(np.arange(4), np.arange(4))
+        ),
     ]
     assert len({plate.name for plate in plates}) == len(plates) == 8
     assert [plate.section for plate in plates] == sorted(plate.section for plate in plates)

@@ -3,10 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.figures import gallery, style
 from vectoruniverse.figures.space import Embedded
 
 N, SIDE = 30, 8
+PLAIN = PairItems(np.arange(N), np.arange(N))
 
 
 def _take(rows: np.ndarray) -> np.ndarray:
@@ -36,7 +38,7 @@ def test_best_and_worst_are_those_of_a_slow_search(model: Embedded, direction: g
     similarity = model.image @ model.text.T
     similarity = similarity if direction == "image_to_text" else similarity.T
     ranks = _ranks(similarity, groups)
-    shown = gallery.choose_retrievals(model, groups, ranks, titles, _take, direction=direction, count=4, k=3)
+    shown = gallery.choose_retrievals(model, PLAIN, ranks, titles, _take, direction=direction, count=4, k=3)
     by_rank = sorted(range(N), key=lambda i: (ranks[i], -similarity[i, i]))
     assert [item.title for item in shown.best] == [titles[i] for i in by_rank[:4]]
     assert [item.title for item in shown.worst] == [titles[i] for i in by_rank[::-1][:4]]
@@ -51,21 +53,32 @@ def test_best_and_worst_are_those_of_a_slow_search(model: Embedded, direction: g
         assert item.among == N
 
 
-def test_a_text_is_shown_once_and_all_its_rows_are_right(model: Embedded) -> None:
-    groups = np.arange(N) // 3
-    ranks = _ranks(model.image @ model.text.T, groups)
-    titles = [f"title {group}" for group in groups]
-    shown = gallery.choose_retrievals(model, groups, ranks, titles, _take, direction="image_to_text", count=8, k=N)
-    found = [item.title for item in (*shown.best, *shown.worst)]
-    assert len(found) == len(set(found)) == 10  # never among the best and the worst
-    assert all(sum(answer.right for answer in item.answers) == 3 for item in shown.best)
+def test_a_text_and_a_picture_are_shown_once(model: Embedded) -> None:
+    """Ten texts of three pictures each; the first ten pictures are one."""
+    texts, pictures = np.arange(N) // 3, np.maximum(np.arange(N), 9)
+    items, titles = PairItems(pictures, texts), [f"title {text}" for text in texts]
+    ranks = np.ones(N, dtype=np.int64)
+    forth = gallery.choose_retrievals(model, items, ranks, titles, _take, direction="image_to_text", count=8, k=N)
+    asked = [item.title for item in (*forth.best, *forth.worst)]
+    assert len(asked) == len(set(asked))  # never among the best and the worst
+    assert sum(item.picture[0, 0, 0] < 10 for item in (*forth.best, *forth.worst)) == 1
+    for item in (*forth.best, *forth.worst):
+        assert item.among == len(item.answers) == 10 and len({answer.title for answer in item.answers}) == 10
+        wanted = {"title 0", "title 1", "title 2", "title 3"} if item.picture[0, 0, 0] < 10 else {item.title}
+        assert {answer.title for answer in item.answers if answer.right} == wanted
+    back = gallery.choose_retrievals(model, items, ranks, titles, _take, direction="text_to_image", count=8, k=N)
+    for item in (*back.best, *back.worst):
+        assert item.among == len(item.answers) == 21
+        text = int(item.title.removeprefix("title "))
+        right = [int(pictures[answer.picture[0, 0, 0]]) for answer in item.answers if answer.right]
+        assert sorted(right) == sorted(set(pictures[texts == text].tolist()))
 
 
 @pytest.mark.parametrize("direction", ["image_to_text", "text_to_image"])
 def test_titles_of_any_kind_can_be_drawn(model: Embedded, direction: gallery.Direction) -> None:
     titles = ["$\\frac{1}{0}$", "한국어 🎉", "\u202eright", "", "x" * 5000, "[/]\x00", *map(str, range(N - 6))]
     shown = gallery.choose_retrievals(
-        model, np.arange(N), np.arange(1, N + 1), titles, _take, direction=direction, count=3, k=2
+        model, PLAIN, np.arange(1, N + 1), titles, _take, direction=direction, count=3, k=2
     )
     assert style.svg(gallery.gallery_figure(shown)) == style.svg(gallery.gallery_figure(shown))
 
@@ -73,9 +86,7 @@ def test_titles_of_any_kind_can_be_drawn(model: Embedded, direction: gallery.Dir
 def test_figure_marks_right_answers(model: Embedded) -> None:
     titles = [f"title {i}" for i in range(N)]
     ranks = _ranks(model.image @ model.text.T, np.arange(N))
-    shown = gallery.choose_retrievals(
-        model, np.arange(N), ranks, titles, _take, direction="image_to_text", count=2, k=2
-    )
+    shown = gallery.choose_retrievals(model, PLAIN, ranks, titles, _take, direction="image_to_text", count=2, k=2)
     texts = [text.get_text() for text in gallery.gallery_figure(shown).axes[1].texts]
     assert texts[0] == shown.best[0].title and texts[1] == f"rank 1 of {N}"
     assert texts[2].startswith("✓") and not texts[3].startswith("✓")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.patches import StepPatch
 
+from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.figures import space, style
 
 
@@ -81,7 +82,7 @@ def test_rows_are_chosen_evenly() -> None:
 
 def test_cosines_of_rows_with_the_same_text_are_right_pairs() -> None:
     model, groups = _embedded(3, count=6), np.array([0, 1, 0, 2, 3, 1])
-    right, wrong = space.cosines(model, groups)
+    right, wrong = space.cosines(model, PairItems(np.arange(6), groups))
     slow: dict[bool, list[float]] = {True: [], False: []}
     for i in range(6):
         for j in range(6):
@@ -91,7 +92,7 @@ def test_cosines_of_rows_with_the_same_text_are_right_pairs() -> None:
 
 
 def test_histograms_are_shares_of_their_own_pairs() -> None:
-    figure = space.cosine_histograms(_embedded(4, noise=1.0), _embedded(5), np.arange(40))
+    figure = space.cosine_histograms(_embedded(4, noise=1.0), _embedded(5), PairItems(np.arange(40), np.arange(40)))
     for axes in figure.axes:
         for patch in axes.patches:
             assert isinstance(patch, StepPatch)
@@ -100,7 +101,7 @@ def test_histograms_are_shares_of_their_own_pairs() -> None:
 
 def test_rows_that_are_all_equal_or_all_right_can_be_drawn() -> None:
     same = space.Embedded(*[np.tile(_unit(np.ones((1, 4))), (3, 1))] * 2)
-    assert style.png(space.cosine_histograms(same, same, np.zeros(3, np.int64)))
+    assert style.png(space.cosine_histograms(same, same, PairItems(np.zeros(3, np.int64), np.zeros(3, np.int64))))
     assert style.png(space.similarity_matrix(same, same))
 
 

@@ -7,6 +7,7 @@ import torch
 from tests.encoders.models import save_clip
 from vectoruniverse import losses
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
+from vectoruniverse.data.pair_items import PairItems, number
 from vectoruniverse.data.views import Augmentation
 from vectoruniverse.encoders.dual import load_dual_encoder
 from vectoruniverse.tasks.image_text import ImageTextTask, Pairs
@@ -47,13 +48,12 @@ def make_task(folder, *, views=2, augmentation=RANDOM, text_is_random=False, dro
     targets = [TowerTargets(tower, ("q_proj", "v_proj"), "adapter") for tower in ("vision_model", "text_model")]
     inject_lora(encoder.model, targets, rank=2, alpha=2.0, dropout=dropout, seed=0)
     order = np.arange(len(TITLES)) if order is None else np.asarray(order)
-    _, groups = np.unique(np.array(TITLES)[order], return_inverse=True)
     pairs = Pairs(
         Noise(len(TITLES)),
         order,
         [1000 + int(i) for i in order],
         encoder.tokenize([TITLES[i] for i in order]).ids,
-        groups.astype(np.int64),
+        PairItems(order, number([TITLES[i] for i in order])),
     )
     seen = []
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.metrics.geometry import geometry
-from vectoruniverse.metrics.ranking import retrieval_metrics
+from vectoruniverse.metrics.ranking import retrieval_ranks, summarise_ranks
 from vectoruniverse.tasks.judging import Embeddings, Labels, judge, judge_labels, judge_sides
 
 
@@ -54,20 +55,78 @@ def test_map_equals_torchmetrics():
     assert np.allclose(judged.per_query["map/image_to_text"], expected, atol=1e-6)
 
 
-def test_sides_carry_the_names_they_are_given_and_pictures_and_texts_their_own():
-    generator = torch.Generator().manual_seed(1)
-    first, second = (F.normalize(torch.randn(12, 4, generator=generator), dim=1) for _ in range(2))
-    groups = torch.tensor([0, 0, *range(1, 11)])
-    judged = judge(Embeddings(first, second), groups.numpy(), (1, 5))
-    expected = retrieval_metrics(first, second, groups, (1, 5)) | geometry(first, second)
+def slow_ranks(query, answer, items):
+    """Rank of the best right answer, by the words of the definition: nothing but loops over rows."""
+    ranks, n = [], len(query)
+    first = [g for g in range(n) if all(items.second[h] != items.second[g] for h in range(g))]
+    for i in range(n):
+        cosines = [float(query[i] @ answer[g]) for g in first]
+        right = [
+            any(items.second[g] == items.second[j] and items.first[j] == items.first[i] for j in range(n))
+            for g in first
+        ]
+        best = max(c for c, r in zip(cosines, right, strict=True) if r)
+        ranks.append(1 + sum(c >= best - 1e-6 for c, r in zip(cosines, right, strict=True) if not r))
+    return np.array(ranks)
+
+
+def pairs_of_items(seed, rows=40, *, pictures=12, texts=15):
+    """Rows that share pictures and texts crosswise, with one vector for each distinct item."""
+    random, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    items = PairItems(random.integers(pictures, size=rows), random.integers(texts, size=rows))
+    sides = (F.normalize(torch.randn(count, 5, generator=generator), dim=1) for count in (pictures, texts))
+    first, second = (side[torch.from_numpy(ids)] for side, ids in zip(sides, (items.first, items.second), strict=True))
+    return first, second, items
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ranks_are_those_of_the_definition_in_plain_loops(seed):
+    first, second, items = pairs_of_items(seed)
+    judged = judge_sides(first, second, items, (1, 5), names=("first", "second"))
+    assert judged.ranks["first_to_second"].tolist() == slow_ranks(first, second, items).tolist()
+    assert judged.ranks["second_to_first"].tolist() == slow_ranks(second, first, items.turned()).tolist()
+    for name, values in judged.per_query.items():
+        assert len(values) == 40 and judged.metrics[name] == pytest.approx(values.mean())
+
+
+def test_every_caption_of_a_picture_is_right_and_the_picture_stands_once_in_the_gallery():
+    """20 pictures with 5 captions each; a caption lies near its picture and no nearer to any other."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = F.normalize(torch.randn(20, 64, generator=generator), dim=1)
+    of_row = torch.arange(20).repeat_interleave(5)
+    image = pictures[of_row]
+    text = F.normalize(image + 0.05 * torch.randn(100, 64, generator=generator), dim=1)
+    judged = judge(Embeddings(image, text), PairItems(of_row.numpy(), np.arange(100)), (1, 5))
+    assert (judged.metrics["image_to_text/recall@1"], judged.metrics["text_to_image/recall@1"]) == (1.0, 1.0)
+    point = F.normalize(torch.ones(100, 4), dim=1)
+    collapsed = judge(Embeddings(point, point), PairItems(of_row.numpy(), np.arange(100)), (1, 5))
+    assert set(collapsed.ranks["image_to_text"]) == {96} and set(collapsed.ranks["text_to_image"]) == {20}
+
+
+def test_without_duplicates_the_ranks_are_those_among_all_rows_bit_for_bit():
+    generator = torch.Generator().manual_seed(4)
+    image, text = (F.normalize(torch.randn(64, 8, generator=generator), dim=1) for _ in range(2))
+    ids = torch.arange(64)
+    judged = judge(Embeddings(image, text), PairItems(np.arange(64), np.arange(64)), (1, 5))
+    forth, back = retrieval_ranks(image, text, ids, ids), retrieval_ranks(text, image, ids, ids)
+    assert judged.ranks["image_to_text"].tolist() == forth.tolist()
+    a, b = summarise_ranks(forth, (1, 5)), summarise_ranks(back, (1, 5))
+    plain = {f"image_to_text/{k}": v for k, v in a.items()} | {f"text_to_image/{k}": v for k, v in b.items()}
+    plain |= {name: (a[name] + b[name]) / 2 for name in a}
+    expected = plain | geometry(image, text)
     assert list(judged.metrics.items()) == list(expected.items())
+
+
+def test_sides_carry_the_names_they_are_given_and_pictures_and_texts_their_own():
+    first, second, items = pairs_of_items(1, rows=12)
+    judged = judge(Embeddings(first, second), items, (1, 5))
     assert list(judged.ranks) == list(dict.fromkeys(n.partition("/")[0] for n in judged.per_query if "/" in n))
 
     def renamed(name: str) -> str:
         return name.replace("image", "left").replace("text", "right")
 
-    sides = judge_sides(first, second, groups.numpy(), (1, 5), names=("left", "right"))
-    assert dict(sides.metrics) == {renamed(name): value for name, value in expected.items()}
+    sides = judge_sides(first, second, items, (1, 5), names=("left", "right"))
+    assert dict(sides.metrics) == {renamed(name): value for name, value in judged.metrics.items()}
     for name, values in judged.per_query.items():
         assert np.array_equal(sides.per_query[renamed(name)], values)
         assert judged.metrics[name] == pytest.approx(values.mean())

@@ -26,6 +26,7 @@ from vectoruniverse.assembly.model import (
 )
 from vectoruniverse.assembly.prepared import sharing_key
 from vectoruniverse.assembly.rows import ImageTextData, decode, read_rows, refuse_lone_rows
+from vectoruniverse.assembly.text_rows import tell_truncated
 from vectoruniverse.comparison import Comparison
 from vectoruniverse.config.image_text import AdapterConfig, ImageTextExperiment, ViewsConfig
 from vectoruniverse.config.sections import Experiment
@@ -106,7 +107,7 @@ def share(experiment: ImageTextExperiment, display: Display) -> ImageTextShared:
     data = decode(experiment.data, metadata, *input_size(experiment, encoder), display)
     refuse_lone_rows(data)
     encoder = encoder or build_encoder(experiment, compute, data.train_texts())
-    pairs = build_pairs(encoder, data, experiment.eval.label_template)
+    pairs = build_pairs(encoder, data, experiment.eval.label_template, display)
     return ImageTextShared(sharing_key(experiment), compute, data, {}, encoder, pairs)
 
 
@@ -186,13 +187,15 @@ class PreparedImageText(Prepared):
         """The space before and after, and the best and worst retrievals."""
         pairs = self.task.part(comparison.split)
         titles = [self.data.rows[i].text for i in getattr(self.data.split, comparison.split)]
-        return retrieval_findings(comparison, pairs.groups, Rows(titles, self.data.thumbnails(comparison.split)))
+        return retrieval_findings(comparison, pairs.items, Rows(titles, self.data.thumbnails(comparison.split)))
 
 
-def build_pairs(encoder: DualEncoder, data: ImageTextData, label_template: str | None) -> dict[str, Pairs]:
-    """Tokenize and number the rows of both splits."""
-    tokenized = encoder.tokenize([row.text for row in data.rows])
-    _, groups = np.unique(np.array([row.text for row in data.rows], dtype=object).astype(str), return_inverse=True)
+def build_pairs(
+    encoder: DualEncoder, data: ImageTextData, label_template: str | None, display: Display
+) -> dict[str, Pairs]:
+    """Tokenize and number the rows of both splits; ``display`` is told of texts that are cut."""
+    tokenized, items = encoder.tokenize([row.text for row in data.rows]), data.items()
+    tell_truncated({"": tokenized}, encoder.max_tokens, display)
     labels = label_texts(data.rows, encoder, label_template)
 
     def pairs(part: np.ndarray) -> Pairs:
@@ -201,7 +204,7 @@ def build_pairs(encoder: DualEncoder, data: ImageTextData, label_template: str |
             data.positions[part],
             [row_key(data.rows[i].id) for i in part],
             [tokenized.ids[i] for i in part],
-            groups[part].astype(np.int64),
+            items.select(part),
             None if labels is None else LabelTexts(labels.names, labels.tokens, labels.of_row[part]),
         )
 

@@ -13,6 +13,8 @@ import numpy as np
 
 from vectoruniverse.config.image_text import DataConfig
 from vectoruniverse.data.metadata import BadRow, Metadata, Row, read_metadata, refuse_if_too_many_bad
+from vectoruniverse.data.normalise import caseless
+from vectoruniverse.data.pair_items import PairItems, number
 from vectoruniverse.data.splits import Split, group_rows, split_rows
 from vectoruniverse.data.thumbnails import PictureRecipe, Pictures, PictureStore, default_cache_dir
 from vectoruniverse.display import Display
@@ -76,6 +78,15 @@ class ImageTextData:
         """Stored pictures uint8 (B, S, S, 3) of rows of a split, by their position in it."""
         positions = self.positions[getattr(self.split, split)]
         return lambda rows: self.pictures.take(positions[rows])
+
+    def items(self) -> PairItems:
+        """Which rows hold the same picture, down to the last stored pixel, or the same text."""
+        texts = number([caseless(row.text) for row in self.rows])
+        return PairItems(number([self._content(place) for place in self.positions]), texts)
+
+    def _content(self, position: int) -> bytes:
+        """Digest of a stored picture: files that decode to the same pixels are one picture to the model."""
+        return hashlib.blake2b(self.pictures.take(np.array([position])).tobytes(), digest_size=16).digest()
 
     def train_texts(self) -> list[str]:
         """Texts of the training rows."""

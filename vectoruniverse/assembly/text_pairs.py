@@ -25,6 +25,7 @@ from vectoruniverse.assembly.text_rows import TextRows, read_text_rows, tell_tru
 from vectoruniverse.compare_encoders import EncoderComparison, compare_encoders
 from vectoruniverse.comparison import Comparison
 from vectoruniverse.config.text import EncoderConfig, TextPairsExperiment
+from vectoruniverse.data.pair_items import same_texts
 from vectoruniverse.display import Display
 from vectoruniverse.encoders.text import TextEncoder
 from vectoruniverse.encoders.text_files import find_source
@@ -34,7 +35,7 @@ from vectoruniverse.figures.text_pairs import Scored, cosine_histograms, share_h
 from vectoruniverse.metrics.geometry import spectrum
 from vectoruniverse.reporting import Findings
 from vectoruniverse.tasks.contract import Evaluation
-from vectoruniverse.tasks.text_pairs import SIDES, TextPairs, TextPairsTask, same_text_groups
+from vectoruniverse.tasks.text_pairs import SIDES, TextPairs, TextPairsTask
 from vectoruniverse.training.device import choose_compute
 
 SNIPPET = """
@@ -81,14 +82,15 @@ def read_pairs(experiment: TextPairsExperiment, display: Display) -> TextRows:
 
 
 def tokenize_pairs(encoder: TextEncoder, data: TextRows, display: Display) -> dict[str, TextPairs]:
-    """The pairs as one encoder reads them, by split; equal texts make rows each other's positives."""
+    """The pairs as one encoder reads them, by split."""
     texts = {side: data.column(side) for side in SIDES}
     tokens = {side: encoder.tokenize(column) for side, column in texts.items()}
     tell_truncated(tokens, encoder.max_tokens, display)
 
+    items = same_texts(texts["first"], texts["second"])
+
     def of(part: np.ndarray) -> TextPairs:
-        first, second = ([texts[side][i] for i in part] for side in SIDES)
-        return TextPairs(tokens["first"].select(part), tokens["second"].select(part), same_text_groups(first, second))
+        return TextPairs(tokens["first"].select(part), tokens["second"].select(part), items.select(part))
 
     return {"train": of(data.split.train), "val": of(data.split.val)}
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -13,7 +14,6 @@ from vectoruniverse.data.splits import Split
 from vectoruniverse.data.text_split import TextSplit, divide_table, fingerprint_table
 from vectoruniverse.data.text_table import TextTable, encode_labels, read_text_table
 from vectoruniverse.display import Display
-from vectoruniverse.encoders.tokens import TokenizedTexts
 from vectoruniverse.errors import ConfigError, DataError
 
 NOT_HELD_OUT = "nothing"
@@ -133,8 +133,21 @@ def _divide(table: TextTable, config: TextSplitConfig) -> TextSplit:
     return divide_table(table, val_fraction=config.val_fraction, seed=config.seed, together=config.together)
 
 
-def tell_truncated(tokens: Mapping[str, TokenizedTexts], limit: int, display: Display) -> None:
-    """Say how many texts are longer than the model reads."""
+class Tokenized(Protocol):
+    """Texts as token ids."""
+
+    @property
+    def ids(self) -> Sequence[np.ndarray]:
+        """Of each text."""
+
+    @property
+    def truncated(self) -> Sequence[int]:
+        """Positions of those that were cut."""
+
+
+def tell_truncated(tokens: Mapping[str, Tokenized], limit: int, display: Display) -> None:
+    """Say how many texts of each role are longer than the model reads; the role of a single text is empty."""
     for role, tokenized in tokens.items():
         if cut := len(tokenized.truncated):
-            display.warn(f"{cut} of {len(tokenized)} {role} texts are longer than {limit} tokens and were cut")
+            texts = f"{role} texts".strip()
+            display.warn(f"{cut} of {len(tokenized.ids)} {texts} are longer than {limit} tokens and were cut")

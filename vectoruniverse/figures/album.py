@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.figures.curves import Floats, Record, effective_rank, learning_rate, training_curves
 from vectoruniverse.figures.retrieval import Intervals, recall
 from vectoruniverse.figures.space import (
@@ -92,18 +92,18 @@ def history_figures(history: Sequence[Record], monitor: str) -> Iterator[Plate]:
         )
 
 
-def space_figures(base: Embedded, adapted: Embedded, groups: NDArray[np.int64]) -> Iterator[Plate]:
+def space_figures(base: Embedded, adapted: Embedded, items: PairItems) -> Iterator[Plate]:
     """The space of the held-out rows before and after.
 
     Args:
         base: the base model's unit rows.
         adapted: the adapted model's.
-        groups: (N,); rows with the same number have the same text.
+        items: which rows hold the same picture or text.
     """
     caption = (
         "Cosines of pictures with right and with wrong texts; dotted: their means. Less overlap is better retrieval."
     )
-    yield Plate("cosines", "Right and wrong pairs", "health", caption, cosine_histograms(base, adapted, groups))
+    yield Plate("cosines", "Right and wrong pairs", "health", caption, cosine_histograms(base, adapted, items))
     caption = (
         "How the variance of all held-out embeddings (pictures and texts, not centred) is spread over directions. "
         "A flat line uses the space; a steep one uses few directions."

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.figures.space import Embedded
 from vectoruniverse.figures.style import GREEN, GREY, INK, WIDTH, drawable, drawing
 
@@ -33,7 +34,7 @@ LINE = 0.155
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What stands among the first k: ``right`` when its text is the query's own."""
+    """What stands among the first k: ``right`` when some row holds it together with the query."""
 
     title: str
     picture: Thumbnail
@@ -50,7 +51,7 @@ class Retrieval:
         title: the query row's own text.
         picture: the query row's own picture, uint8 (S, S, 3).
         rank: rank of the best right answer, from 1.
-        among: number of answers there are.
+        among: number of distinct answers there are.
         answers: the k most similar ones, best first.
     """
 
@@ -73,7 +74,7 @@ class Gallery:
 
 def choose_retrievals(
     model: Embedded,
-    groups: NDArray[np.int64],
+    items: PairItems,
     ranks: NDArray[np.int64],
     titles: Sequence[str],
     pictures: TakePictures,
@@ -82,14 +83,14 @@ def choose_retrievals(
     count: int = 6,
     k: int = 5,
 ) -> Gallery:
-    """The queries with the least and the greatest rank, one of each text; the cosine with the own answer breaks ties.
+    """The queries with the least and the greatest rank; the cosine with the own answer breaks ties.
 
-    A query among the best is never among the worst as well.
+    A picture or a text is shown once among the queries, and once among the answers to each.
 
     Args:
         model: unit rows of the held-out rows.
-        groups: (N,); rows with the same number have the same text.
-        ranks: (N,) rank of each query's best right answer, as `vectoruniverse.metrics.ranking.retrieval_ranks` gives.
+        items: which rows hold the same picture or text.
+        ranks: (N,) rank of each query's best right answer among the distinct ones.
         titles: N texts.
         pictures: gives the thumbnails of rows.
         direction: who asks whom.
@@ -99,18 +100,22 @@ def choose_retrievals(
     query, answers = (model.image, model.text) if direction == "image_to_text" else (model.text, model.image)
     own = np.einsum("ne,ne->n", query, answers)
     order = np.lexsort((np.arange(len(ranks)), -own, ranks))
-    order = order[np.sort(np.unique(groups[order], return_index=True)[1])]  # the first of each text
+    for item in (items.second, items.first):
+        order = order[np.sort(np.unique(item[order], return_index=True)[1])]  # the first of each text, of each picture
+    asked = items if direction == "image_to_text" else items.turned()
+    shown = asked.gallery()
     best, worst = order[:count], order[count:][::-1][:count]
 
     def retrieval(row: int) -> Retrieval:
-        cosines = answers @ query[row]
-        first = np.argsort(-cosines, kind="stable")[:k]
+        cosines = answers[shown] @ query[row]
+        nearest = np.argsort(-cosines, kind="stable")[:k]
+        first, right = shown[nearest], asked.right(np.array([row]), shown[nearest])[0]
         thumbnails = pictures(np.concatenate([[row], first]).astype(np.int64))
         found = tuple(
-            Found(titles[i], thumbnail, float(cosines[i]), bool(groups[i] == groups[row]))
-            for i, thumbnail in zip(first, thumbnails[1:], strict=True)
+            Found(titles[i], thumbnail, float(cosine), bool(hit))
+            for i, cosine, hit, thumbnail in zip(first, cosines[nearest], right, thumbnails[1:], strict=True)
         )
-        return Retrieval(direction, titles[row], thumbnails[0], int(ranks[row]), len(ranks), found)
+        return Retrieval(direction, titles[row], thumbnails[0], int(ranks[row]), len(shown), found)
 
     return Gallery(direction, tuple(map(retrieval, best)), tuple(map(retrieval, worst)))
 

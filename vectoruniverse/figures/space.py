@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.figures.curves import Floats, Record, series
 from vectoruniverse.figures.style import ADAPTED, BASE, BLUE, IMAGE, INK, TEXT, VERMILLION, drawing, key_above
 
@@ -118,7 +119,7 @@ def order_by_similarity(rows: Floats) -> NDArray[np.int64]:
     return np.array(leaves.popitem()[1], dtype=np.int64)
 
 
-def cosine_histograms(base: Embedded, adapted: Embedded, groups: NDArray[np.int64]) -> Figure:
+def cosine_histograms(base: Embedded, adapted: Embedded, items: PairItems) -> Figure:
     """Cosines of pictures with right texts and with wrong ones, each as shares of their own number.
 
     At most 2,048 rows are taken, evenly apart in the data.
@@ -126,9 +127,9 @@ def cosine_histograms(base: Embedded, adapted: Embedded, groups: NDArray[np.int6
     Args:
         base: the base model's embeddings.
         adapted: the adapted model's.
-        groups: (N,); rows with the same number have the same text and are right for each other.
+        items: which rows hold the same picture or text.
     """
-    split = [cosines(model, groups) for model in (base, adapted)]
+    split = [cosines(model, items) for model in (base, adapted)]
     edges = np.linspace(*_limits(np.concatenate([c for pair in split for c in pair])), BINS + 1)
     with drawing(3.6) as figure:
         panels = figure.subplots(2, 1, sharex=True, sharey=True)
@@ -142,11 +143,11 @@ def cosine_histograms(base: Embedded, adapted: Embedded, groups: NDArray[np.int6
     return figure
 
 
-def cosines(model: Embedded, groups: NDArray[np.int64]) -> tuple[Floats, Floats]:
+def cosines(model: Embedded, items: PairItems) -> tuple[Floats, Floats]:
     """Cosines of all right pairs and of all wrong pairs among at most 2,048 rows."""
-    rows = evenly(len(groups), HISTOGRAM_ROWS)
+    rows = evenly(len(items), HISTOGRAM_ROWS)
     matrix = np.asarray(model.image[rows] @ model.text[rows].T, dtype=np.float64)
-    right = groups[rows][:, None] == groups[rows][None, :]
+    right = items.right(rows, rows)
     return matrix[right], matrix[~right]
 
 

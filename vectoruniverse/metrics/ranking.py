@@ -2,9 +2,9 @@
 
 Everything is exact and works on stripes of the similarity matrix, so that 100,000 rows fit in memory.
 
-Two rules hold throughout. Items that share a group (identical titles) or a label are joint positives: none counts as
-an error before another. Ties count against the model: a wrong item whose cosine is not more than ``TIE`` (1e-6) below
-the right one's stands before it, so a model that maps everything to one point gets the worst rank and not the best.
+Two rules hold throughout. Items of one group or label are joint positives: none counts as an error before another.
+Ties count against the model: a wrong item whose cosine is not more than ``TIE`` (1e-6) below the right one's stands
+before it, so a model that maps everything to one point gets the worst rank and not the best.
 Libraries that break ties by position differ here: where the right and a wrong item have equal cosines, they answer
 rank 1 or 2, and this module answers 2. torchmetrics also takes items of similarity ≤ 0 for not retrieved (a right item
 at cosine -0.1 before a wrong one at -0.2 has reciprocal rank 0 there and 1 here).
@@ -25,7 +25,13 @@ from vectoruniverse.metrics.similarity import STRIPE, TIE, check_unit_rows, simi
 
 
 def retrieval_ranks(
-    query: Tensor, gallery: Tensor, query_group: Tensor, gallery_group: Tensor, *, stripe: int = STRIPE
+    query: Tensor,
+    gallery: Tensor,
+    query_group: Tensor,
+    gallery_group: Tensor,
+    *,
+    gallery_item: Tensor | None = None,
+    stripe: int = STRIPE,
 ) -> Tensor:
     """Rank of each query's best positive: 1 + the number of non-positive items at least as similar (see the tie rule).
 
@@ -34,6 +40,8 @@ def retrieval_ranks(
         gallery: unit rows (M, E).
         query_group: (N,) int64.
         gallery_group: (M,) int64; items of the query's group are its positives.
+        gallery_item: (P,) int64 where an item is of several groups, or of none: item ``gallery_item[k]`` is of group
+            ``gallery_group[k]``, which is (P,) then. None: item k.
         stripe: similarities held at once.
 
     Returns:
@@ -43,9 +51,11 @@ def retrieval_ranks(
         ValueError: rows that are not finite or not of norm 1, groups of another length, or a query without a positive.
     """
     check_unit_rows(query=query, gallery=gallery)
-    if query_group.shape != query.shape[:1] or gallery_group.shape != gallery.shape[:1]:
+    members = torch.arange(len(gallery), device=gallery.device) if gallery_item is None else gallery_item
+    if query_group.shape != query.shape[:1] or gallery_group.shape != members.shape:
         raise ValueError("query_group and gallery_group need one id for each row")
     order, first, count = _positives(query_group, gallery_group)
+    order = members[order]
     if missing := int((count == 0).sum()):
         raise ValueError(f"{missing} of {len(query)} queries have no item of their group in the gallery")
     ranks = torch.empty(len(query), dtype=torch.int64, device=query.device)
@@ -71,37 +81,6 @@ def median_rank(ranks: Tensor) -> float:
 def mean_reciprocal_rank(ranks: Tensor) -> float:
     """Mean of 1 / rank of the best positive, from 0 to 1."""
     return float(ranks.double().reciprocal().mean())
-
-
-def retrieval_metrics(image: Tensor, text: Tensor, groups: Tensor, ks: Sequence[int]) -> dict[str, float]:
-    """Retrieval of texts by pictures and of pictures by texts, each among all rows.
-
-    Args:
-        image: unit rows (N, E).
-        text: unit rows (N, E); row i belongs to picture i.
-        groups: (N,) int64; rows with equal ids (identical titles) are joint positives.
-        ks: the k of recall@k.
-
-    Returns:
-        ``image_to_text/recall@k``, ``.../median_rank``, ``.../mrr``, the same for ``text_to_image``, and under their
-        bare names (``recall@k``, ...) the means of both directions.
-
-    Raises:
-        ValueError: as `retrieval_ranks`.
-    """
-    return ranking_metrics(
-        retrieval_ranks(image, text, groups, groups), retrieval_ranks(text, image, groups, groups), ks
-    )
-
-
-def ranking_metrics(image_to_text: Tensor, text_to_image: Tensor, ks: Sequence[int]) -> dict[str, float]:
-    """What `retrieval_metrics` returns, from the ranks (N,) of both directions; for a caller who keeps the ranks."""
-    forth, back = summarise_ranks(image_to_text, ks), summarise_ranks(text_to_image, ks)
-    return {
-        **{f"image_to_text/{name}": value for name, value in forth.items()},
-        **{f"text_to_image/{name}": value for name, value in back.items()},
-        **{name: (forth[name] + back[name]) / 2 for name in forth},
-    }
 
 
 def label_map(
@@ -170,17 +149,6 @@ def zero_shot_ranks(image: Tensor, label_text: Tensor, labels: Tensor, *, stripe
         row, column = labels[rows].nonzero(as_tuple=True)
         ranks[rows] = _rank_of_best(similarity, row, column)
     return ranks
-
-
-def zero_shot_accuracy(
-    image: Tensor, label_text: Tensor, labels: Tensor, ks: Sequence[int] = (1, 3)
-) -> dict[str, float]:
-    """Share of the pictures with one of their own labels among the k most similar label texts, as ``accuracy@k``.
-
-    Arguments and errors as `zero_shot_ranks`.
-    """
-    ranks = zero_shot_ranks(image, label_text, labels)
-    return {f"accuracy@{k}": float((ranks <= k).double().mean()) for k in ks}
 
 
 def summarise_ranks(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:

@@ -70,7 +70,7 @@ def forgetting_curve(
     assert not isinstance(lora, PrefixAdapter)
     try:
         blend = Blend(base, encoder, lora)
-        known = build_pairs(encoder, old, experiment.eval.label_template)
+        known = build_pairs(encoder, old, experiment.eval.label_template, display)
         tasks = [build_task(experiment, encoder, pairs) for pairs in (shared.pairs, known)]
         points = []
         for scale in sorted(set(forgetting.scales) | {0.0, 1.0}):

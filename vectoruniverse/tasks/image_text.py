@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.data.views import Augmentation, augment, draw, to_input
 from vectoruniverse.encoders.dual import DualEncoder
 from vectoruniverse.encoders.embedding import embed_squares, embed_tokens
@@ -47,7 +48,7 @@ class Pairs:
         positions: (N,) int64.
         keys: stable 64-bit key of each row; views depend on it and not on the row's place.
         tokens: token ids of each row's text, unpadded.
-        groups: (N,) int64; rows with the same text share a number and count as each other's positives.
+        items: which rows hold the same picture or text.
         labels: the rows' labels; None where there are none.
     """
 
@@ -55,7 +56,7 @@ class Pairs:
     positions: np.ndarray
     keys: Sequence[int]
     tokens: Sequence[np.ndarray]
-    groups: np.ndarray
+    items: PairItems
     labels: LabelTexts | None = None
 
     def __len__(self) -> int:
@@ -180,7 +181,7 @@ class ImageTextTask:
         """Everything there is to say about the rows of a split: retrieval, labels and geometry."""
         pairs = self.part(split)
         embeddings = self.embed(pairs)
-        retrieval = judge(embeddings, pairs.groups, self._recall_at)
+        retrieval = judge(embeddings, pairs.items, self._recall_at)
         if pairs.labels is None:
             return retrieval
         labels = Labels(pairs.labels.names, self._embed_tokens(pairs.labels.tokens), pairs.labels.of_row)

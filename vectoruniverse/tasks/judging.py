@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.metrics.comparing import means
 from vectoruniverse.metrics.geometry import geometry
 from vectoruniverse.metrics.ranking import label_map, retrieval_ranks, summarise_ranks, zero_shot_ranks
@@ -43,23 +44,24 @@ class Labels:
     of_row: Tensor
 
 
-def judge(embeddings: Embeddings, groups: NDArray[np.int64], recall_at: Sequence[int]) -> Evaluation:
-    """Retrieval in both directions among all rows, and the geometry of the space.
-
-    Rows with the same text are joint positives, and ties count against the model.
-    """
-    return judge_sides(embeddings.image, embeddings.text, groups, recall_at, names=("image", "text"))
+def judge(embeddings: Embeddings, items: PairItems, recall_at: Sequence[int]) -> Evaluation:
+    """Retrieval in both directions, and the geometry of the space; see ``judge_sides``."""
+    return judge_sides(embeddings.image, embeddings.text, items, recall_at, names=("image", "text"))
 
 
 def judge_sides(
-    first: Tensor, second: Tensor, groups: NDArray[np.int64], recall_at: Sequence[int], *, names: tuple[str, str]
+    first: Tensor, second: Tensor, items: PairItems, recall_at: Sequence[int], *, names: tuple[str, str]
 ) -> Evaluation:
     """Retrieval of either side of the pairs by the other, and the geometry of both.
+
+    Every row is a query, so that an item weighs as much as it has rows. What it asks among are the distinct items of
+    the other side, each standing once, with the vector of its first row; those that some row holds together with the
+    query's item are right, and the best of them counts.
 
     Args:
         first: unit rows (N, E).
         second: unit rows (N, E); row i belongs to row i of the first.
-        groups: (N,); rows with the same number are joint positives.
+        items: which rows hold the same item.
         recall_at: the k of recall@k.
         names: of the sides; with ("a", "b") the metrics are ``a_to_b/recall@k``, ``b_to_a/mrr``, ``a/uniformity``, ...,
             and their means over the directions stand under their bare names.
@@ -67,12 +69,20 @@ def judge_sides(
     Returns:
         Metrics, what recall and MRR are means of, and the ranks by direction; ties count against the model.
     """
-    ids, (a, b) = torch.from_numpy(groups), names
-    forth, back = retrieval_ranks(first, second, ids, ids), retrieval_ranks(second, first, ids, ids)
+    a, b = names
+    forth, back = _ranks(first, second, items), _ranks(second, first, items.turned())
     metrics = _both_ways(names, summarise_ranks(forth, recall_at), summarise_ranks(back, recall_at))
     ranks = {f"{a}_to_{b}": forth.cpu().numpy(), f"{b}_to_{a}": back.cpu().numpy()}
     per_row = _both_ways(names, *(_per_row(found, recall_at) for found in ranks.values()))
     return Evaluation(metrics | _geometry(first, second, names), per_row, ranks, {a: first, b: second})
+
+
+def _ranks(query: Tensor, answer: Tensor, items: PairItems) -> Tensor:
+    """Rank (N,) of each query row's best right answer among the distinct ones."""
+    rows, (asking, place) = items.gallery(), items.answers()
+    gallery = answer if len(rows) == len(answer) else answer[torch.from_numpy(rows)]
+    asked, asking_ids, places = (torch.from_numpy(ids) for ids in (items.first, asking, place))
+    return retrieval_ranks(query, gallery, asked, asking_ids, gallery_item=places)
 
 
 Value = TypeVar("Value", float, NDArray[np.float64])

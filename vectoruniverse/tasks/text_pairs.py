@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.encoders.text import TextEncoder
 from vectoruniverse.encoders.tokens import TokenizedTexts
 from vectoruniverse.losses import ViewLoss
@@ -31,37 +31,15 @@ class TextPairs:
     Attributes:
         first: N tokenized texts.
         second: N tokenized texts; row i is the partner of row i of the first.
-        groups: (N,) int64; rows with the same number count as each other's positives.
+        items: which rows hold the same first or second text.
     """
 
     first: TokenizedTexts
     second: TokenizedTexts
-    groups: NDArray[np.int64]
+    items: PairItems
 
     def __len__(self) -> int:
-        return len(self.groups)
-
-
-def same_text_groups(first: Sequence[str], second: Sequence[str]) -> NDArray[np.int64]:
-    """Number (N,) the pairs so that those with the same first text, or the same second text, share a number.
-
-    The relation is carried on: with pairs (a, x), (a, y), (b, y) all three are one group, and x counts as right for b.
-    That is lenient to every encoder alike; counting y as wrong for a would punish the right answer.
-    """
-    leader = list(range(len(first)))
-
-    def find(row: int) -> int:
-        while leader[row] != row:
-            leader[row] = leader[leader[row]]
-            row = leader[row]
-        return row
-
-    for texts in (first, second):
-        seen: dict[str, int] = {}
-        for row, text in enumerate(texts):
-            leader[find(row)] = find(seen.setdefault(text, row))
-    _, groups = np.unique([find(row) for row in range(len(first))], return_inverse=True)
-    return groups.astype(np.int64)
+        return len(self.items)
 
 
 class TextPairsTask:
@@ -141,7 +119,7 @@ class TextPairsTask:
         """
         pairs = self.part(split)
         vectors = self.embed(pairs)
-        retrieval = judge_sides(vectors["first"], vectors["second"], pairs.groups, self._recall_at, names=SIDES)
+        retrieval = judge_sides(vectors["first"], vectors["second"], pairs.items, self._recall_at, names=SIDES)
         scores = pair_scores(vectors["first"], vectors["second"])
         return Evaluation(
             {**retrieval.metrics, **scores.metrics()},
