@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from vectoruniverse.report import comparison_rows, markdown_table, model_card
 
 
@@ -23,6 +25,7 @@ def test_a_change_shows_its_interval_where_there_is_one():
 
 def test_a_card_has_the_hub_s_front_matter_and_the_snippet():
     card = model_card(
+        drawn_by=None,
         name="r",
         facts={"data": "`x`"},
         columns=["m", "b"],
@@ -33,6 +36,15 @@ def test_a_card_has_the_hub_s_front_matter_and_the_snippet():
     assert card.startswith("---\nlibrary_name: peft\ntags: [clip]\n---\n")
     assert "```python\nimport x\n```" in card
     assert "| a\\|b | 1 |" in card
+
+
+@pytest.mark.parametrize(
+    ("drawn_by", "said"),
+    [(None, "over rows ("), ("row", "over rows ("), ("Channel", "over groups of rows with the same Channel (")],
+)
+def test_a_card_says_what_the_bootstrap_drew(drawn_by, said):
+    card = model_card(name="r", facts={}, columns=["m"], table=[], drawn_by=drawn_by, snippet="", tags=["peft"])
+    assert f"paired bootstraps {said}" in card
 
 
 def test_a_hostile_cell_cannot_break_the_markdown_table():

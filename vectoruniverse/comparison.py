@@ -32,7 +32,7 @@ class Comparison:
         split: ``val`` or ``train``.
         base, adapted: the models, judged by the same code.
         intervals: metric → ``base``, ``adapted``, ``difference``.
-        drawn_by: what the bootstrap drew together: a column, or None for single rows.
+        drawn_by: what rows have in common that the bootstrap drew together, such as a column; None for single rows.
     """
 
     split: str
@@ -62,7 +62,7 @@ def compare(
         adapted: the adapted model.
         split: ``val`` or ``train``.
         units: of each row of the split, what the bootstrap draws together; None: each row alone.
-        drawn_by: the column that ``units`` come from.
+        drawn_by: what the rows of a unit have in common.
     """
     bounds = intervals(base.per_query, adapted.per_query, groups=units)
     return Comparison(split, base, adapted, bounds, drawn_by)

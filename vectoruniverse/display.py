@@ -58,6 +58,7 @@ class Display:
         self._progress: Progress | None = None
         self._bars: dict[str, Any] = {}
         self._said_at: dict[str, float] = {}
+        self._warned: set[str] = set()
 
     def say(self, text: str) -> None:
         """One plain line; square brackets in it are text and not markup."""
@@ -67,6 +68,12 @@ class Display:
     def warn(self, text: str) -> None:
         """One line that stands out."""
         self.console.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
+
+    def warn_once(self, text: str) -> None:
+        """The same, but nothing where this display has said it already, as of the cells of a sweep."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.warn(text)
 
     def advance(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """Show that ``stage`` is at ``done`` of ``total``."""

@@ -136,6 +136,8 @@ def dry_run(experiment: Experiment, display: Display) -> Plan:
     """Load everything, take one batch forward and backward, write nothing."""
     shared = setup(experiment).share(experiment, display)
     prepared = setup(experiment).prepare(experiment, shared)
+    for said in prepared.warnings():
+        display.warn_once(said)
     task = prepared.task
     rows = batches(task.train_rows, experiment.train.batch_size, experiment.seed, 0)[0]
     started = time.perf_counter()
@@ -221,6 +223,8 @@ def _train_prepared(
     checkpoint = latest(run.checkpoints, "last", display.warn) if run.checkpoints.is_dir() else None
     display.say(plan_line(prepared))
     display.table("", PARAMETER_COLUMNS, parameter_rows(parameter_table(prepared.model)))
+    for said in prepared.warnings():
+        display.warn_once(said)
     if checkpoint is not None:
         display.say(f"resumed at step {checkpoint.step}")
     trackers = build_trackers(experiment, run, display, checkpoint.step if checkpoint else None)

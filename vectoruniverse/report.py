@@ -79,12 +79,18 @@ def _number(metric: Metric, value: float) -> str:
     return metric.tell(value) if math.isfinite(value) else str(value)
 
 
+def drawn_over(drawn_by: str | None) -> str:
+    """What a bootstrap drew, in words; ``drawn_by`` is what the rows of a group have in common, if there are groups."""
+    return "rows" if drawn_by in (None, "row") else f"groups of rows with the same {drawn_by}"
+
+
 def model_card(
     *,
     name: str,
     facts: Mapping[str, str],
     columns: Sequence[str],
     table: Sequence[Sequence[str]],
+    drawn_by: str | None,
     snippet: str,
     tags: Sequence[str],
 ) -> str:
@@ -95,14 +101,15 @@ def model_card(
         facts: Markdown, by name.
         columns: heads of the table.
         table: metrics of base and adapted model, as text.
+        drawn_by: as ``drawn_over`` takes it.
         snippet: Python that loads the adapter, run from the run folder.
         tags: what the hub files it under; the first is the library.
     """
     front = ["---", f"library_name: {tags[0]}", f"tags: [{', '.join(tags[1:])}]", "---"]
     body = [f"- {key}: {value}" for key, value in facts.items()]
     told = (
-        "Held-out rows, base and adapted model judged by the same code; intervals are paired bootstraps over rows "
-        f"({ARROWS_READ[:-1]}):"
+        "Held-out rows, base and adapted model judged by the same code; intervals are paired bootstraps over "
+        f"{drawn_over(drawn_by)} ({ARROWS_READ[:-1]}):"
     )
     code = ["## Load it", "", "Run in this folder:", "", "```python", snippet.strip(), "```", ""]
     return "\n".join([*front, "", f"# {name}", "", *body, "", told, "", markdown_table(columns, table), "", *code])

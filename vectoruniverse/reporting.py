@@ -136,7 +136,15 @@ def write_card(
     """Write the model card, README.md of the run folder."""
     base, adapted = comparison.base.metrics, comparison.adapted.metrics
     table = comparison_rows(base, adapted, plain_intervals(comparison))
-    card = model_card(name=run.name, facts=facts, columns=COLUMNS, table=table, snippet=snippet, tags=tags)
+    card = model_card(
+        name=run.name,
+        facts=facts,
+        columns=COLUMNS,
+        table=table,
+        drawn_by=comparison.drawn_by,
+        snippet=snippet,
+        tags=tags,
+    )
     run.write_text("README.md", card)
 
 

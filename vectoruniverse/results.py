@@ -97,7 +97,8 @@ def best_earlier(run: Run, metric: str, data: str) -> Earlier | None:
 
 def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evaluation | None = None) -> Comparison:
     """The task's model beside its base on the same rows; ``adapted`` where it has been judged already."""
-    units, column = prepared.data.units(split), prepared.data.grouped_by
+    units = prepared.data.units(split)
+    column = None if units is None else prepared.data.grouped_by
     return compare(base, adapted or prepared.task.evaluate(split), split, units=units, drawn_by=column)
 
 

@@ -40,10 +40,10 @@ class Data(Protocol):
 
     @property
     def grouped_by(self) -> str | None:
-        """Column whose equal values stay on one side of the split, and are drawn together by the bootstrap."""
+        """What rows have in common that stay on one side of the split, such as a column; None without groups."""
 
     def units(self, split: str) -> Sequence[str] | None:
-        """Value of ``grouped_by`` in each row of a split; None where the bootstrap draws each row alone."""
+        """Group of each row of a split, which the bootstrap draws together; None where it draws each row alone."""
 
     def division(self) -> str:
         """How rows were divided, in words."""
@@ -123,6 +123,10 @@ class Prepared(ABC):
     def facts(self) -> dict[str, str]:
         """What model card and report tell of the task beside what is told of every run, in Markdown."""
         return {}
+
+    def warnings(self) -> Sequence[str]:
+        """What a person should know of the training rows before the first step."""
+        return ()
 
     def findings(self, comparison: Comparison) -> Findings:
         """Figures, tables and retrievals that only this task has."""

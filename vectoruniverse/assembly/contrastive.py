@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vectoruniverse import losses
 from vectoruniverse.config.losses import AlignmentAnisotropyConfig, InfoNceConfig, SiglipConfig
+from vectoruniverse.data.pair_items import PairItems
 
 
 class Scaled(Protocol):
@@ -31,6 +32,24 @@ def build_loss(config: object, model: Scaled | None) -> losses.ViewLoss:
         return partial(_info_nce, model, config.temperature, tuple(config.pairs))
     assert isinstance(config, SiglipConfig)
     return partial(_siglip, model, config.temperature, config.bias)
+
+
+def false_negatives(items: PairItems, batch_size: int, shared: str) -> list[str]:
+    """One sentence where training rows share an item, which every loss here counts as wrong within a batch.
+
+    Args:
+        items: of the training rows.
+        batch_size: rows of a batch.
+        shared: what rows may share, in words.
+    """
+    rows, others = items.sharing()
+    if not rows:
+        return []
+    count = len(items)
+    negatives = min(batch_size, count) - 1
+    wrong = others * negatives / (count - 1)  # a batch is drawn without replacement
+    told = f"{rows:,} of {count:,} training rows share their {shared} with another one; within a batch the loss pushes"
+    return [f"{told} such rows apart: on average {wrong:.2g} of a row's {negatives} negatives are right answers"]
 
 
 def _info_nce(

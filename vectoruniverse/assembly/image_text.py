@@ -14,7 +14,7 @@ import torch
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.assembly.base_weights import BaseWeights
 from vectoruniverse.assembly.contract import Prepared, Shared
-from vectoruniverse.assembly.contrastive import build_loss
+from vectoruniverse.assembly.contrastive import build_loss, false_negatives
 from vectoruniverse.assembly.model import (
     ADAPTERS,
     build_encoder,
@@ -182,6 +182,10 @@ class PreparedImageText(Prepared):
     def facts(self) -> dict[str, str]:
         """The loss."""
         return {"loss": self.experiment.loss.name}
+
+    def warnings(self) -> list[str]:
+        """Rows that the loss takes for wrong answers to each other although they are right ones."""
+        return false_negatives(self.task.train.items, self.experiment.train.batch_size, "picture or text")
 
     def findings(self, comparison: Comparison) -> Findings:
         """The space before and after, and the best and worst retrievals."""

@@ -34,6 +34,7 @@ class ImageTextData:
         rows: usable rows.
         pictures: decoded pictures of ``rows``, position by position.
         split: positions of training and validation rows.
+        groups: of each row; rows of one group stay on one side, and the bootstrap draws them together.
     """
 
     config: DataConfig
@@ -42,6 +43,7 @@ class ImageTextData:
     pictures: Pictures
     positions: np.ndarray
     split: Split
+    groups: list[str]
 
     @property
     def source(self) -> str:
@@ -49,9 +51,9 @@ class ImageTextData:
         return self.config.root
 
     @property
-    def grouped_by(self) -> str | None:
-        """Column whose equal values stay on one side of the split."""
-        return self.config.split.group_by
+    def grouped_by(self) -> str:
+        """What rows of one group have in common."""
+        return self.config.split.group_by or "picture"
 
     def counts(self) -> dict[str, int]:
         """Rows by what became of them."""
@@ -68,11 +70,9 @@ class ImageTextData:
         return f"seed {split.seed}, {together}"
 
     def units(self, split: str) -> list[str] | None:
-        """What the bootstrap draws together, row by row of a split: the split's groups; None without any."""
-        column = self.grouped_by
-        if column is None:
-            return None
-        return [self.rows[i].columns[column] for i in getattr(self.split, split)]
+        """Group of each row of a split, which the bootstrap draws together; None where each row is alone in its own."""
+        groups = [self.groups[i] for i in getattr(self.split, split)]
+        return groups if len(set(groups)) < len(groups) else None
 
     def thumbnails(self, split: str) -> Callable[[np.ndarray], np.ndarray]:
         """Stored pictures uint8 (B, S, S, 3) of rows of a split, by their position in it."""
@@ -136,14 +136,15 @@ def decode(data: DataConfig, metadata: Metadata, size: int, resample: str, displ
     refuse_if_too_many_bad(metadata.file, bad, total, data.max_bad_share)
     positions = np.array([i for i in range(len(metadata.rows)) if i not in pictures.errors], dtype=np.int64)
     rows = [metadata.rows[i] for i in positions]
+    groups = group_by(data.split.group_by, rows, [str(pictures.digests[i]) for i in positions])
     split = split_rows(
         [row.id for row in rows],
-        groups=_groups(data, rows, [str(pictures.digests[i]) for i in positions]),
+        groups=groups,
         val_fraction=data.split.val_fraction,
         seed=data.split.seed,
     )
     kept = Metadata(metadata.file, metadata.root, metadata.rows, bad)
-    return ImageTextData(data, kept, rows, pictures, positions, split)
+    return ImageTextData(data, kept, rows, pictures, positions, split, groups)
 
 
 def refuse_lone_rows(data: ImageTextData) -> None:
@@ -166,8 +167,8 @@ def bad_row(row: Row, reason: str) -> BadRow:
     return BadRow(row.line, row.id, reason)
 
 
-def _groups(data: DataConfig, rows: list[Row], digests: list[str]) -> list[str]:
-    column = data.split.group_by
+def group_by(column: str | None, rows: list[Row], digests: list[str]) -> list[str]:
+    """Group of each row: equal pictures (by the digests of their files) and equal values of the column are together."""
     if column is None:
         return group_rows(digests, None)
     if rows and column not in rows[0].columns:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from vectoruniverse.assembly.contract import Prepared, Shared
-from vectoruniverse.assembly.contrastive import build_loss
+from vectoruniverse.assembly.contrastive import build_loss, false_negatives
 from vectoruniverse.assembly.prepared import sharing_key
 from vectoruniverse.assembly.text_encoders import (
     Adapted,
@@ -230,6 +230,10 @@ class PreparedTextPairs(Prepared):
     def facts(self) -> dict[str, str]:
         """The loss."""
         return {"loss": self.experiment.loss.name}
+
+    def warnings(self) -> list[str]:
+        """Rows that the loss takes for wrong answers to each other although they are right ones."""
+        return false_negatives(self.task.train.items, self.experiment.train.batch_size, "first or second text")
 
     def findings(self, comparison: Comparison) -> Findings:
         """Cosines and shares of right pairs, and the spectra, before and after."""

@@ -49,9 +49,9 @@ class TextRows:
         return self.config.file
 
     @property
-    def grouped_by(self) -> str | None:
-        """The bootstrap draws single rows: texts of one column are not grouped by another."""
-        return None
+    def grouped_by(self) -> str:
+        """What rows have in common that a drawn division keeps together."""
+        return "text"
 
     def fingerprint(self) -> str:
         """sha256 over every row and the split."""
@@ -62,8 +62,15 @@ class TextRows:
         bad, (train, val) = len(self.table.bad), (len(self.split.train), len(self.split.val))
         return {"training": train, "validation": val, "set aside": bad + self.divided.left_out}
 
-    def units(self, split: str) -> None:
-        """Each row alone."""
+    def units(self, split: str) -> list[str] | None:
+        """Group of each row of a split, which the bootstrap draws together; None where each row is alone in its own.
+
+        Only a drawn division has groups: where a file says who is held out, its rows may all share some stock text.
+        """
+        if self.divided.groups is None:
+            return None
+        groups = [self.divided.groups[i] for i in getattr(self.split, split)]
+        return groups if len(set(groups)) < len(groups) else None
 
     def division(self) -> str:
         """How rows were divided, in words."""
@@ -126,7 +133,7 @@ def read_text_rows(data: TextData, roles: Mapping[str, str], *, label: str | Non
 def _divide(table: TextTable, config: TextSplitConfig) -> TextSplit:
     if config.column is None and config.val_fraction == 0.0:
         everything = np.arange(len(table.rows))
-        return TextSplit(Split(everything, everything), NOT_HELD_OUT, 0, 0)
+        return TextSplit(Split(everything, everything), NOT_HELD_OUT, 0, 0, None)
     roles = table.rows[0].texts.keys()
     if other := [role for role in config.together or () if role not in roles]:
         raise ConfigError(f"there is no {other[0]} text here, only {' and '.join(roles)}", key="data.split.together")

@@ -25,12 +25,14 @@ class TextSplit:
         held_out: ``val`` or ``test``, as the file calls the rows that validate; ``drawn`` where the seed chose them.
         left_out: number of rows on neither side: ``test`` rows of a file that has validation rows too.
         shared: number of validation rows with a text that also occurs in a training row.
+        groups: of each row of the table, where the seed chose: rows of one group stay on one side.
     """
 
     split: Split
     held_out: str
     left_out: int
     shared: int
+    groups: list[str] | None
 
 
 def divide_table(
@@ -53,8 +55,8 @@ def divide_table(
     """
     rows = table.rows
     if rows[0].split is None:
-        split = _draw(table, val_fraction, seed, together)
-        return TextSplit(split, "drawn", 0, _count_shared(rows, split))
+        split, groups = _draw(table, val_fraction, seed, together)
+        return TextSplit(split, "drawn", 0, _count_shared(rows, split), groups)
     counts = Counter(row.split for row in rows)
     held_out = "val" if counts["val"] else "test"
     for name, wanted in (("train", "train"), (held_out, "val or test")):
@@ -67,7 +69,7 @@ def divide_table(
     order = sorted(range(len(rows)), key=lambda i: rows[i].id)
     train, val = (np.array([i for i in order if rows[i].split == side], dtype=np.int64) for side in ("train", held_out))
     left_out = counts["test"] if held_out == "val" else 0
-    return TextSplit(Split(train, val), held_out, left_out, _count_shared(rows, Split(train, val)))
+    return TextSplit(Split(train, val), held_out, left_out, _count_shared(rows, Split(train, val)), None)
 
 
 def fingerprint_table(table: TextTable, split: Split) -> str:
@@ -80,7 +82,7 @@ def fingerprint_table(table: TextTable, split: Split) -> str:
     return digest.hexdigest()
 
 
-def _draw(table: TextTable, val_fraction: float, seed: int, together: Sequence[str] | None) -> Split:
+def _draw(table: TextTable, val_fraction: float, seed: int, together: Sequence[str] | None) -> tuple[Split, list[str]]:
     rows = table.rows
     # Each occurrence of a text ties its row to that text; what hangs together is a group.
     roles = rows[0].texts if together is None else together
@@ -96,7 +98,7 @@ def _draw(table: TextTable, val_fraction: float, seed: int, together: Sequence[s
             file=table.file,
             remedy="Group by one text only, or mark training and validation rows in a column.",
         )
-    return split
+    return split, in_order
 
 
 def _count_shared(rows: Sequence[TextRow], split: Split) -> int:

@@ -9,7 +9,7 @@ from vectoruniverse import __version__
 from vectoruniverse.encoders.dual import BUILT_IN
 from vectoruniverse.export.contract import Agreement, Format
 from vectoruniverse.library import LoadedRun
-from vectoruniverse.report import comparison_rows, markdown_table
+from vectoruniverse.report import comparison_rows, drawn_over, markdown_table
 from vectoruniverse.runs.records import EvaluationRecord
 
 COLUMNS = ("metric", "base", "adapted", "change [95 % interval]")
@@ -107,6 +107,7 @@ def _metrics(record: EvaluationRecord | None) -> list[str]:
     if record is None or not rows:
         return ["The run holds no evaluation."]
     told = (
-        f"{record.rows} held-out rows, base and adapted model judged by the same code; intervals are paired bootstraps:"
+        f"{record.rows} held-out rows, base and adapted model judged by the same code; intervals are paired bootstraps "
+        f"over {drawn_over(record.intervals_drawn_by)}:"
     )
     return [told, markdown_table(COLUMNS, rows)]

@@ -18,7 +18,7 @@ from vectoruniverse.adapters.prefix import PrefixAdapter
 from vectoruniverse.assembly.base_weights import BaseWeights
 from vectoruniverse.assembly.image_text import ImageTextShared, build_pairs, build_task, share
 from vectoruniverse.assembly.model import Blend, input_size, load_adapted, trained_in_place
-from vectoruniverse.assembly.rows import ImageTextData, decode, read_rows
+from vectoruniverse.assembly.rows import ImageTextData, decode, group_by, read_rows
 from vectoruniverse.config.image_text import ForgettingConfig, ImageTextExperiment, ScratchClip
 from vectoruniverse.config.sections import SplitConfig
 from vectoruniverse.data.splits import Split
@@ -54,7 +54,8 @@ def forgetting_curve(
         JSON values: ``metric``, ``new_rows``, ``old_rows``, ``curve`` (see ``weigh``), ``best_scale`` and ``rule``.
 
     Raises:
-        ConfigError: no row is left that the experiment does not itself use.
+        ConfigError: no row is left that the experiment does not itself use, or either side is a single group of rows,
+            of which no interval can be told.
     """
     if experiment.adapter.method == "prefix":
         raise ConfigError(
@@ -62,6 +63,8 @@ def forgetting_curve(
         )
     shared = shared or share(experiment, display)
     old = known_rows(experiment, forgetting, shared, display)
+    units = [data.units("val") for data in (shared.data, old)]
+    _refuse_lone_group(units, old.grouped_by)
     names = trained_in_place(shared.encoder, experiment.adapter)
     before = BaseWeights(shared.encoder.model, names)
     parameters = dict(shared.encoder.model.named_parameters())
@@ -75,7 +78,9 @@ def forgetting_curve(
         points = []
         for scale in sorted(set(forgetting.scales) | {0.0, 1.0}):
             blend.move(scale)
-            new, kept = (_judged(task, experiment.eval.monitor) for task in tasks)
+            new, kept = (
+                _judged(task, experiment.eval.monitor, drawn) for task, drawn in zip(tasks, units, strict=True)
+            )
             points.append({"scale": scale, "new": new, "old": kept})
     finally:
         before.restore([lora] if lora else [])
@@ -94,8 +99,9 @@ def known_rows(
     experiment: ImageTextExperiment, forgetting: ForgettingConfig, shared: ImageTextShared, display: Display
 ) -> ImageTextData:
     """The rows that the base knew, all of them to be judged; none that the experiment trains or is judged on."""
-    filters = {"include": forgetting.include, "exclude": forgetting.exclude, "split": SplitConfig()}
-    config = experiment.data.model_copy(update=filters)
+    filters = {"include": forgetting.include, "exclude": forgetting.exclude}
+    asked = experiment.data.model_copy(update=filters)
+    config = asked.model_copy(update={"split": SplitConfig()})  # any division will do: all rows are judged
     metadata, used = read_rows(config), {row.id for row in shared.data.rows}
     rows = [row for row in metadata.rows if row.id not in used]
     if len(rows) < 2:
@@ -110,7 +116,9 @@ def known_rows(
     encoder = None if isinstance(experiment.model, ScratchClip) else shared.encoder
     data = decode(config, chosen, *input_size(experiment, encoder), display)
     everything = Split(np.array([], dtype=np.int64), np.arange(len(data.rows)))
-    return dataclasses.replace(data, split=everything)
+    digests = [str(data.pictures.digests[i]) for i in data.positions]
+    groups = group_by(asked.split.group_by, data.rows, digests)
+    return dataclasses.replace(data, config=asked, split=everything, groups=groups)
 
 
 def weigh(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -139,7 +147,17 @@ def best_scale(curve: Sequence[dict[str, Any]]) -> float:
     return float(max(curve, key=lambda point: (point["kept"], point["scale"]))["scale"])
 
 
-def _judged(task: ImageTextTask, metric: str) -> list[float]:
-    """Estimate and 95 % interval of a metric on the held-out rows."""
-    interval = bootstrap_mean(task.evaluate().per_query[metric], seed=0)
+def _refuse_lone_group(sides: Sequence[Sequence[str] | None], grouped_by: str) -> None:
+    for whose, units in zip(("new", "old"), sides, strict=True):
+        if units is not None and len(set(units)) < 2:
+            raise ConfigError(
+                f"the {whose} rows are one group by {grouped_by}, so nothing can be drawn to tell an interval",
+                key="forgetting",
+                remedy="let forgetting.include or data.split take in more groups",
+            )
+
+
+def _judged(task: ImageTextTask, metric: str, units: Sequence[str] | None) -> list[float]:
+    """Estimate and 95 % interval of a metric on the held-out rows, drawn by their groups."""
+    interval = bootstrap_mean(task.evaluate().per_query[metric], seed=0, groups=units)
     return [interval.estimate, interval.low, interval.high]

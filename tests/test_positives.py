@@ -1,0 +1,188 @@
+"""Rows that share a picture or a text, from the metadata file to the numbers, intervals and warnings."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import shutil
+import unicodedata
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from tests.conftest import draw_shape
+from tests.encoders.models import save_clip
+from vectoruniverse.assembly.image_text import build_pairs, build_task, share
+from vectoruniverse.config.image_text import ForgettingConfig
+from vectoruniverse.config.loading import load_experiment
+from vectoruniverse.data.splits import Split
+from vectoruniverse.display import Display
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.experiment import dry_run, evaluate_base, train
+from vectoruniverse.metrics.bootstrap import bootstrap_mean
+from vectoruniverse.results import PER_QUERY_FILE
+from vectoruniverse.sweep.forgetting import forgetting_curve
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return save_clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.fixture
+def experiment(clip, tmp_path):
+    def load(root, **sections):
+        base = {
+            "name": "shared",
+            "task": "image_text",
+            "model": str(clip),
+            "data": {"root": str(root), "split": {"val_fraction": 0.5}},
+            "adapter": {"method": "lora", "rank": 2},
+            "train": {"epochs": 1, "batch_size": 8, "precision": "fp32", "device": "cpu"},
+            "eval": {"report": False, "label_template": None},
+            "wandb": {"mode": "disabled"},
+        }
+        file = tmp_path / "shared.yaml"
+        file.write_text(yaml.safe_dump(base | sections), encoding="utf-8")
+        return load_experiment(file)
+
+    return load
+
+
+def loud():
+    console = Console(file=io.StringIO(), width=400)
+    return Display(console), console.file
+
+
+def quiet():
+    return Display(quiet=True)
+
+
+def imagefolder(root, rows):
+    """Rows of (picture file, text, channel); pictures that do not exist yet are drawn, each another shape."""
+    root.mkdir()
+    names = dict.fromkeys(name for name, _, _ in rows)
+    for i, name in enumerate(names):
+        colour, shape = ("red", "green", "blue", "yellow")[i % 4], ("circle", "square", "triangle", "cross")[i // 4 % 4]
+        draw_shape(colour, shape, ("left", "right")[i // 16 % 2], size=40 + i // 32).save(root / name)
+    with (root / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file_name", "text", "Channel"), *rows])
+    return root
+
+
+def judge_all(asked):
+    """Retrieval of every row, whatever the split."""
+    shared = share(asked, quiet())
+    everything = dataclasses.replace(shared.data, split=Split(np.array([], np.int64), np.arange(len(shared.data.rows))))
+    pairs = build_pairs(shared.encoder, everything, None, quiet())
+    return shared.data.items(), build_task(asked, shared.encoder, pairs).evaluate()
+
+
+def test_rows_that_say_the_same_again_change_no_number_of_retrieval(experiment, tmp_path):
+    """Every row again from another file of the same pixels, and once more with its title in another form."""
+    plain = [(f"{i:02}.png", f"Thing n\u00famero {i}", "") for i in range(24)]
+    root = imagefolder(tmp_path / "plain", plain)
+    again = tmp_path / "again"
+    shutil.copytree(root, again)
+    rows = []
+    for i, (name, text, _) in enumerate(plain):
+        Image.open(root / name).save(again / f"{i:02}_copy.bmp")
+        rows += [(name, text), (f"{i:02}_copy.bmp", text)]
+        rows += [(f"{i:02}_copy.bmp", unicodedata.normalize("NFD", text.upper()))]
+    with (again / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file_name", "text"), *rows])
+    items, once = judge_all(experiment(root))
+    many, thrice = judge_all(experiment(again, data={"root": str(again), "max_bad_share": 0.5}))
+    assert (len(items), len(many)) == (24, 72)
+    assert len(many.gallery()) == len(many.turned().gallery()) == 24
+    for name in ("image_to_text/recall@1", "image_to_text/recall@5", "image_to_text/mrr"):
+        assert thrice.metrics[name] == pytest.approx(once.metrics[name])
+
+
+def test_a_picture_with_five_captions_is_found_by_each_and_finds_any(experiment, tmp_path):
+    rows = [(f"{i}.png", f"caption {c} of thing {i}", "") for i in range(20) for c in range(5)]
+    judged = evaluate_base(experiment(imagefolder(tmp_path / "captions", rows)), split="val", display=quiet())
+    image, text = judged.vectors["image"], judged.vectors["text"]
+    of_picture = np.arange(50) // 5  # rows are ordered by their ids: the path, and a number behind it
+    cosine = (image @ text.T).numpy()
+    back = cosine.T[:, ::5]
+    for name, matrix, right in (
+        ("image_to_text", cosine, of_picture[:, None] == of_picture),
+        ("text_to_image", back, of_picture[:, None] == np.arange(10)),
+    ):
+        best = np.where(right, matrix, -2).max(axis=1, keepdims=True)
+        ranks = 1 + ((matrix >= best - 1e-6) & ~right).sum(axis=1)
+        assert judged.ranks[name].tolist() == ranks.tolist()
+        assert judged.metrics[f"{name}/recall@5"] == pytest.approx((ranks <= 5).mean())
+    assert (judged.ranks["text_to_image"] == 1).any(), "a picture no longer ties with itself"
+
+
+def test_rows_without_a_group_are_drawn_one_by_one_and_those_of_one_picture_together(experiment, tmp_path):
+    rows = [(f"{i}.png", f"thing {i}", f"channel {i // 4}" if i < 16 else "") for i in range(48)]
+    rows += [(f"{i}.png", f"thing {i} again", "") for i in range(40, 48)]
+    root = imagefolder(tmp_path / "groups", rows)
+    data = {"root": str(root), "split": {"val_fraction": 0.5, "group_by": "Channel"}}
+    outcome = train(experiment(root, data=data), runs_dir=tmp_path / "runs", display=quiet())
+    assert outcome.run.read_evaluation().intervals_drawn_by == "Channel"
+    found = load_file(outcome.run.path / PER_QUERY_FILE)
+    shared = share(experiment(root, data=data), quiet())
+    held_out = [shared.data.rows[i] for i in shared.data.split.val]
+    groups = [row.columns["Channel"] or str(row.path) for row in held_out]
+    assert "" in {row.columns["Channel"] for row in held_out}
+    same = found["drawn"][:, None] == found["drawn"]
+    assert same.tolist() == [[a == b for b in groups] for a in groups]
+    plain = share(experiment(root), quiet())  # grouped by picture alone
+    assert len(set(plain.data.units("val"))) == len({plain.data.rows[i].path for i in plain.data.split.val})
+    alone = imagefolder(tmp_path / "alone", rows[:48])
+    assert share(experiment(alone), quiet()).data.units("val") is None
+
+
+def test_the_forgetting_ledger_draws_the_groups_of_the_split(experiment, tmp_path):
+    rows = [(f"{i}.png", f"thing {i}", f"{'new' if i < 24 else 'old'} {i // 6}") for i in range(48)]
+    root = imagefolder(tmp_path / "ledger", rows)
+    new = [f"new {i}" for i in range(4)]
+    data = {"root": str(root), "include": {"Channel": new}, "split": {"val_fraction": 0.5, "group_by": "Channel"}}
+    asked = experiment(root, data=data)
+    outcome = train(asked, runs_dir=tmp_path / "runs", display=quiet())
+    forgetting = ForgettingConfig(exclude={"Channel": new}, scales=[0.0, 1.0])
+    told = forgetting_curve(asked, forgetting, outcome.run.adapter, display=quiet())
+    found = load_file(outcome.run.path / PER_QUERY_FILE)
+    for point, model in zip(told["curve"], ("base", "adapted"), strict=True):
+        values = found[f"{model}/recall@5"]
+        drawn = bootstrap_mean(values, seed=0, groups=found["drawn"])
+        assert point["new"] == pytest.approx([drawn.estimate, drawn.low, drawn.high])
+    one = ForgettingConfig(include={"Channel": ["old 4"]}, scales=[0.0, 1.0])
+    with pytest.raises(ConfigError, match="the old rows are one group by Channel"):
+        forgetting_curve(asked, one, outcome.run.adapter, display=quiet())
+
+
+def test_right_answers_that_the_loss_takes_for_wrong_are_told_once(experiment, tmp_path):
+    rows = [(f"{i // 2}.png", f"thing {i}", "") for i in range(32)]
+    rows += [(f"{i}.png", f"it {i}", "") for i in range(16, 32)]
+    display, told = loud()
+    shared = experiment(imagefolder(tmp_path / "twice", rows))
+    train(shared, runs_dir=tmp_path / "runs", display=display)
+    dry_run(shared, display)
+    said = told.getvalue()
+    assert said.count("training rows share their picture or text with another one") == 1
+    data = share(shared, quiet()).data
+    kept = data.items().select(data.split.train)
+    batches = [np.random.default_rng(i).permutation(len(kept))[:8] for i in range(4000)]
+    counted = np.mean([(kept.first[b][:, None] == kept.first[b]).sum() / 8 - 1 for b in batches])
+    assert float(said.partition("on average ")[2].split()[0]) == pytest.approx(counted, rel=0.15)
+    display, told = loud()
+    alone = imagefolder(tmp_path / "alone", [(f"{i}.png", f"thing {i}", "") for i in range(24)])
+    train(experiment(alone), runs_dir=tmp_path / "runs", display=display)
+    assert "share their" not in told.getvalue() and "were cut" not in told.getvalue()
+
+
+def test_texts_that_the_model_cannot_read_to_the_end_are_counted(experiment, tmp_path):
+    rows = [(f"{i}.png", f"thing {i}" + " and so on" * (60 if i % 3 == 0 else 0), "") for i in range(24)]
+    display, told = loud()
+    evaluate_base(experiment(imagefolder(tmp_path / "long", rows)), split="val", display=display)
+    assert "warning: 8 of 24 texts are longer than" in told.getvalue() and "were cut" in told.getvalue()
