@@ -1,4 +1,4 @@
-"""The README's worked example of a sixth task: one module, one line, one experiment file."""
+"""The guide's worked example of a sixth task: one module, one line, one experiment file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 from tests.encoders.text_models import WORDS, save_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "vectoruniverse" / "guide" / "code.md").read_text(encoding="utf-8")
 
 
 def block(language: str, holding: str) -> str:
-    """The README's code block of a language that holds a text."""
-    blocks = re.findall(rf"^( *)```{language}\n(.*?)^\1```", README, flags=re.DOTALL | re.MULTILINE)
+    """The guide's code block of a language that holds a text."""
+    blocks = re.findall(rf"^( *)```{language}\n(.*?)^\1```", GUIDE, flags=re.DOTALL | re.MULTILINE)
     (found,) = [code for _, code in blocks if holding in code]
     return textwrap.dedent(found)
 
@@ -32,7 +32,7 @@ def package(tmp_path):
     shutil.copytree(ROOT / "vectoruniverse", tmp_path / "vectoruniverse", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "vectoruniverse" / "assembly" / "simcse.py").write_text(block("python", "SimcseTask"), encoding="utf-8")
     table = tmp_path / "vectoruniverse" / "config" / "tasks.py"
-    (line,) = re.findall(r'`("simcse": \w+,)`', README)
+    (line,) = re.findall(r'`("simcse": \w+,)`', GUIDE)
     text = table.read_text(encoding="utf-8")
     assert text.count("\n}\n") == 1
     table.write_text(text.replace("\n}\n", f"\n    {line}\n}}\n"), encoding="utf-8")

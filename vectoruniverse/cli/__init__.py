@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from vectoruniverse.cli import config, data, exports, reports, runs, sweeps
+from vectoruniverse.cli import config, data, exports, guide, reports, runs, sweeps
 from vectoruniverse.training.allocator import keep_freed_memory
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Experiments in multimodal contrastive fine-tuning: does LoRA make CLIP better on your pictures?",
     epilog="First time? [bold]vu data demo[/bold] builds a data set, [bold]vu train --config quickstart.yaml[/bold] "
-    "trains on it.",
+    "trains on it, [bold]vu guide[/bold] explains.",
 )
 
 RUNS, SWEEPS, BEFORE = "Runs", "Many runs", "Before a run"
@@ -42,6 +42,7 @@ app.command("report", rich_help_panel=SWEEPS, epilog="Example: vu report quickst
 app.command("compare", rich_help_panel=SWEEPS, epilog="Example: vu compare RUN RUN --out compared.html")(
     reports.compare
 )
+app.command("guide", rich_help_panel=BEFORE, epilog="Example: vu guide pictures")(guide.guide)
 app.add_typer(data.app, name="data", rich_help_panel=BEFORE)
 app.add_typer(config.app, name="config", rich_help_panel=BEFORE)
 
