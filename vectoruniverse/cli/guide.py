@@ -57,6 +57,5 @@ def _show(markdown: str) -> None:
     if not console.is_terminal:
         typer.echo(markdown, nl=False)
         return
-    with console.capture() as rendered:
+    with console.pager(styles=True):
         console.print(Markdown(markdown))
-    typer.echo_via_pager(rendered.get(), color=True)
