@@ -63,6 +63,11 @@ def answer(record: Record) -> Answer:
     gaps = {named[name]: found[monitor] for name, found in record["differences"].items() if monitor in found}
     if not gaps:
         return Answer("unclear", "No differences from A can be given", " ".join(without))
+    if not all(run["judged"] == "held-out" for run in record["runs"] if run["judged"]):
+        told = [f"{letter} − A: {shown(gap, '+')}." for letter, gap in gaps.items()]
+        return Answer(
+            "unclear", f"{monitor} of training rows, which says nothing of others", " ".join([*told, *without])
+        )
     better = [letter for letter, (_, low, _) in gaps.items() if low > 0]
     worse = [letter for letter, (_, _, high) in gaps.items() if high < 0]
     parts = [f"{_listed(those)} credibly {how}" for those, how in ((better, "better"), (worse, "worse")) if those]
@@ -71,6 +76,11 @@ def answer(record: Record) -> Answer:
     told = [f"{letter} − A: {shown(gap, '+')}." for letter, gap in gaps.items()]
     ground = "95 % intervals, paired over the same rows; each comparison by itself, and other seeds not counted."
     return Answer(outcome, headline, " ".join([*told, *without, ground]))
+
+
+def rows_are(record: Record) -> str:
+    """What the judged rows of all runs are called."""
+    return " and ".join(dict.fromkeys(run["judged"] for run in record["runs"] if run["judged"])) or "held-out"
 
 
 def run_table(record: Record) -> Table:
@@ -135,7 +145,7 @@ def _labels(record: Record, metrics: Mapping[str, object]) -> Iterator[tuple[str
 
 
 def _plates(record: Record) -> Iterator[Plate]:
-    named, monitor = letters(record), record["monitor"]
+    named, monitor, judged = letters(record), record["monitor"], rows_are(record)
     colours = colours_of(list(named.values()))
     reaches = {
         named[name]: (value, low, high)
@@ -151,7 +161,7 @@ def _plates(record: Record) -> Iterator[Plate]:
         drawn = reached(gaps, colours, metric=monitor, difference_from="A")
         yield Plate("difference", f"Differences in {monitor}", "differences", caption, drawn)
     for name, title, xlabel, ylabel, caption in (
-        ("validation", "Held-out rows", "epoch", f"{monitor}, held-out", "After each epoch."),
+        ("validation", f"{judged.capitalize()} rows", "epoch", f"{monitor}, {judged}", "After each epoch."),
         ("loss", "Training loss", "optimizer step", "training loss", "Long runs: means of neighbouring steps."),
     ):
         curves = {named[run]: points for run, points in record[name].items()}

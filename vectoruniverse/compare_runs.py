@@ -54,9 +54,8 @@ def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]
 
     Returns:
         JSON values: ``runs`` (``name``, ``state``, ``best_epoch``, ``epoch`` (of the kept weights), ``rows``,
-        ``data``, ``trained_parameters``,
-        ``seconds``, ``peak_memory_bytes``, in the order given); ``monitor``; ``config``: dotted key → run → value,
-        where they differ;
+        ``judged``, ``data``, ``trained_parameters``, ``seconds``, ``peak_memory_bytes``, in the order given);
+        ``monitor``; ``config``: dotted key → run → value, where they differ;
         ``metrics``: metric → run → [value, low, high], the last two null without an interval; ``differences``: run →
         metric → [estimate, low, high] of its rows minus the first run's; ``no_differences``: run → why there are none;
         ``validation`` and ``loss``: run → list of [epoch, monitored metric] and of [step, loss].
@@ -126,6 +125,7 @@ def _facts(one: _Told) -> dict[str, Any]:
         "best_epoch": evaluation.best_epoch if evaluation else None,
         "epoch": evaluation.kept if evaluation else None,
         "rows": evaluation.rows if evaluation else None,
+        "judged": evaluation.judged if evaluation else None,
         "data": evaluation.data if evaluation else None,
         "trained_parameters": evaluation.trained_parameters if evaluation else None,
         "seconds": state.seconds,

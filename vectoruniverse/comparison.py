@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -24,6 +25,10 @@ def spectra(evaluation: Evaluation) -> dict[str, list[float]]:
     return {name: spectrum(rows)[:SPECTRUM_LENGTH].tolist() for name, rows in stacks.items()}
 
 
+Judged = Literal["held-out", "training", "other"]
+"""What the judged rows are to the adapted model: ``held-out`` and ``training`` rows of its own data, or others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Two models beside each other.
@@ -33,6 +38,10 @@ class Comparison:
         base, adapted: the models, judged by the same code.
         intervals: metric → ``base``, ``adapted``, ``difference``.
         drawn_by: what rows have in common that the bootstrap drew together, such as a column; None for single rows.
+        judged: what the rows are to the adapted model.
+        source: where rows of other data come from; empty for the run's own.
+        trained_on: of rows of other data, how many the run learned from; None where that is not known.
+        gone: rows of the split that are not there any more.
     """
 
     split: str
@@ -40,6 +49,15 @@ class Comparison:
     adapted: Evaluation
     intervals: Mapping[str, Mapping[str, Interval]]
     drawn_by: str | None
+    judged: Judged = "held-out"
+    source: str = ""
+    trained_on: int | None = None
+    gone: int = 0
+
+    @property
+    def rows_are(self) -> str:
+        """What a person calls the judged rows."""
+        return f"rows of other data ({self.source})" if self.judged == "other" else f"{self.judged} rows"
 
     @property
     def rows(self) -> int:
@@ -54,6 +72,7 @@ def compare(
     *,
     units: Sequence[str] | None,
     drawn_by: str | None,
+    judged: Judged = "held-out",
 ) -> Comparison:
     """Set two models beside each other that were judged on the same rows.
 
@@ -63,9 +82,10 @@ def compare(
         split: ``val`` or ``train``.
         units: of each row of the split, what the bootstrap draws together; None: each row alone.
         drawn_by: what the rows of a unit have in common.
+        judged: what the rows are to the adapted model.
     """
     bounds = intervals(base.per_query, adapted.per_query, groups=units)
-    return Comparison(split, base, adapted, bounds, drawn_by)
+    return Comparison(split, base, adapted, bounds, drawn_by, judged)
 
 
 def plain_intervals(comparison: Comparison) -> dict[str, dict[str, list[float]]]:
@@ -82,9 +102,13 @@ def plain_intervals(comparison: Comparison) -> dict[str, dict[str, list[float]]]
 
 def evaluation_record(comparison: Comparison, **facts: object) -> dict[str, object]:
     """What evaluation.json holds."""
+    other = {"source": comparison.source, "rows_trained_on": comparison.trained_on}
     return {
-        "split": comparison.split,
+        "split": "all" if comparison.judged == "other" else comparison.split,
+        "judged": comparison.judged,
+        **(other if comparison.judged == "other" else {}),
         "rows": comparison.rows,
+        "rows_gone": comparison.gone,
         **facts,
         "base": dict(comparison.base.metrics),
         "adapted": dict(comparison.adapted.metrics),

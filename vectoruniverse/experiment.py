@@ -6,8 +6,9 @@ config → data → encoder (+ adapter) → task (loss) → loop → metrics →
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,14 @@ from vectoruniverse.adapters.lora import LoraAdapter, lora_plus_groups
 from vectoruniverse.assembly.contract import Prepared, Shared, judged_base, setup
 from vectoruniverse.assembly.loop import build_schedule, build_trackers, check_tracking, loop_settings
 from vectoruniverse.assembly.prepared import TimedTask
+from vectoruniverse.assembly.recorded_rows import hold_to_data, locate_data, read_rows_of, refuse_other_data
 from vectoruniverse.comparison import Comparison
 from vectoruniverse.config.loading import dump_experiment, load_experiment
+from vectoruniverse.config.places import place_key, place_of, with_place
 from vectoruniverse.config.sections import Experiment
+from vectoruniverse.data.row_record import EveryRow, RecordedRows, count_trained
 from vectoruniverse.display import Display
-from vectoruniverse.errors import DataError, DivergedError, UserError
+from vectoruniverse.errors import ConfigError, DivergedError, UserError
 from vectoruniverse.observer import RunObserver
 from vectoruniverse.report import PARAMETER_COLUMNS, parameter_rows
 from vectoruniverse.reporting import kept_epochs
@@ -53,8 +57,8 @@ from vectoruniverse.training.loop import (
 )
 from vectoruniverse.training.optim import adamw, parameter_groups
 
-DATA_FILE = "data.sha256"
-"""Fingerprint of the data that a run is trained on, in the run folder."""
+NOT_OTHER_DATA = ("data.max_bad_share", "data.cache_dir")
+"""Settings of the data that do not choose other rows."""
 
 
 def train(experiment: Experiment, *, runs_dir: Path, display: Display, shared: Shared | None = None) -> Outcome:
@@ -82,34 +86,85 @@ def resume(reference: str, *, runs_dir: Path, display: Display, shared: Shared |
     run = find_run(runs_dir, reference)
     if run.read_state().state == "finished":
         return None
-    return _execute(load_experiment(run.config_file), run, display, shared)
+    experiment = locate_data(run, load_experiment(run.config_file), read_rows_of(run), display)
+    return _execute(experiment, run, display, shared)
 
 
-def evaluate_run(reference: str, *, runs_dir: Path, split: str, display: Display) -> tuple[Run, Comparison]:
-    """Judge a finished run's adapter and its base on a split of the run's data.
+def evaluate_run(
+    reference: str,
+    *,
+    runs_dir: Path,
+    split: str,
+    display: Display,
+    place: str | None = None,
+    settings: Sequence[str] = (),
+) -> tuple[Run, Comparison]:
+    """Judge a finished run's adapter and its base: on the rows of the run's own split, or on other data.
+
+    Args:
+        reference: the run.
+        runs_dir: folder of the runs.
+        split: ``val`` or ``train``, of the run's own data.
+        display: what a person sees.
+        place: where other data is; all its rows are judged.
+        settings: of other data, such as ``data.text={Title}``.
 
     Raises:
-        ConfigError: there is no such run, or it has no adapter yet.
+        ConfigError: there is no such run, it has no adapter yet, or other data is to be judged by its training rows.
+        DataError: the data cannot be read, or is not the run's any more.
     """
-    run, prepared, base = _finished(reference, runs_dir, split, display)
-    return run, beside_base(prepared, base, split)
+    run = find_trained_run(runs_dir, reference)
+    if place is not None or any(one.partition("=")[0].strip() not in NOT_OTHER_DATA for one in settings):
+        if split != "val":
+            raise ConfigError("other data has no training rows of this run", file="--split", remedy="leave it out")
+        return run, _beside_base_elsewhere(run, place, settings, display)
+    prepared, base, gone = _finished(run, split, display, settings)
+    return run, dataclasses.replace(beside_base(prepared, base, split), gone=gone)
 
 
 def report_run(reference: str, *, runs_dir: Path, display: Display) -> Path:
     """Write a finished run's report.html and its figures again, from what its folder holds and its data."""
-    run, prepared, base = _finished(reference, runs_dir, "val", display)
+    run = find_trained_run(runs_dir, reference)
+    prepared, base, gone = _finished(run, "val", display)
     facts = card_facts(prepared, *kept_epochs(run), run.read_state().seconds)
+    if gone:
+        facts["gone"] = f"{gone} held-out rows that were judged when the run ended are not there any more"
     report(run, prepared, beside_base(prepared, base, "val"), facts)
     return run.report_file
 
 
-def _finished(reference: str, runs_dir: Path, split: str, display: Display) -> tuple[Run, Prepared, Evaluation]:
-    """A finished run, its model with what was trained, and what its base reaches."""
-    run = find_trained_run(runs_dir, reference)
-    experiment = load_experiment(run.config_file)
-    shared = setup(experiment).share(experiment, display)
+def _finished(run: Run, split: str, display: Display, settings: Sequence[str] = ()) -> tuple[Prepared, Evaluation, int]:
+    """A finished run's model on the rows of its split, what its base reaches, and how many of the rows are gone."""
+    record = read_rows_of(run)
+    experiment = locate_data(run, load_experiment(run.config_file, settings), record, display)
+    choice = None if record is None else RecordedRows(record, split, display.warn, run.adapter)
+    shared = setup(experiment).share(experiment, display, choice)
+    if record is None:
+        refuse_other_data(run, shared.data)
     base = judged_base(experiment, shared, split)
-    return run, setup(experiment).prepare(experiment, shared, run.adapter), base
+    gone = 0 if record is None else len(getattr(record, split)) - len(getattr(shared.data.split, split))
+    return setup(experiment).prepare(experiment, shared, run.adapter), base, gone
+
+
+def _beside_base_elsewhere(run: Run, place: str | None, settings: Sequence[str], display: Display) -> Comparison:
+    """A finished run's model and its base on all rows of data that is not the run's own."""
+    record = read_rows_of(run)
+    experiment = load_experiment(run.config_file, settings)
+    if place is not None:
+        experiment = with_place(experiment, Path(place))
+    elif not any(one.partition("=")[0].strip() == f"data.{place_key(experiment)}" for one in settings):
+        experiment = locate_data(run, experiment, record, display)
+    shared = setup(experiment).share(experiment, display, EveryRow(run.adapter))
+    seen = None if record is None else count_trained(record, shared.data.named_rows())
+    base = judged_base(experiment, shared, "val")
+    comparison = beside_base(setup(experiment).prepare(experiment, shared, run.adapter), base, "val")
+    if seen is None:
+        display.warn(
+            "an earlier version made this run and did not note its rows: it may have learned from some of these"
+        )
+    elif seen:
+        display.warn(f"the run learned from {seen} of these {comparison.rows} rows")
+    return dataclasses.replace(comparison, judged="other", source=str(place_of(experiment)), trained_on=seen)
 
 
 def evaluate_base(experiment: Experiment, *, split: str, display: Display) -> Evaluation:
@@ -184,24 +239,13 @@ def _train(
     """Share → judge the base → prepare → fit → conclude; the base is as it was afterwards."""
     started = time.monotonic()
     shared = shared or setup(experiment).share(experiment, display)
-    _hold_to_its_data(run, shared.data.fingerprint())
+    hold_to_data(run, experiment, shared.data)
     base = judged_base(experiment, shared, "val")
     prepared = setup(experiment).prepare(experiment, shared)
     try:
         return _train_prepared(prepared, base, run, display, interruption, started)
     finally:
         prepared.release()
-
-
-def _hold_to_its_data(run: Run, fingerprint: str) -> None:
-    """Note what a new run is trained on, and refuse to go on with other data."""
-    file = run.path / DATA_FILE
-    if not file.is_file():
-        run.write_text(DATA_FILE, fingerprint + "\n")
-    elif file.read_text(encoding="utf-8", errors="replace").strip() != fingerprint:
-        raise DataError(
-            "the data is not what this run was begun with", file=run.path, remedy="put it back, or train a new run"
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ def model_card(
     *,
     name: str,
     facts: Mapping[str, str],
+    judged: str = "held-out rows",
     columns: Sequence[str],
     table: Sequence[Sequence[str]],
     drawn_by: str | None,
@@ -99,6 +100,7 @@ def model_card(
     Args:
         name: of the run.
         facts: Markdown, by name.
+        judged: what the rows of the table are called.
         columns: heads of the table.
         table: metrics of base and adapted model, as text.
         drawn_by: as ``drawn_over`` takes it.
@@ -108,7 +110,7 @@ def model_card(
     front = ["---", f"library_name: {tags[0]}", f"tags: [{', '.join(tags[1:])}]", "---"]
     body = [f"- {key}: {value}" for key, value in facts.items()]
     told = (
-        "Held-out rows, base and adapted model judged by the same code; intervals are paired bootstraps over "
+        f"{judged.capitalize()}, base and adapted model judged by the same code; intervals are paired bootstraps over "
         f"{drawn_over(drawn_by)} ({ARROWS_READ[:-1]}):"
     )
     code = ["## Load it", "", "Run in this folder:", "", "```python", snippet.strip(), "```", ""]

@@ -79,7 +79,7 @@ def write_report(
 
     Args:
         run: the run.
-        comparison: base and adapted model on the held-out rows.
+        comparison: base and adapted model on the judged rows.
         findings: what only the run's task has.
         facts: what was run, by name.
         config: the resolved experiment file.
@@ -99,7 +99,9 @@ def write_report(
         run.path / "report.html",
         title=run.name,
         answer=said.answer,
-        comparison=Table(f"Held-out rows. {ARROWS_READ}", COLUMNS, comparison_rows(base, adapted, bounds)),
+        comparison=Table(
+            f"{comparison.rows_are.capitalize()}. {ARROWS_READ}", COLUMNS, comparison_rows(base, adapted, bounds)
+        ),
         verdict=said.health,
         plates=plates,
         galleries=findings.galleries,
@@ -119,7 +121,8 @@ def judgement(run: Run, comparison: Comparison, *, monitor: str, judges_space: b
         judges_space: whether the task has a space to judge.
     """
     base, adapted = comparison.base.metrics, comparison.adapted.metrics
-    found = answer(monitor, base, adapted, plain_intervals(comparison))
+    held_out = comparison.judged == "held-out"
+    found = answer(monitor, base, adapted, plain_intervals(comparison), held_out=held_out)
     health = verdict(base, adapted, list(read_metrics(run.metrics_file))) if judges_space else ()
     return Judgement(with_kept(found, kept_words(*kept_epochs(run))), health)
 
@@ -139,6 +142,7 @@ def write_card(
     card = model_card(
         name=run.name,
         facts=facts,
+        judged=comparison.rows_are,
         columns=COLUMNS,
         table=table,
         drawn_by=comparison.drawn_by,
@@ -152,7 +156,8 @@ def _plates(
     comparison: Comparison, history: Sequence[Mapping[str, float | int | str]], monitor: str, judges_space: bool
 ) -> Iterator[Plate]:
     yield from comparison_figures(comparison.base.metrics, comparison.adapted.metrics, plain_intervals(comparison))
-    yield from (plate for plate in history_figures(history, monitor) if judges_space or plate.section != "health")
+    figures = history_figures(history, monitor, rows=comparison.rows_are)
+    yield from (plate for plate in figures if judges_space or plate.section != "health")
 
 
 def _embedded(judged: Evaluation) -> Embedded:

@@ -15,7 +15,7 @@ from vectoruniverse import __version__
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.svd import singular_values, tower_spectra
 from vectoruniverse.assembly.contract import Prepared
-from vectoruniverse.comparison import Comparison, compare, evaluation_record
+from vectoruniverse.comparison import Comparison, Judged, compare, evaluation_record
 from vectoruniverse.config.loading import dump_experiment, fingerprint
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.metrics.catalogue import describe
@@ -99,7 +99,9 @@ def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evalu
     """The task's model beside its base on the same rows; ``adapted`` where it has been judged already."""
     units = prepared.data.units(split)
     column = None if units is None else prepared.data.grouped_by
-    return compare(base, adapted or prepared.task.evaluate(split), split, units=units, drawn_by=column)
+    judged: Judged = "held-out" if split == "val" and prepared.data.holds_out else "training"
+    found = adapted or prepared.task.evaluate(split)
+    return compare(base, found, split, units=units, drawn_by=column, judged=judged)
 
 
 def write_results(prepared: Prepared, outcome: Outcome) -> Findings:

@@ -26,6 +26,8 @@ GAP = 0.5
 
 Outcome = Literal["better", "worse", "unclear", "unchanged"]
 
+LEARNED = "These are rows that it learned from, which says nothing of others."
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -48,6 +50,8 @@ def answer(
     base: Mapping[str, float],
     adapted: Mapping[str, float],
     intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    *,
+    held_out: bool = True,
 ) -> Answer:
     """Judge the change of one metric, towards its better end.
 
@@ -56,6 +60,7 @@ def answer(
         base: metrics of the base model.
         adapted: metrics of the adapted model on the same rows.
         intervals: of a metric, ``difference`` as [estimate, low, high].
+        held_out: whether the rows are others than the adapted model learned from; if not, no change is called better.
     """
     before, after = base[metric], adapted[metric]
     change, told = after - before, describe(metric)
@@ -70,8 +75,10 @@ def answer(
         remark = {"unclear": "zero is within it, so these rows cannot tell", "unchanged": "no row differs"}
         detail += f", 95 % interval {low * scale:+{form}} to {high * scale:+{form}}: "
         detail += f"{remark.get(outcome, 'clear of zero')}."
-    went = f"from {before * scale:{form}}{unit} to {after * scale:{form}}{unit}"
-    return Answer(outcome, f"{_OPENING[outcome]}: {metric} went {went}", detail)
+    went = f"{metric} went from {before * scale:{form}}{unit} to {after * scale:{form}}{unit}"
+    if not held_out:
+        return Answer("unclear", f"Training rows: {went}", f"Change {change * scale:+{form}}{points}. {LEARNED}")
+    return Answer(outcome, f"{_OPENING[outcome]}: {went}", detail)
 
 
 def _outcome(metric: Metric, low: float, high: float) -> Outcome:

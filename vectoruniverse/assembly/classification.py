@@ -23,6 +23,7 @@ from vectoruniverse.assembly.text_encoders import (
 from vectoruniverse.assembly.text_rows import TextRows, read_text_rows, tell_truncated
 from vectoruniverse.comparison import Comparison
 from vectoruniverse.config.text import ClassificationExperiment, LabelledData, PairClassificationExperiment
+from vectoruniverse.data.row_record import RowChoice
 from vectoruniverse.display import Display
 from vectoruniverse.encoders.heads import (
     HEAD_FILE,
@@ -66,11 +67,21 @@ class ClassificationShared(Shared):
     examples: Mapping[str, Examples]
 
 
-def share(experiment: ClassificationExperiment, display: Display) -> ClassificationShared:
+def share(
+    experiment: ClassificationExperiment, display: Display, choice: RowChoice | None = None
+) -> ClassificationShared:
     """Config → texts and labels → encoders."""
     compute = choose_compute(experiment.train.device, experiment.train.precision)
-    data = read_text_rows(experiment.data, text_columns(experiment), label=experiment.data.label, display=display)
-    first = load_encoder(experiment, compute, data.train_texts)
+    data = read_text_rows(
+        experiment.data,
+        text_columns(experiment),
+        label=experiment.data.label,
+        display=display,
+        choice=choice,
+        names=None if choice is None else read_head(choice.trained / HEAD_FILE).names,
+    )
+    trained = None if choice is None else choice.trained / _part_names(experiment)[0]
+    first = load_encoder(experiment, compute, data.train_texts, trained)
     without_normalize(first.module)
     encoders = _parts(experiment, first)
     inputs = tokenize(experiment, first, {role: data.column(role) for role in text_columns(experiment)}, display)

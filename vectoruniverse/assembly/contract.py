@@ -19,6 +19,8 @@ from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.prefix import PrefixAdapter
 from vectoruniverse.comparison import Comparison
 from vectoruniverse.config.sections import Experiment
+from vectoruniverse.data.row_record import NamedRow, RowChoice
+from vectoruniverse.data.splits import Split
 from vectoruniverse.display import Display
 from vectoruniverse.reporting import Findings
 from vectoruniverse.tasks.contract import Evaluation, Task
@@ -32,8 +34,22 @@ class Data(Protocol):
     def source(self) -> str:
         """File or folder they come from, as the experiment names it."""
 
+    @property
+    def split(self) -> Split:
+        """Positions of training and validation rows."""
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether the validation rows are others than the training rows."""
+
+    def named_rows(self) -> Sequence[NamedRow]:
+        """Every usable row, at its position, as a run remembers it."""
+
     def fingerprint(self) -> str:
         """sha256 over every row and the split: equal data, equal number."""
+
+    def earlier_fingerprint(self) -> str:
+        """The same as it was made before runs noted their rows."""
 
     def counts(self) -> dict[str, int]:
         """Rows by what became of them: ``training``, ``validation``, ``set aside``."""
@@ -141,8 +157,14 @@ class Prepared(ABC):
 class Setup(Protocol):
     """A module ``assembly.<task>``."""
 
-    def share(self, experiment: Experiment, display: Display) -> Shared:
-        """Config → data → base; nothing is written but caches."""
+    def share(self, experiment: Experiment, display: Display, choice: RowChoice | None = None) -> Shared:
+        """Config → data → base; nothing is written but caches.
+
+        Args:
+            experiment: what is run.
+            display: what a person sees.
+            choice: which rows are judged, of a run that was trained; None: the split that the experiment draws.
+        """
 
     def prepare(self, experiment: Experiment, shared: Shared, trained: Path | None = None) -> Prepared:
         """Adapter → task, on what is shared; ``release`` undoes it.

@@ -31,6 +31,7 @@ from vectoruniverse.comparison import Comparison
 from vectoruniverse.config.image_text import AdapterConfig, ImageTextExperiment, ViewsConfig
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.metadata import Row
+from vectoruniverse.data.row_record import RowChoice
 from vectoruniverse.data.views import Augmentation
 from vectoruniverse.display import Display
 from vectoruniverse.encoders.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, local_source
@@ -99,14 +100,14 @@ def as_image_text(experiment: Experiment, what: str) -> ImageTextExperiment:
     return experiment
 
 
-def share(experiment: ImageTextExperiment, display: Display) -> ImageTextShared:
+def share(experiment: ImageTextExperiment, display: Display, choice: RowChoice | None = None) -> ImageTextShared:
     """Config → data → encoder; nothing is written but the cache of decoded pictures."""
     compute = choose_compute(experiment.train.device, experiment.train.precision)
     metadata = read_rows(experiment.data)
     encoder = load_encoder(experiment, compute)
-    data = decode(experiment.data, metadata, *input_size(experiment, encoder), display)
+    data = decode(experiment.data, metadata, *input_size(experiment, encoder), display, choice)
     refuse_lone_rows(data)
-    encoder = encoder or build_encoder(experiment, compute, data.train_texts())
+    encoder = encoder or build_encoder(experiment, compute, data.train_texts(), choice.trained if choice else None)
     pairs = build_pairs(encoder, data, experiment.eval.label_template, display)
     return ImageTextShared(sharing_key(experiment), compute, data, {}, encoder, pairs)
 

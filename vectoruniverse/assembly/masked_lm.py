@@ -17,6 +17,7 @@ from vectoruniverse.assembly.lora import put_lora, text_targets
 from vectoruniverse.assembly.prepared import sharing_key
 from vectoruniverse.config.text import CorpusData, MaskedLmExperiment, ScratchBert
 from vectoruniverse.data.corpus import Corpus, divide_corpus, read_corpus
+from vectoruniverse.data.row_record import NamedRow, RowChoice
 from vectoruniverse.data.sentence_pairs import TokenizedDocuments, collect_documents
 from vectoruniverse.data.splits import Split
 from vectoruniverse.display import Display
@@ -67,9 +68,22 @@ class Documents:
         """The bootstrap draws single rows."""
         return None
 
+    @property
+    def holds_out(self) -> bool:
+        """Always."""
+        return self.config.split.holds_out
+
+    def named_rows(self) -> list[NamedRow]:
+        """Every document; nothing but its sentences is right about it."""
+        return _named(self.corpus)
+
     def fingerprint(self) -> str:
         """sha256 over every document and the split."""
         return self.corpus.fingerprint(self.split)
+
+    def earlier_fingerprint(self) -> str:
+        """The same."""
+        return self.fingerprint()
 
     def counts(self) -> dict[str, int]:
         """Documents by what became of them."""
@@ -97,11 +111,11 @@ class MaskedLmShared(Shared):
     documents: Mapping[str, TokenizedDocuments]
 
 
-def share(experiment: MaskedLmExperiment, display: Display) -> MaskedLmShared:
+def share(experiment: MaskedLmExperiment, display: Display, choice: RowChoice | None = None) -> MaskedLmShared:
     """Config → documents → tokenizer and model."""
     compute = choose_compute(experiment.train.device, experiment.train.precision)
-    data = read_documents(experiment.data)
-    bert = _load(experiment, compute, data)
+    data = read_documents(experiment.data, choice)
+    bert = _load(experiment, compute, data, choice.trained if choice else None)
     parts = {name: data.sentences(part) for name, part in (("train", data.split.train), ("val", data.split.val))}
     documents = {
         name: collect_documents(tokenize_sentences(bert.tokenizer, sentences)) for name, sentences in parts.items()
@@ -111,16 +125,24 @@ def share(experiment: MaskedLmExperiment, display: Display) -> MaskedLmShared:
     return MaskedLmShared(sharing_key(experiment), compute, data, {}, bert, documents)
 
 
-def read_documents(config: CorpusData) -> Documents:
-    """Read and divide the documents."""
+def read_documents(config: CorpusData, choice: RowChoice | None = None) -> Documents:
+    """Read and divide the documents: by ``choice``, else as ``data.split`` says."""
     source = Path(config.source).expanduser()
     column = config.column if source.suffix.lower() in TABLES else None
     corpus = read_corpus(source, column=column, keys=("data.source", "data.column"))
-    split = divide_corpus(corpus, val_fraction=config.split.val_fraction, seed=config.split.seed)
+    if choice is None:
+        split = divide_corpus(corpus, val_fraction=config.split.val_fraction, seed=config.split.seed)
+    else:
+        split = choice.divide(_named(corpus), corpus.source)
     return Documents(config, corpus, split)
 
 
-def _load(experiment: MaskedLmExperiment, compute: Compute, data: Documents) -> PretrainingBert:
+def _named(corpus: Corpus) -> list[NamedRow]:
+    return [NamedRow(one.id, one.id.partition("#")[0], "", one.name) for one in corpus.documents]
+
+
+def _load(experiment: MaskedLmExperiment, compute: Compute, data: Documents, trained: Path | None) -> PretrainingBert:
+    """The named model, or one from scratch with a tokenizer of the training documents: learned, or as ``trained``."""
     sizes = experiment.model
     if isinstance(sizes, str):
         return load_bert_for_pretraining(
@@ -130,8 +152,16 @@ def _load(experiment: MaskedLmExperiment, compute: Compute, data: Documents) -> 
             device=compute.device,
             attention=compute.attention,
         )
-    texts = (sentence for document in data.sentences(data.split.train) for sentence in document)
-    tokenizer = train_wordpiece(texts, sizes.vocab_size, lowercase=sizes.lowercase, max_tokens=sizes.max_text_tokens)
+    if trained is None:
+        texts = (sentence for document in data.sentences(data.split.train) for sentence in document)
+        tokenizer = train_wordpiece(
+            texts, sizes.vocab_size, lowercase=sizes.lowercase, max_tokens=sizes.max_text_tokens
+        )
+    else:
+        learned = load_bert_for_pretraining(
+            str(trained), revision=None, seed=0, device=compute.device, attention=compute.attention
+        )
+        tokenizer = learned.tokenizer
     return build_bert_for_pretraining(
         tokenizer,
         seed=experiment.seed,

@@ -58,11 +58,13 @@ def load_encoder(experiment: ImageTextExperiment, compute: Compute) -> DualEncod
     return _load(experiment.model, experiment.revision, compute, weights)
 
 
-def build_encoder(experiment: ImageTextExperiment, compute: Compute, texts: list[str]) -> DualEncoder:
-    """The model from scratch, its tokenizer trained on ``texts``."""
+def build_encoder(
+    experiment: ImageTextExperiment, compute: Compute, texts: list[str], trained: Path | None = None
+) -> DualEncoder:
+    """The model from scratch, its tokenizer trained on ``texts``, or that of the run that wrote ``trained``."""
     assert isinstance(experiment.model, ScratchClip)
     return build_clip(
-        texts,
+        texts if trained is None else _load(str(trained), None, compute, torch.float32).tokenizer,
         seed=experiment.seed,
         device=compute.device,
         dtype=compute.dtype,

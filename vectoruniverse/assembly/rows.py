@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from vectoruniverse.config.image_text import DataConfig
 from vectoruniverse.data.metadata import BadRow, Metadata, Row, read_metadata, refuse_if_too_many_bad
 from vectoruniverse.data.normalise import caseless
 from vectoruniverse.data.pair_items import PairItems, number
+from vectoruniverse.data.row_record import NamedRow, RowChoice, digest
 from vectoruniverse.data.splits import Split, group_rows, split_rows
 from vectoruniverse.data.thumbnails import PictureRecipe, Pictures, PictureStore, default_cache_dir
 from vectoruniverse.display import Display
@@ -69,6 +70,15 @@ class ImageTextData:
         together = f"grouped by `{split.group_by}`" if split.group_by else "identical pictures together"
         return f"seed {split.seed}, {together}"
 
+    @property
+    def holds_out(self) -> bool:
+        """Always."""
+        return self.config.split.holds_out
+
+    def named_rows(self) -> list[NamedRow]:
+        """Every usable row: its picture is what it is, its text and labels are what is right about it."""
+        return _named(self.rows, [str(self.pictures.digests[i]) for i in self.positions])
+
     def units(self, split: str) -> list[str] | None:
         """Group of each row of a split, which the bootstrap draws together; None where each row is alone in its own."""
         groups = [self.groups[i] for i in getattr(self.split, split)]
@@ -94,13 +104,22 @@ class ImageTextData:
 
     def fingerprint(self) -> str:
         """sha256 over every row's id, text, picture and labels and over the split: equal data, equal number."""
-        digest = hashlib.sha256()
+        found = hashlib.sha256()
         for name, part in (("train", self.split.train), ("val", self.split.val)):
             for i in part:
                 row = self.rows[i]
                 told = [name, row.id, row.text, self.pictures.digests[self.positions[i]], sorted(row.labels)]
-                digest.update(json.dumps(told).encode() + b"\n")
-        return digest.hexdigest()
+                found.update(json.dumps(told).encode() + b"\n")
+        return found.hexdigest()
+
+    def earlier_fingerprint(self) -> str:
+        """The same without labels, as runs noted it that an earlier version made."""
+        found = hashlib.sha256()
+        for name, part in (("train", self.split.train), ("val", self.split.val)):
+            for i in part:
+                row = self.rows[i]
+                found.update(f"{name}\0{row.id}\0{row.text}\0{self.pictures.digests[self.positions[i]]}\n".encode())
+        return found.hexdigest()
 
 
 def read_rows(data: DataConfig) -> Metadata:
@@ -121,8 +140,15 @@ def read_rows(data: DataConfig) -> Metadata:
     return metadata
 
 
-def decode(data: DataConfig, metadata: Metadata, size: int, resample: str, display: Display) -> ImageTextData:
-    """Decode every picture once, set bad ones aside, divide the rest."""
+def decode(
+    data: DataConfig,
+    metadata: Metadata,
+    size: int,
+    resample: str,
+    display: Display,
+    choice: RowChoice | None = None,
+) -> ImageTextData:
+    """Decode every picture once, set bad ones aside, divide the rest: by ``choice``, else as ``data.split`` says."""
     cache = Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir()
     recipe = PictureRecipe(size, data.fit, resample, data.max_pixels)  # type: ignore[arg-type]
     pictures = PictureStore.open(cache, recipe).ensure(
@@ -136,13 +162,13 @@ def decode(data: DataConfig, metadata: Metadata, size: int, resample: str, displ
     refuse_if_too_many_bad(metadata.file, bad, total, data.max_bad_share)
     positions = np.array([i for i in range(len(metadata.rows)) if i not in pictures.errors], dtype=np.int64)
     rows = [metadata.rows[i] for i in positions]
-    groups = group_by(data.split.group_by, rows, [str(pictures.digests[i]) for i in positions])
-    split = split_rows(
-        [row.id for row in rows],
-        groups=groups,
-        val_fraction=data.split.val_fraction,
-        seed=data.split.seed,
-    )
+    digests = [str(pictures.digests[i]) for i in positions]
+    groups = group_by(data.split.group_by, rows, digests)
+    if choice is not None:
+        split = choice.divide(_named(rows, digests), metadata.file)
+    else:
+        ids, share = [row.id for row in rows], data.split.val_fraction
+        split = split_rows(ids, groups=groups, val_fraction=share, seed=data.split.seed)
     kept = Metadata(metadata.file, metadata.root, metadata.rows, bad)
     return ImageTextData(data, kept, rows, pictures, positions, split, groups)
 
@@ -165,6 +191,13 @@ def refuse_lone_rows(data: ImageTextData) -> None:
 def bad_row(row: Row, reason: str) -> BadRow:
     """The row as one that cannot be used."""
     return BadRow(row.line, row.id, reason)
+
+
+def _named(rows: Sequence[Row], pictures: Sequence[str]) -> list[NamedRow]:
+    return [
+        NamedRow(row.id, picture[:16], digest(row.text, sorted(row.labels)))
+        for row, picture in zip(rows, pictures, strict=True)
+    ]
 
 
 def group_by(column: str | None, rows: list[Row], digests: list[str]) -> list[str]:

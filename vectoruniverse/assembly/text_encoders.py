@@ -24,12 +24,23 @@ from vectoruniverse.training.device import Compute
 Adapters = dict[str, LoraAdapter | PrefixAdapter]
 
 
-def load_encoder(experiment: TextExperiment, compute: Compute, texts: Callable[[], Iterable[str]]) -> TextEncoder:
+def load_encoder(
+    experiment: TextExperiment,
+    compute: Compute,
+    texts: Callable[[], Iterable[str]],
+    trained: Path | None = None,
+) -> TextEncoder:
     """The named encoder, or one from scratch whose vocabulary is learned on ``texts``.
+
+    Where a run from scratch wrote what it ``trained`` (the folder of one encoder), its vocabulary is taken.
 
     Frozen weights are kept in the compute format, since autocast would cast them anew at every step; trained ones are
     float32. A prefix takes positions of its own, so that texts can be so much shorter.
     """
+    if isinstance(experiment.model, ScratchBert) and trained is not None:
+        scratch = random_like(load_trained(experiment, compute, trained), experiment.seed)
+        scratch.name = "scratch"
+        return scratch
     if isinstance(experiment.model, ScratchBert):
         sizes = experiment.model.model_dump(exclude={"scratch", "max_text_tokens"})
         return build_bert(

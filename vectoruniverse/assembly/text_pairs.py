@@ -26,6 +26,7 @@ from vectoruniverse.compare_encoders import EncoderComparison, compare_encoders
 from vectoruniverse.comparison import Comparison
 from vectoruniverse.config.text import EncoderConfig, TextPairsExperiment
 from vectoruniverse.data.pair_items import same_texts
+from vectoruniverse.data.row_record import RowChoice
 from vectoruniverse.display import Display
 from vectoruniverse.encoders.text import TextEncoder
 from vectoruniverse.encoders.text_files import find_source
@@ -67,18 +68,18 @@ class TextPairsShared(Shared):
     pairs: Mapping[str, TextPairs]
 
 
-def share(experiment: TextPairsExperiment, display: Display) -> TextPairsShared:
+def share(experiment: TextPairsExperiment, display: Display, choice: RowChoice | None = None) -> TextPairsShared:
     """Config → pairs → encoder."""
     compute = choose_compute(experiment.train.device, experiment.train.precision)
-    data = read_pairs(experiment, display)
-    encoder = load_encoder(experiment, compute, data.train_texts)
+    data = read_pairs(experiment, display, choice)
+    encoder = load_encoder(experiment, compute, data.train_texts, choice.trained if choice else None)
     return TextPairsShared(sharing_key(experiment), compute, data, {}, encoder, tokenize_pairs(encoder, data, display))
 
 
-def read_pairs(experiment: TextPairsExperiment, display: Display) -> TextRows:
+def read_pairs(experiment: TextPairsExperiment, display: Display, choice: RowChoice | None = None) -> TextRows:
     """The pairs of an experiment."""
     config = experiment.data
-    return read_text_rows(config, {"first": config.first, "second": config.second}, display=display)
+    return read_text_rows(config, {"first": config.first, "second": config.second}, display=display, choice=choice)
 
 
 def tokenize_pairs(encoder: TextEncoder, data: TextRows, display: Display) -> dict[str, TextPairs]:

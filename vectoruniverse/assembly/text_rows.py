@@ -10,9 +10,10 @@ from typing import Protocol
 import numpy as np
 
 from vectoruniverse.config.text import TextData, TextSplitConfig
+from vectoruniverse.data.row_record import NamedRow, RowChoice, digest
 from vectoruniverse.data.splits import Split
-from vectoruniverse.data.text_split import TextSplit, divide_table, fingerprint_table
-from vectoruniverse.data.text_table import TextTable, encode_labels, read_text_table
+from vectoruniverse.data.text_split import TextSplit, divide_table, fingerprint_table, group_texts
+from vectoruniverse.data.text_table import TextTable, encode_labels, read_text_table, shortened
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DataError
 
@@ -53,13 +54,26 @@ class TextRows:
         """What rows have in common that a drawn division keeps together."""
         return "text"
 
+    @property
+    def holds_out(self) -> bool:
+        """Not where the model is judged on the rows it learns from."""
+        return self.config.split.holds_out
+
+    def named_rows(self) -> list[NamedRow]:
+        """Every usable row: its texts are what it is, its label is what is right about it."""
+        return _named(self.table)
+
     def fingerprint(self) -> str:
         """sha256 over every row and the split."""
         return fingerprint_table(self.table, self.split)
 
+    def earlier_fingerprint(self) -> str:
+        """The same."""
+        return self.fingerprint()
+
     def counts(self) -> dict[str, int]:
         """Rows by what became of them."""
-        bad, (train, val) = len(self.table.bad), (len(self.split.train), len(self.split.val))
+        bad, (train, val) = len(self.table.bad), (len(self.split.train), len(self.split.val) * self.holds_out)
         return {"training": train, "validation": val, "set aside": bad + self.divided.left_out}
 
     def units(self, split: str) -> list[str] | None:
@@ -74,8 +88,8 @@ class TextRows:
 
     def division(self) -> str:
         """How rows were divided, in words."""
-        if self.divided.held_out == NOT_HELD_OUT:
-            return "the same rows"
+        if not self.holds_out:
+            return "so it is judged on the rows it learned from"
         if self.divided.held_out != "drawn":
             return f"as column `{self.config.split.column}` says"
         whose = " or ".join(self.config.split.together or ["any"])
@@ -90,7 +104,15 @@ class TextRows:
         return [text for i in self.split.train for text in self.table.rows[i].texts.values()]
 
 
-def read_text_rows(data: TextData, roles: Mapping[str, str], *, label: str | None = None, display: Display) -> TextRows:
+def read_text_rows(
+    data: TextData,
+    roles: Mapping[str, str],
+    *,
+    label: str | None = None,
+    display: Display,
+    choice: RowChoice | None = None,
+    names: Sequence[str] | None = None,
+) -> TextRows:
     """Read and check the table, divide its rows, number its classes.
 
     Args:
@@ -98,6 +120,8 @@ def read_text_rows(data: TextData, roles: Mapping[str, str], *, label: str | Non
         roles: role → column.
         label: column of the classes; None without.
         display: is told of texts that stand on both sides of a split the file brought.
+        choice: which rows are judged; None: as ``data.split`` says.
+        names: of the classes, as a trained classifier knows them; None: those that occur.
 
     Raises:
         ConfigError: a column is not there.
@@ -113,25 +137,53 @@ def read_text_rows(data: TextData, roles: Mapping[str, str], *, label: str | Non
         max_bad_share=data.max_bad_share,
         keys={"split": "data.split.column"},
     )
-    divided = _divide(table, config)
-    if divided.held_out == NOT_HELD_OUT:
+    divided = _divide(table, config) if choice is None else _chosen(table, config, choice)
+    if not config.holds_out and choice is None:
         display.warn("no rows are held out: the model is judged on the rows it learns from")
     if divided.shared and divided.held_out in ("val", "test"):
         display.warn(f"{divided.shared} validation rows have a text that a training row has too")
     if label is None:
         return TextRows(data, table, divided)
-    labels, names = encode_labels(table.rows, file=table.file)
-    if missing := [name for i, name in enumerate(names) if not (labels[divided.split.train] == i).any()]:
+    if choice is not None:  # rows that are not judged may be of classes that the run never knew
+        judged = np.unique(np.concatenate(divided.split))
+        labels = np.full(len(table.rows), -1, dtype=np.int64)
+        labels[judged], known = encode_labels([table.rows[i] for i in judged], names=names, file=table.file)
+        return TextRows(data, table, divided, labels, known)
+    labels, known = encode_labels(table.rows, file=table.file)
+    if missing := [name for i, name in enumerate(known) if not (labels[divided.split.train] == i).any()]:
         raise DataError(
             f"no training row is of class {missing[0]!r}",
             file=table.file,
             remedy="give more rows of it, leave it out, or change data.split",
         )
-    return TextRows(data, table, divided, labels, names)
+    return TextRows(data, table, divided, labels, known)
+
+
+def _named(table: TextTable) -> list[NamedRow]:
+    return [
+        NamedRow(
+            row.id, digest(sorted(row.texts.items())), digest(row.label), shortened(next(iter(row.texts.values())))
+        )
+        for row in table.rows
+    ]
+
+
+def _chosen(table: TextTable, config: TextSplitConfig, choice: RowChoice) -> TextSplit:
+    split = choice.divide(_named(table), table.file)
+    sides = {row.split for row in table.rows}
+    held_out = "drawn" if config.column is None else "val" if "val" in sides else "test"
+    others = sum(row.split == "test" for row in table.rows) if held_out == "val" else 0
+    groups = None
+    if config.holds_out and config.column is None:  # of the chosen rows alone: no other row may tie them together
+        chosen = np.unique(np.concatenate(split))
+        groups = [row.id for row in table.rows]
+        for i, name in zip(chosen, group_texts([table.rows[i] for i in chosen], config.together), strict=True):
+            groups[i] = name
+    return TextSplit(split, held_out if config.holds_out else NOT_HELD_OUT, others, 0, groups)
 
 
 def _divide(table: TextTable, config: TextSplitConfig) -> TextSplit:
-    if config.column is None and config.val_fraction == 0.0:
+    if not config.holds_out:
         everything = np.arange(len(table.rows))
         return TextSplit(Split(everything, everything), NOT_HELD_OUT, 0, 0, None)
     roles = table.rows[0].texts.keys()

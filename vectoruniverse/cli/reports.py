@@ -73,7 +73,7 @@ def compare(
     for title, table in (
         ("runs", compare_page.run_table(record)),
         ("settings that differ", compare_page.config_table(record)),
-        ("held-out rows [95 %]", compare_page.metric_table(record)),
+        (f"{compare_page.rows_are(record)} rows [95 %]", compare_page.metric_table(record)),
         ("paired differences", compare_page.difference_table(record)),
     ):
         if table.rows:

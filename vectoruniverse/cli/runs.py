@@ -25,6 +25,7 @@ from vectoruniverse.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from vectoruniverse.comparison import Comparison
+    from vectoruniverse.config.sections import Experiment
     from vectoruniverse.config.text import TextPairsExperiment
     from vectoruniverse.experiment import Plan
     from vectoruniverse.results import Outcome
@@ -100,7 +101,11 @@ def evaluate(
         str | None, typer.Option("--config", "-c", help="Judge an experiment's model as it is, before any training.")
     ] = None,
     overrides: SetOption = [],
-    split: Annotated[str, typer.Option(help="Rows to judge on: val or train.")] = "val",
+    split: Annotated[str, typer.Option(help="Rows of the experiment's own data: val or train.")] = "val",
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PLACE", help="Judge a RUN on all rows of other data: its folder, table or documents."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Also write a page about the encoders of an experiment of task text_pairs."),
@@ -109,13 +114,8 @@ def evaluate(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge a run's adapter beside its base, on the same rows by the same code; or an experiment's encoders."""
-    if split not in ("val", "train"):
-        raise UserError(f"--split {split!r} is neither val nor train")
-    if (run is None) == (config is None):
-        raise UserError("give either a RUN or --config FILE", remedy="vu eval latest")
-    if run is not None and overrides:
-        raise UserError("a RUN is judged with its own config; --set goes with --config")
+    """Judge a run's adapter beside its base, on the rows it held out; or an experiment's encoders."""
+    _check_subject(run, config, split, data, overrides)
     from vectoruniverse import experiment as runner
     from vectoruniverse.comparison import evaluation_record, spectra
     from vectoruniverse.config.loading import load_experiment
@@ -131,22 +131,42 @@ def evaluate(
     display = open_display(quiet)
     try:
         if run is not None:
-            found, comparison = runner.evaluate_run(run, runs_dir=runs_dir, split=split, display=display)
+            found, comparison = runner.evaluate_run(
+                run, runs_dir=runs_dir, split=split, display=display, place=data, settings=overrides
+            )
             record = {"run": found.name, **evaluation_record(comparison)}
         else:
             assert loaded is not None
             judged = runner.evaluate_base(loaded, split=split, display=display)
+            rows_are = f"{_judged(loaded, split)} rows"
             record = {"split": split, "rows": judged.rows, "base": dict(judged.metrics), "spectra": spectra(judged)}
     finally:
         display.close()
     if as_json:
         print_json(record)
     elif run is not None:
-        _print_comparison(f"{found.name}: {comparison.rows} {split} rows", comparison)
-        if split == "val":
+        _print_comparison(f"{found.name}: {comparison.rows} {comparison.rows_are}", comparison)
+        if comparison.judged == "held-out":
             _print_judgement(found, comparison)
     else:
-        print_table(f"{judged.rows} {split} rows, base model", ("metric", "base"), metric_rows(judged.metrics))
+        print_table(f"{judged.rows} {rows_are}, base model", ("metric", "base"), metric_rows(judged.metrics))
+
+
+def _check_subject(run: str | None, config: str | None, split: str, data: str | None, overrides: list[str]) -> None:
+    """Refuse options of ``vu eval`` that do not go together."""
+    if split not in ("val", "train"):
+        raise UserError(f"--split {split!r} is neither val nor train")
+    if (run is None) == (config is None):
+        raise UserError("give either a RUN or --config FILE", remedy="vu eval latest")
+    if run is not None and (other := [given for given in overrides if not given.strip().startswith("data.")]):
+        raise UserError(f"a RUN is judged with its own config but for data.*, so {other[0]} does not go with it")
+    if run is None and data is not None:
+        raise UserError("--data goes with a RUN", remedy=f"vu eval latest --data {data}")
+
+
+def _judged(loaded: Experiment, split: str) -> str:
+    """What the rows of a split would be to a model that this experiment trains."""
+    return "held-out" if split == "val" and loaded.holds_out else "training"
 
 
 def _evaluate_encoders(loaded: TextPairsExperiment, split: str, page: Path | None, quiet: bool, as_json: bool) -> None:
@@ -162,7 +182,7 @@ def _evaluate_encoders(loaded: TextPairsExperiment, split: str, page: Path | Non
         display.close()
     rows = len(comparison.first)
     if page is not None:
-        facts = {"pairs": f"{rows} of {loaded.data.file}, {split} rows"}
+        facts = {"pairs": f"{rows} of {loaded.data.file}, {_judged(loaded, split)} rows"}
         plates = pair_findings(comparison.found).plates
         encoder_page.write_encoder_page(page, comparison, title=loaded.name, plates=plates, facts=facts)
     if as_json:
@@ -170,7 +190,7 @@ def _evaluate_encoders(loaded: TextPairsExperiment, split: str, page: Path | Non
         print_json({"split": split, "rows": rows, "metric": comparison.metric, "encoders": found})
         return
     table, said = encoder_page.encoder_table(comparison), answer(comparison)
-    print_table(f"{rows} {split} pairs", table.columns, table.rows)
+    print_table(f"{rows} {_judged(loaded, split)} pairs", table.columns, table.rows)
     typer.echo(f"{said.headline}. {said.detail}")
     if page is not None:
         typer.echo(f"page in {page}")
@@ -326,7 +346,7 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         print_json({**record, "base": outcome.base, "adapted": outcome.adapted})
         return
     which = "best epoch" if outcome.epoch == outcome.best_epoch else "epoch"
-    title = f"{outcome.run.name}: held-out rows, {which} {outcome.epoch}, {outcome.seconds:.0f} s"
+    title = f"{outcome.run.name}: {outcome.comparison.rows_are}, {which} {outcome.epoch}, {outcome.seconds:.0f} s"
     _print_comparison(title, outcome.comparison)
     _print_judgement(outcome.run, outcome.comparison)
     if outcome.earlier is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vectoruniverse.config.places import look_beside
 from vectoruniverse.config.problems import OVERRIDE, Sources, config_error
 from vectoruniverse.config.sections import Experiment, Section
 from vectoruniverse.config.strict_yaml import MAX_BYTES, KeyPath, dotted, parse, shown, write
@@ -54,6 +55,7 @@ def load_experiment(config: Path | str, overrides: Sequence[str] = ()) -> Experi
         said = "holds nothing" if document.value is None else f"must be a section of keys, got {shown(document.value)}"
         raise ConfigError(said, file=path, remedy="start from a file in configs/")
     sources = Sources(str(path), dict(document.lines))
+    look_beside(document.value, path.parent)
     for override in overrides:
         _override(document.value, sources.lines, override)
     settings = _settings(document.value, sources)

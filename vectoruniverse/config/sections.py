@@ -50,6 +50,11 @@ class Division(Section):
     val_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="Share of the rows held out for validation.")
     seed: Seed = Field(42, description="Seed of the split; independent of the training seed.")
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether any row is judged that is not learned from."""
+        return True
+
 
 class SplitConfig(Division):
     """How pictures and texts are divided."""
@@ -268,6 +273,12 @@ class Experiment(Section):
     tensorboard: bool = Field(
         False, description="Also write event files for TensorBoard into the run (`vectoruniverse[tensorboard]`)."
     )
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether any row is judged that is not learned from."""
+        split: Division = getattr(self.data, "split")  # noqa: B009 # every task's data has one
+        return split.holds_out
 
     @property
     def draws_base(self) -> bool:

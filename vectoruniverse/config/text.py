@@ -74,6 +74,11 @@ class TextSplitConfig(Division):
         "null: every text's.",
     )
 
+    @property
+    def holds_out(self) -> bool:
+        """Not where the share is 0 and no column says otherwise."""
+        return self.column is not None or self.val_fraction > 0.0
+
     @model_validator(mode="after")
     def _drawn(self) -> TextSplitConfig:
         drawn = self.column is None and self.val_fraction > 0.0

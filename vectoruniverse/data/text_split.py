@@ -83,13 +83,7 @@ def fingerprint_table(table: TextTable, split: Split) -> str:
 
 
 def _draw(table: TextTable, val_fraction: float, seed: int, together: Sequence[str] | None) -> tuple[Split, list[str]]:
-    rows = table.rows
-    # Each occurrence of a text ties its row to that text; what hangs together is a group.
-    roles = rows[0].texts if together is None else together
-    occurrences = [(i, caseless(row.texts[role])) for i, row in enumerate(rows) for role in roles]
-    names = group_rows([rows[i].id for i, _ in occurrences], [text for _, text in occurrences])
-    groups = {i: name for (i, _), name in zip(occurrences, names, strict=True)}
-    in_order = [groups[i] for i in range(len(rows))]
+    rows, in_order = table.rows, group_texts(table.rows, together)
     split = split_rows([row.id for row in rows], groups=in_order, val_fraction=val_fraction, seed=seed)
     if len(split.val) < 0.5 * val_fraction * len(rows):
         raise DataError(
@@ -99,6 +93,16 @@ def _draw(table: TextTable, val_fraction: float, seed: int, together: Sequence[s
             remedy="Group by one text only, or mark training and validation rows in a column.",
         )
     return split, in_order
+
+
+def group_texts(rows: Sequence[TextRow], together: Sequence[str] | None) -> list[str]:
+    """Name the group of each row: what hangs together by texts that rows share; ``together`` as in ``divide_table``."""
+    # Each occurrence of a text ties its row to that text.
+    roles = rows[0].texts if together is None else together
+    occurrences = [(i, caseless(row.texts[role])) for i, row in enumerate(rows) for role in roles]
+    names = group_rows([rows[i].id for i, _ in occurrences], [text for _, text in occurrences])
+    groups = {i: name for (i, _), name in zip(occurrences, names, strict=True)}
+    return [groups[i] for i in range(len(rows))]
 
 
 def _count_shared(rows: Sequence[TextRow], split: Split) -> int:

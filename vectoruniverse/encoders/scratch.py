@@ -45,7 +45,7 @@ def train_clip_tokenizer(texts: Iterable[str], vocab_size: int, max_tokens: int)
 
 
 def build_clip(
-    texts: Iterable[str],
+    texts: Iterable[str] | CLIPTokenizer,
     *,
     seed: int,
     device: torch.device,
@@ -61,8 +61,13 @@ def build_clip(
     vocab_size: int,
     max_text_tokens: int,
 ) -> DualEncoder:
-    """A random CLIP of the given size; weights are a pure function of ``seed`` and the vocabulary."""
-    tokenizer = train_clip_tokenizer(texts, vocab_size, max_text_tokens)
+    """A random CLIP of the given size; weights are a pure function of ``seed`` and the vocabulary.
+
+    Its vocabulary is learned on ``texts``, unless these are a tokenizer that was learned before.
+    """
+    tokenizer = texts
+    if not isinstance(tokenizer, CLIPTokenizer):
+        tokenizer = train_clip_tokenizer(tokenizer, vocab_size, max_text_tokens)
     tower = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": heads}
     config = CLIPConfig(
         text_config={

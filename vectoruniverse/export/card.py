@@ -107,7 +107,7 @@ def _metrics(record: EvaluationRecord | None) -> list[str]:
     if record is None or not rows:
         return ["The run holds no evaluation."]
     told = (
-        f"{record.rows} held-out rows, base and adapted model judged by the same code; intervals are paired bootstraps "
-        f"over {drawn_over(record.intervals_drawn_by)}:"
+        f"{record.rows} {record.judged} rows, base and adapted model judged by the same code; "
+        f"intervals are paired bootstraps over {drawn_over(record.intervals_drawn_by)}:"
     )
     return [told, markdown_table(COLUMNS, rows)]

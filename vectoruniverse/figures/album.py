@@ -52,7 +52,7 @@ def comparison_figures(
     """Recall of both directions, where both models have it.
 
     Args:
-        base: metrics of the base model on the held-out rows.
+        base: metrics of the base model on the judged rows.
         adapted: metrics of the adapted model on the same rows.
         intervals: of the metrics.
     """
@@ -63,25 +63,29 @@ def comparison_figures(
         yield Plate("recall", "Recall before and after", "answer", caption, recall(base, adapted, intervals))
 
 
-def history_figures(history: Sequence[Record], monitor: str) -> Iterator[Plate]:
+def history_figures(history: Sequence[Record], monitor: str, *, rows: str = "held-out rows") -> Iterator[Plate]:
     """What was logged while the run ran; figures that lack their numbers are left out.
 
     Args:
         history: records of ``metrics.jsonl``.
         monitor: the metric that picked the best checkpoint, such as ``recall@5``.
+        rows: what the judged rows are called.
     """
     logged = {key for record in history for key in record}
     if "train/loss" in logged:
-        caption = f"Training loss with its parts, and {monitor} of the held-out rows after each epoch."
-        yield Plate("training", "Loss and held-out rows", "curves", caption, training_curves(history, monitor=monitor))
+        caption = f"Training loss with its parts, and {monitor} of the {rows} after each epoch."
+        curves = training_curves(history, monitor=monitor, rows=rows)
+        yield Plate("training", f"Loss and {rows}", "curves", caption, curves)
     if "train/lr" in logged:
         yield Plate("learning_rate", "Learning rate", "curves", "At each logged step.", learning_rate(history))
     if logged & {"train/effective_rank", "val/effective_rank"}:
         caption = (
             "Effective rank: how many directions the embeddings use. A fall towards 1 is a collapse. "
-            "Batches have fewer rows than the held-out set, so compare each line with its own start."
+            "Batches have fewer rows than the judged set, so compare each line with its own start."
         )
-        yield Plate("effective_rank", "Directions in use while training", "health", caption, effective_rank(history))
+        yield Plate(
+            "effective_rank", "Directions in use while training", "health", caption, effective_rank(history, rows=rows)
+        )
     if "val/alignment" in logged and logged & {"val/image/uniformity", "val/text/uniformity"}:
         caption = (
             "The path of training between two aims: pairs close together (down) and everything spread out (left). "
@@ -93,7 +97,7 @@ def history_figures(history: Sequence[Record], monitor: str) -> Iterator[Plate]:
 
 
 def space_figures(base: Embedded, adapted: Embedded, items: PairItems) -> Iterator[Plate]:
-    """The space of the held-out rows before and after.
+    """The space of the judged rows before and after.
 
     Args:
         base: the base model's unit rows.
@@ -105,7 +109,7 @@ def space_figures(base: Embedded, adapted: Embedded, items: PairItems) -> Iterat
     )
     yield Plate("cosines", "Right and wrong pairs", "health", caption, cosine_histograms(base, adapted, items))
     caption = (
-        "How the variance of all held-out embeddings (pictures and texts, not centred) is spread over directions. "
+        "How the variance of all judged embeddings (pictures and texts, not centred) is spread over directions. "
         "A flat line uses the space; a steep one uses few directions."
     )
     yield Plate("spectrum", "Eigenvalue spectrum", "health", caption, spectrum(_shares(base), _shares(adapted)))

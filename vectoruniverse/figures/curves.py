@@ -31,7 +31,7 @@ def series(history: Sequence[Record], key: str) -> tuple[Floats, Floats]:
     return steps, values
 
 
-def training_curves(history: Sequence[Record], *, monitor: str = "recall@5") -> Figure:
+def training_curves(history: Sequence[Record], *, monitor: str = "recall@5", rows: str = "held-out rows") -> Figure:
     """Loss with its named parts, and below it the validation metric of both directions beside the base's.
 
     The base is the model before the first step: the values logged at step 0.
@@ -46,7 +46,7 @@ def training_curves(history: Sequence[Record], *, monitor: str = "recall@5") -> 
         panels = figure.subplots(2 if judged else 1, 1, sharex=True, squeeze=False)[:, 0]
         _losses(panels[0], history)
         if judged:
-            _validation(panels[1], history, monitor)
+            _validation(panels[1], history, monitor, rows)
         _steps(panels[-1])
     return figure
 
@@ -69,8 +69,8 @@ def learning_rate(history: Sequence[Record]) -> Figure:
     return figure
 
 
-def effective_rank(history: Sequence[Record]) -> Figure:
-    """Effective rank while training: of each logged batch, and of all held-out rows beside the base's.
+def effective_rank(history: Sequence[Record], *, rows: str = "held-out rows") -> Figure:
+    """Effective rank while training: of each logged batch, and of all judged rows beside the base's.
 
     The two are not comparable with each other: a batch has fewer rows, and its pictures are augmented.
 
@@ -86,8 +86,8 @@ def effective_rank(history: Sequence[Record]) -> Figure:
         if "train/effective_rank" in names:
             ends.append((_line(axes, history, "train/effective_rank", SERIES[1]), "batches", SERIES[1]))
         if "val/effective_rank" in names:
-            ends.append((_line(axes, history, "val/effective_rank", ADAPTED, marker="o"), "held-out rows", ADAPTED))
-            ends += _base_line(axes, history, "val/effective_rank", "base, held-out")
+            ends.append((_line(axes, history, "val/effective_rank", ADAPTED, marker="o"), rows, ADAPTED))
+            ends += _base_line(axes, history, "val/effective_rank", f"base, {rows.removesuffix(' rows')}")
         axes.set(ylabel="effective rank (directions)", ylim=(0, None))
         _steps(axes)
         label_ends(axes, ends)
@@ -106,7 +106,7 @@ def _losses(axes: Axes, history: Sequence[Record]) -> None:
     label_ends(axes, ends)
 
 
-def _validation(axes: Axes, history: Sequence[Record], monitor: str) -> None:
+def _validation(axes: Axes, history: Sequence[Record], monitor: str, rows: str) -> None:
     ends = []
     for name, label, colour in (("image_to_text", "image → text", IMAGE), ("text_to_image", "text → image", TEXT)):
         if _has(history, key := f"val/{name}/{monitor}"):
@@ -114,7 +114,7 @@ def _validation(axes: Axes, history: Sequence[Record], monitor: str) -> None:
     if not ends:
         ends.append((_line(axes, history, f"val/{monitor}", ADAPTED, marker="o"), monitor, ADAPTED))
     ends += _base_line(axes, history, f"val/{monitor}", "base (mean)")
-    axes.set(ylabel=f"{monitor}, held-out", ylim=(0, None))
+    axes.set(ylabel=f"{monitor}, {rows.removesuffix(' rows')}", ylim=(0, None))
     if monitor.startswith("recall@"):
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     label_ends(axes, ends)

@@ -92,6 +92,7 @@ class EvaluationRecord(Record):
 
     Attributes:
         split: ``val`` or ``train``.
+        judged: ``held-out``, or ``training`` where the model learned from the judged rows.
         rows: number of rows judged.
         data: fingerprint of the data.
         experiment: fingerprint of the settings.
@@ -110,6 +111,7 @@ class EvaluationRecord(Record):
 
     version: Literal[1] = 1
     split: str
+    judged: str = "held-out"
     rows: int
     data: str
     experiment: str = ""

@@ -18,6 +18,7 @@ from vectoruniverse import experiment as runner
 from vectoruniverse.assembly.contract import Shared, setup
 from vectoruniverse.assembly.image_text import ImageTextShared
 from vectoruniverse.assembly.prepared import sharing_key
+from vectoruniverse.assembly.recorded_rows import DATA_FILE
 from vectoruniverse.config.image_text import ImageTextExperiment
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.config.sections import Experiment
@@ -201,7 +202,7 @@ class _Sweep:
         self._display.say(f"cell {number} of {len(self._grid.cells)}: {cell.title}")
         self._entries[cell.key] = _entry(cell, "running")
         reset_peak(shared.compute.device)
-        if run is not None and (run.path / runner.DATA_FILE).is_file():
+        if run is not None and (run.path / DATA_FILE).is_file():
             outcome = runner.resume(str(run.path), runs_dir=self._runs_dir, display=self._display, shared=shared)
             assert outcome is not None, "it was not finished"
         else:
@@ -312,7 +313,7 @@ def find_cell_run(runs_dir: Path, cell: Cell, data: str) -> Run | None:
             continue
         try:
             same = identity(load_experiment(run.config_file)) == wanted
-            seen = (run.path / runner.DATA_FILE).read_text(encoding="ascii").strip()
+            seen = (run.path / DATA_FILE).read_text(encoding="ascii").strip()
         except (UserError, OSError, ValueError):  # killed before it was described, or meddled with
             continue
         if same and seen == data:
