@@ -55,7 +55,10 @@ class ColumnsConfig(Section):
 class DataConfig(Section):
     """A folder of pictures and its metadata file."""
 
-    root: str = Field(description="Folder that holds the metadata file and the pictures.")
+    root: str = Field(
+        description="Folder that holds the metadata file and the pictures; relative to the working directory, else to "
+        "the experiment file."
+    )
     metadata: str = Field("metadata.csv", description="Metadata file, relative to root.")
     layout: Literal["auto", "id", "imagefolder", "open_clip"] = Field(
         "auto",

@@ -92,7 +92,10 @@ class TextSplitConfig(Division):
 class TextData(Section):
     """A table of texts."""
 
-    file: str = Field(description="Table of texts, CSV or TSV with a header.")
+    file: str = Field(
+        description="Table of texts, CSV or TSV with a header; relative to the working directory, "
+        "else to the experiment file."
+    )
     split: TextSplitConfig = Field(default_factory=TextSplitConfig, description="Training and validation rows.")
     max_bad_share: Share = Field(0.01, description="Stop when more than this share of the rows cannot be used.")
 
@@ -122,7 +125,7 @@ class CorpusData(Section):
 
     source: str = Field(
         description="A CSV or TSV with a column of documents, a text file with a blank line between documents, "
-        "or a folder of text files."
+        "or a folder of text files; relative to the working directory, else to the experiment file."
     )
     column: str = Field("review", description="Column of the documents (CSV, TSV).")
     split: Division = Field(default_factory=Division, description="Training and validation documents.")
