@@ -65,7 +65,7 @@ def test_collapse_while_training_is_told_with_its_step_and_its_end() -> None:
     assert verdict(BASE, BASE, history) == [sentence]
     recovered = [*history, {"step": 400, "train/effective_rank": 9.0}]
     assert verdict(BASE, BASE, recovered) == [f"{sentence}, and recovered by step 400"]
-    assert verdict(BASE, BASE, history, min_share=0.1)[0].startswith("healthy")
+    assert verdict(BASE, BASE, history[:3])[0].startswith("healthy")
 
 
 def test_the_worst_comes_first() -> None:

@@ -150,8 +150,6 @@ def verdict(
     base: Mapping[str, float],
     adapted: Mapping[str, float],
     history: Sequence[Mapping[str, float | int | str]] = (),
-    *,
-    min_share: float = MIN_SHARE,
 ) -> list[str]:
     """The health of the adapted space beside the base's: one sentence, or one for each thing that is wrong.
 
@@ -159,15 +157,14 @@ def verdict(
         base: geometry of the base model, as `vectoruniverse.metrics.geometry.geometry` names it.
         adapted: geometry of the adapted model; what it lacks is not judged.
         history: records of ``metrics.jsonl``; ``train/effective_rank`` is watched from its first value on.
-        min_share: a batch's effective rank below this share of the first counts as collapse.
 
     Returns:
         The worst first. A single sentence that starts with ``healthy`` when nothing is wrong.
     """
     found = [
         *_not_finite(adapted),
-        *_collapse(base, adapted, min_share),
-        *_collapse_while_training(history, min_share),
+        *_collapse(base, adapted),
+        *_collapse_while_training(history),
         *_dominant_direction(base, adapted),
         *_cone(base, adapted),
         *_gap(base, adapted),
@@ -186,18 +183,18 @@ def _not_finite(adapted: Mapping[str, float]) -> list[str]:
     return [f"not finite: {', '.join(names)}"] if names else []
 
 
-def _collapse(base: Mapping[str, float], adapted: Mapping[str, float], min_share: float) -> list[str]:
+def _collapse(base: Mapping[str, float], adapted: Mapping[str, float]) -> list[str]:
     rank = adapted.get("effective_rank", math.inf)
-    if rank < max(MIN_RANK, min_share * base.get("effective_rank", 0.0)):
+    if rank < max(MIN_RANK, MIN_SHARE * base.get("effective_rank", 0.0)):
         return [f"collapsed: effective rank {_beside(base, adapted, 'effective_rank', '.1f')}"]
     return []
 
 
-def _collapse_while_training(history: Sequence[Mapping[str, float | int | str]], min_share: float) -> list[str]:
+def _collapse_while_training(history: Sequence[Mapping[str, float | int | str]]) -> list[str]:
     watched = [(record["step"], record.get("train/effective_rank")) for record in history]
     # what is no number at all was written as "NaN", which the loop tells in its own way
     ranks = [(step, float(rank)) for step, rank in watched if isinstance(rank, int | float)]
-    low = [step for step, rank in ranks if rank < min_share * ranks[0][1]]
+    low = [step for step, rank in ranks if rank < MIN_SHARE * ranks[0][1]]
     if not low:
         return []
     least = min(rank for _, rank in ranks)

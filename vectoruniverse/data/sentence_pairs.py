@@ -95,15 +95,6 @@ class PackedRow:
     cut: int
 
 
-@dataclass(frozen=True, slots=True)
-class Truncations:
-    """How many rows of an epoch had to be cut, by how many tokens together, of how many tokens."""
-
-    rows: int
-    cut: int
-    tokens: int
-
-
 class PackedDocuments:
     """Documents as rows: chunks of sentences, made into pairs anew for every stream.
 
@@ -202,12 +193,6 @@ class PackedDocuments:
         segments = np.zeros(len(ids), dtype=np.int64)
         segments[len(a) + 2 :] = 1
         return PackedRow(ids, segments, label, cut)
-
-    def truncations(self, stream: Sequence[int]) -> Truncations:
-        """What one drawing of all rows leaves out."""
-        rows = [self.row(position, stream) for position in range(len(self))]
-        cuts = np.array([row.cut for row in rows])
-        return Truncations(int((cuts > 0).sum()), int(cuts.sum()), int(cuts.sum()) + sum(len(row.ids) for row in rows))
 
 
 def _pair_chunks(lengths: NDArray[np.int64], begin: int, stop: int, limit: int) -> list[tuple[int, int]]:

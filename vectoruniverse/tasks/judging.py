@@ -70,15 +70,21 @@ def judge_sides(
         Metrics, what recall and MRR are means of, and the ranks by direction; ties count against the model.
     """
     a, b = names
-    forth, back = _ranks(first, second, items), _ranks(second, first, items.turned())
+    forth, back = pair_ranks(first, second, items), pair_ranks(second, first, items.turned())
     metrics = _both_ways(names, summarise_ranks(forth, recall_at), summarise_ranks(back, recall_at))
     ranks = {f"{a}_to_{b}": forth.cpu().numpy(), f"{b}_to_{a}": back.cpu().numpy()}
     per_row = _both_ways(names, *(_per_row(found, recall_at) for found in ranks.values()))
     return Evaluation(metrics | _geometry(first, second, names), per_row, ranks, {a: first, b: second})
 
 
-def _ranks(query: Tensor, answer: Tensor, items: PairItems) -> Tensor:
-    """Rank (N,) of each query row's best right answer among the distinct ones."""
+def pair_ranks(query: Tensor, answer: Tensor, items: PairItems) -> Tensor:
+    """Rank (N,) of each query row's best right answer among the distinct ones.
+
+    Args:
+        query: unit rows (N, E).
+        answer: unit rows (N, E); row i belongs to row i of the queries.
+        items: queries on the first side, answers on the second.
+    """
     rows, (asking, place) = items.gallery(), items.answers()
     gallery = answer if len(rows) == len(answer) else answer[torch.from_numpy(rows)]
     asked, asking_ids, places = (torch.from_numpy(ids) for ids in (items.first, asking, place))
