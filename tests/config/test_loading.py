@@ -14,7 +14,7 @@ import pytest
 from vectoruniverse.config.image_text import ScratchClip
 from vectoruniverse.config.loading import dump_experiment, find_config, fingerprint, load_experiment
 from vectoruniverse.config.losses import AlignmentAnisotropyConfig, InfoNceConfig, SiglipConfig
-from vectoruniverse.config.sections import CosineConfig
+from vectoruniverse.config.sections import ConstantConfig, CosineConfig
 from vectoruniverse.config.strict_yaml import MAX_BYTES
 from vectoruniverse.errors import ConfigError
 
@@ -116,6 +116,41 @@ def test_override_of_a_variant_that_the_file_leaves_to_its_default_starts_from_t
     assert other.loss == InfoNceConfig(name="info_nce", temperature=0.1)
     in_file = load_experiment(write(LEAST + "loss: {name: siglip}\n"), ["loss.temperature=0.1"])
     assert in_file.loss == SiglipConfig(name="siglip", temperature=0.1)
+
+
+LOSS = "loss: {name: alignment_anisotropy, form: linear, temperature: 0.2, alignment_pairs: [IT]}\n"
+SCHEDULE = "train: {lr: 1e-3, schedule: {name: cosine_restarts, period: 30, warmup: 3}}\n"
+
+
+@pytest.mark.parametrize("override", ["loss=info_nce", "loss.name=info_nce", "loss={name: info_nce}"])
+def test_another_variant_begins_with_its_own_defaults_whatever_the_file_says_of_the_one_before(
+    write: Write, override: str
+) -> None:
+    experiment = load_experiment(write(LEAST + LOSS + SCHEDULE), [override, "train.schedule.name=constant"])
+    assert experiment.loss == InfoNceConfig(name="info_nce")
+    assert experiment.train.schedule == ConstantConfig(name="constant")
+    assert experiment.train.lr == 1e-3
+
+
+def test_keys_that_are_set_beside_a_variant_stay_in_either_order(write: Write) -> None:
+    path = write(LEAST + LOSS)
+    for overrides in (["loss=siglip", "loss.bias=-10"], ["loss.name=siglip", "loss={name: siglip, bias: -10}"]):
+        assert load_experiment(path, overrides).loss == SiglipConfig(name="siglip", bias=-10.0)
+    kept = load_experiment(path, ["loss.temperature=0.1", "loss.name=info_nce"])
+    assert kept.loss == InfoNceConfig(name="info_nce", temperature=0.1)
+    same = load_experiment(path, ["loss.name=alignment_anisotropy"]).loss
+    assert isinstance(same, AlignmentAnisotropyConfig) and same.form == "linear"
+
+
+def test_a_variant_that_is_not_known_or_not_written_as_a_section_is_told_with_the_form_that_works(write: Write) -> None:
+    known = "'alignment_anisotropy', 'info_nce', 'siglip', got 'infonce'; did you mean info_nce?"
+    assert told(write(LEAST + LOSS), "loss=infonce") == [f"--set, loss.name: must be one of {known}"]
+    said = "loss: must be a section, got 'siglip'; write {name: siglip}"
+    assert told(write(LEAST + "loss: siglip\n")) == [f"exp.yaml:6, {said}"]
+    foreign = told(write(LEAST + LOSS), "loss=info_nce", "loss.form=linear")
+    assert foreign == [
+        "--set, loss.form: unknown key in this variant of loss; it belongs to name: alignment_anisotropy"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -176,28 +176,48 @@ def _override(root: dict[str, Any], lines: dict[KeyPath, int | None], override: 
     except ConfigError as error:
         remedy = "a value with , { [ # or : may need quotes of its own, as in --set 'data.text=\"{title}\"'"
         raise ConfigError(error.message, file=OVERRIDE, key=dotted(path), remedy=remedy) from None
+    settings = TASKS.get(str(root.get("task")), Experiment)
+    if isinstance(value, str) and (tag := _variants(settings, path)[1]):
+        path = (*path, tag)  # loss=info_nce is loss.name=info_nce
     section = root
     for depth, name in enumerate(path[:-1], start=1):
         lines.setdefault(path[:depth], None)
-        section = section.setdefault(name, _begun(TASKS.get(str(root.get("task")), Experiment), path[:depth]))
+        section = section.setdefault(name, _begun(settings, path[:depth]))
         if not isinstance(section, dict):
             said = f"has the value {shown(section)}, so nothing can be set below it"
             raise ConfigError(
                 said, file=OVERRIDE, key=dotted(path[:depth]), remedy=f"set {dotted(path[:depth])} itself"
             )
+    if path[-1] == _variants(settings, path[:-1])[1] and section.get(path[-1]) != value:
+        # another variant begins with its own defaults: what the file says is of the one before
+        for key in [key for key in section if lines.get((*path[:-1], key)) is not None]:
+            del section[key]
+            _forget(lines, (*path[:-1], key))
     section[path[-1]] = value
+    _forget(lines, path)
+    lines[path] = None
+
+
+def _forget(lines: dict[KeyPath, int | None], path: KeyPath) -> None:
+    """Let a key and what is below it no longer come from the file."""
     for key in [key for key in lines if key[: len(path)] == path]:
         del lines[key]
-    lines[path] = None
 
 
 def _begun(settings: type[Section], path: KeyPath) -> dict[str, Any]:
     """A section that the file does not have: empty, or with the tag of the default where it has variants."""
-    section, tag = settings, None
+    default, tag = _variants(settings, path)
+    return {tag: getattr(default, tag)} if tag is not None else {}
+
+
+def _variants(settings: type[Section], path: KeyPath) -> tuple[Section | None, str | None]:
+    """What a section is where the file does not have it, and the key that tells its variants apart, if it has any."""
+    section, default, tag = settings, None, None
     for name in path:
         field = section.model_fields.get(str(name))
-        default = field.get_default(call_default_factory=True, validated_data={}) if field is not None else None
-        if field is None or not isinstance(default, Section):
-            return {}
-        section, tag = type(default), field.discriminator
-    return {tag: getattr(default, tag)} if isinstance(tag, str) else {}
+        found = field.get_default(call_default_factory=True, validated_data={}) if field is not None else None
+        if field is None or not isinstance(found, Section):
+            return None, None
+        section, default = type(found), found
+        tag = field.discriminator if isinstance(field.discriminator, str) else None
+    return default, tag

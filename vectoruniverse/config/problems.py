@@ -126,7 +126,8 @@ def _problem(detail: ErrorDetails, root: Mapping[str, object], sources: Sources)
         # "train.lr: 5 is too much" reads as one when the key stands before it already
         return _Problem(path, text.removeprefix(f"{dotted(path)}: ").removeprefix(f"{path[-1]}: " if path else ""))
     if kind in _WANTED:
-        return _Problem(path, f"must be {_WANTED[kind]}, got {shown(given)}{_hint(kind, given)}", _WANTED[kind])
+        hint = _variant_hint(path, given, root) or _hint(kind, given)
+        return _Problem(path, f"must be {_WANTED[kind]}, got {shown(given)}{hint}", _WANTED[kind])
     allowed = _ALLOWED[kind].format(**context) if kind in _ALLOWED else detail["msg"]
     return _Problem(path, f"{allowed}, got {shown(given)}{_closest(given, str(context.get('expected', '')))}")
 
@@ -199,6 +200,13 @@ def _closest(given: object, expected: str) -> str:
     allowed = re.findall(r"'([^']*)'", expected)
     match = get_close_matches(str(given).lower()[:80], allowed, n=1)
     return f"; did you mean {match[0]}?" if match else ""
+
+
+def _variant_hint(path: KeyPath, given: object, root: Mapping[str, object]) -> str:
+    """How to write the name of a variant in place of the section that it stands for."""
+    variants = {key.variant for key in _keys(root) if key.path.startswith(f"{dotted(path)}.")}
+    found = [variant for variant in variants if isinstance(given, str) and variant.endswith(f": {given}")]
+    return f"; write {{{found[0]}}}" if found else ""
 
 
 def _hint(kind: str, given: object) -> str:
