@@ -124,3 +124,29 @@ def test_a_push_sends_the_export_and_nothing_else_and_says_what_went_wrong(built
         hub.refuses = True
         assert "the hub did not take it" in python(again, hub).stdout
     assert "the hub did not take it" in python(again, hub).stdout, "nobody answers any more"
+
+
+def test_a_package_that_is_absent_is_told_before_anything_is_loaded():
+    code = (
+        "import sys\n"
+        "sys.modules['onnxscript'] = None\n"
+        "from vectoruniverse.cli import app\n"
+        "try: app(['export', 'latest', '--to', 'onnx'])\n"
+        "except SystemExit as left: print(left.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n"
+    assert "--to onnx needs onnxscript" in done.stderr and "pip install 'vectoruniverse[onnx]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_run_of_texts_is_told_that_export_is_not_for_it(tmp_path):
+    run = tmp_path / "runs" / "words-20260101-1200-abcd"
+    (run / "adapter").mkdir(parents=True)
+    (run / "adapter" / "adapter_config.json").write_text("{}")
+    (run / "state.json").write_text('{"state": "finished"}')
+    texts = "name: words\ntask: text_pairs\nmodel: m\ndata: {file: pairs.csv}\n"
+    (run / "config.yaml").write_text(texts)
+    done = vu(run, "--to", "peft")
+    assert done.exit_code == 2
+    assert "vu export serves task image_text; words is of task text_pairs" in done.stderr

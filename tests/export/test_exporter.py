@@ -20,6 +20,7 @@ from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.export import to_transformers
 from vectoruniverse.export.contract import ExportError, Vectors, compare
 from vectoruniverse.export.exporter import FORMATS, export_run
+from vectoruniverse.export.packages import PACKAGES
 from vectoruniverse.export.probe import make_probe
 from vectoruniverse.library import load_run
 
@@ -183,7 +184,7 @@ def test_other_vectors_are_refused_and_nothing_is_left(runs, tmp_path):
 @pytest.mark.parametrize("package", ["peft", "sentence_transformers", "onnx", "onnxruntime", "onnxscript"])
 def test_an_absent_package_is_told_with_the_command_that_installs_it(package, runs, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # what python itself does with a package that cannot be imported
-    (to,) = [form.name for form in FORMATS.values() if package.replace("_", "-") in form.packages]
+    (to,) = [name for name, packages in PACKAGES.items() if package.replace("_", "-") in packages]
     with pytest.raises(ConfigError, match=f"--to {to} needs {package.replace('_', '-')}") as told:
         export_run(str(runs("clip")), to, out=tmp_path / "out")
     assert told.value.remedy.startswith("pip install ")

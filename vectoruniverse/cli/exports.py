@@ -34,6 +34,9 @@ def export(
     """Write a run for another library, checked: the same inputs through that library give the same vectors."""
     if dry_run and push is None:
         raise UserError("--dry-run goes with --push REPO")
+    from vectoruniverse.export.packages import require_packages
+
+    require_packages(to)  # before the seconds of loading that come with what follows
     from vectoruniverse.export.exporter import export_run
     from vectoruniverse.export.push import check_repository
     from vectoruniverse.export.push import push as upload

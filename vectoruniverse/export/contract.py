@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import logging
 import sys
 import warnings
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vectoruniverse.errors import ConfigError, UserError
+from vectoruniverse.errors import UserError
 from vectoruniverse.library import LoadedRun
 
 
@@ -88,7 +87,6 @@ class Format:
     Attributes:
         name: what ``--to`` takes.
         reader: the package that the check reads it with.
-        packages: packages that writing and checking need beside this one's own.
         tolerance: largest difference allowed in any component of a unit vector.
         library: ``library_name`` of the card.
         tags: further tags of the card.
@@ -100,7 +98,6 @@ class Format:
 
     name: str
     reader: str
-    packages: tuple[str, ...]
     tolerance: float
     library: str
     tags: tuple[str, ...]
@@ -108,18 +105,6 @@ class Format:
     write: Callable[[LoadedRun, Path], None]
     embed: Callable[[Path, Probe], Vectors]
     snippet: Callable[[LoadedRun], str]
-
-    def require(self) -> None:
-        """Refuse before any work where a package is absent.
-
-        Raises:
-            ConfigError: with the command that installs what is absent.
-        """
-        absent = [name for name in self.packages if importlib.util.find_spec(name.replace("-", "_")) is None]
-        if absent:
-            raise ConfigError(
-                f"--to {self.name} needs {', '.join(absent)}", remedy=f"pip install {' '.join(self.packages)}"
-            )
 
 
 def compare(expected: Vectors, found: Vectors, form: Format, probe: Probe) -> Agreement:

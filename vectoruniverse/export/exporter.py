@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vectoruniverse.adapters.prefix import PrefixAdapter
+from vectoruniverse.assembly.image_text import as_image_text
+from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.encoders.dual import BUILT_IN
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.export.card import hub_name, write_card
 from vectoruniverse.export.contract import Agreement, Format, Vectors, compare, others_silenced
 from vectoruniverse.export.folder import exported_files, new_folder
+from vectoruniverse.export.packages import require_packages
 from vectoruniverse.export.probe import make_probe
 from vectoruniverse.export.to_onnx import ONNX
 from vectoruniverse.export.to_peft import PEFT
 from vectoruniverse.export.to_sentence_transformers import SENTENCE_TRANSFORMERS
 from vectoruniverse.export.to_transformers import TRANSFORMERS
 from vectoruniverse.library import LoadedRun, load_run
+from vectoruniverse.runs.listing import find_trained_run
 
 FORMATS = {form.name: form for form in (PEFT, TRANSFORMERS, SENTENCE_TRANSFORMERS, ONNX)}
 """What a run can be written as."""
@@ -54,8 +58,9 @@ def export_run(
         ExportError: the other library gives other vectors.
         ResourceError: the disk is full.
     """
-    form = _format(to)
-    form.require()
+    require_packages(to)
+    form = FORMATS[to]
+    as_image_text(load_experiment(find_trained_run(runs_dir, reference).config_file), "vu export")
     loaded = load_run(reference, runs_dir=runs_dir, device="cpu", precision="fp32")
     if repo is not None:
         _refuse_base_that_stays_here(loaded, form)
@@ -72,12 +77,6 @@ def export_run(
         agreement = compare(expected, form.embed(temporary, probe), form, probe)
         write_card(loaded, form, agreement, temporary, repo)
     return Exported(folder, exported_files(folder), agreement)
-
-
-def _format(name: str) -> Format:
-    if name not in FORMATS:
-        raise ConfigError(f"there is no format {name!r}", key="--to", remedy=f"choose one of {', '.join(FORMATS)}")
-    return FORMATS[name]
 
 
 def _refuse_base_that_stays_here(loaded: LoadedRun, form: Format) -> None:

@@ -125,7 +125,6 @@ def snippet(loaded: LoadedRun) -> str:
 ONNX = Format(
     name="onnx",
     reader="onnxruntime",
-    packages=("onnx", "onnxruntime", "onnxscript"),
     tolerance=1e-5,
     library="onnx",
     tags=("onnxruntime", "clip"),

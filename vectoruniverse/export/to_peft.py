@@ -79,7 +79,6 @@ def snippet(loaded: LoadedRun) -> str:
 PEFT = Format(
     name="peft",
     reader="peft",
-    packages=("peft",),
     tolerance=1e-5,
     library="peft",
     tags=("lora", "clip"),

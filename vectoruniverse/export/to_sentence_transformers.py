@@ -51,7 +51,6 @@ def snippet(loaded: LoadedRun) -> str:
 SENTENCE_TRANSFORMERS = Format(
     name="sentence-transformers",
     reader="sentence-transformers",
-    packages=("sentence-transformers",),
     tolerance=1e-5,
     library="sentence-transformers",
     tags=("sentence-similarity", "clip"),

@@ -71,7 +71,6 @@ def snippet(loaded: LoadedRun) -> str:
 TRANSFORMERS = Format(
     name="transformers",
     reader="transformers",
-    packages=("transformers",),
     tolerance=1e-5,
     library="transformers",
     tags=("clip",),
