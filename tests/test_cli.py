@@ -322,3 +322,37 @@ def test_a_reader_that_goes_away_is_no_error(config):
         shell=True, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout.startswith("name:") and "Traceback" not in done.stderr
+
+
+def test_a_fault_of_the_program_ends_in_a_line_that_says_so():
+    code = (
+        "import sys, vectoruniverse.config.document as document\n"
+        "from vectoruniverse.cli import main\n"
+        "document.json_schema = lambda: {}[0]\n"
+        "sys.argv = ['vu', 'config', 'schema']\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    *before, last = done.stderr.splitlines()
+    assert "KeyError: 0" in before
+    assert last.startswith("vu: this is a fault of the program, not yours; please report it") and "/issues" in last
+
+
+def test_version_and_help_answer_everywhere_and_load_nothing():
+    told = vu("--version")
+    assert told.returncode == 0 and told.stdout.startswith("vectoruniverse 0.") and ", torch 2." in told.stdout
+    for command in ((), ("train",), ("data",), ("data", "check"), ("config", "schema"), ("sweep-rank",)):
+        short = vu(*command, "-h")
+        assert short.returncode == 0 and "Usage: vu" in short.stdout
+        assert short.stdout == vu(*command, "--help").stdout
+
+
+def test_a_dry_run_tells_the_time_that_training_takes_and_a_schedule_that_does_not_fit(config, tmp_path):
+    given = ("--set", "train.schedule.name=cosine_restarts", "--set", "train.epochs=15")
+    done = vu("train", "-c", str(config), "--dry-run", *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warning: train.schedule: warm-up of 17 in a period of 70 steps does not fit the 30 steps" in done.stderr
+    plan = json.loads(vu("train", "-c", str(config), "--dry-run", "--json", *given, cwd=tmp_path).stdout)
+    assert plan["seconds"] == pytest.approx(30 * plan["seconds_per_step"])
+    assert "thread" in plan["compute"]

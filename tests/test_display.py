@@ -7,7 +7,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from vectoruniverse.display import Display, LogConsole, make_table, step_detail
+from vectoruniverse.display import Display, FittedTable, LogConsole, step_detail
 
 
 def a_display(terminal: bool, quiet: bool = False) -> tuple[Display, io.StringIO]:
@@ -96,5 +96,5 @@ def test_the_log_is_standard_error(capsys):
 def test_the_first_column_is_never_cut():
     stream = io.StringIO()
     name = "a run with a long name"
-    Console(file=stream, width=20).print(make_table("", ["run", "x"], [[name, "y"]]), crop=False)
+    Console(file=stream, width=20).print(FittedTable("", ["run", "x"], [[name, "y"]]), crop=False)
     assert name in stream.getvalue()

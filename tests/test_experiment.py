@@ -20,6 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.encoders.models import SAVE, save_clip
+from vectoruniverse.assembly.loop import schedule_misfit
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DataError, DivergedError
@@ -271,6 +272,8 @@ def test_dry_run_tells_the_plan_and_writes_nothing(experiment, tmp_path, monkeyp
     assert plan.parameters[-1].part == "total"
     assert plan.parameters[-1].trainable == 2 * 2 * 4 * 2 * (32 + 32)  # towers, layers, targets, rank, in + out
     assert plan.memory > 2**20 and plan.seconds_per_step > 0
+    assert plan.seconds == pytest.approx(4 * plan.seconds_per_step)
+    assert plan.warnings == []
     assert sorted(tmp_path.rglob("*")) in (before, sorted([*before, tmp_path / "shapes.yaml"]))
 
 
@@ -487,3 +490,41 @@ def test_a_run_that_no_epoch_made_better_says_so_everywhere(experiment, tmp_path
     assert outcome.epoch == outcome.best_epoch == 0
     assert said in (outcome.run.path / "README.md").read_text() and said in outcome.run.report_file.read_text()
     assert judgement(outcome.run, outcome.comparison, monitor="recall@5", judges_space=True).answer.headline == said
+
+
+def test_a_dry_run_makes_a_whole_update_with_dropout(experiment, monkeypatch):
+    made = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: (made.append(1), step(self, *a, **k))[1])
+    adapter = {"method": "lora", "rank": 2, "dropout": 0.5}
+    still = dry_run(experiment(adapter={**adapter, "dropout": 0.0}), quiet())
+    assert len(made) == 2
+    assert dry_run(experiment(adapter=adapter), quiet()).loss["total"] == pytest.approx(still.loss["total"])  # B is 0
+    rates = []
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: (rates.append(self.p * self.training), x)[1])
+    dry_run(experiment(adapter=adapter), quiet())
+    assert 0.5 in rates
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "said"),
+    [
+        ({"name": "cosine_restarts"}, 30, "warm-up of 17 in a period of 70 steps does not fit the 30 steps"),
+        ({"name": "cosine_restarts"}, 100, "period: 100 and warmup: 24 would fit"),
+        ({"name": "cosine_restarts", "period": 30, "warmup": 7}, 30, None),
+        ({"name": "cosine_restarts"}, 700, None),
+        ({"name": "cosine_restarts"}, 0, None),
+        ({"name": "cosine"}, 3, None),
+        ({"name": "constant", "warmup": 0.9}, 40, "train.schedule.warmup: 0.9 of the 40 steps are warm-up"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_the_steps_is_told_with_one_that_does(schedule, steps, said, experiment):
+    misfit = schedule_misfit(experiment(train={"schedule": schedule}).train, steps)
+    assert misfit is None if said is None else said in misfit
+
+
+def test_training_warns_of_a_schedule_that_does_not_fit(experiment, tmp_path):
+    config = experiment(train={"epochs": 1, "batch_size": 12, "device": "cpu", "schedule": {"name": "cosine_restarts"}})
+    stream = io.StringIO()
+    train(config, runs_dir=tmp_path / "runs", display=Display(Console(file=stream), quiet=True))
+    assert "warning: train.schedule: warm-up of 17" in stream.getvalue()

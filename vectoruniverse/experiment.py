@@ -17,7 +17,7 @@ import torch
 from vectoruniverse.adapters.apply import ParameterCount, parameter_table
 from vectoruniverse.adapters.lora import LoraAdapter, lora_plus_groups
 from vectoruniverse.assembly.contract import Prepared, Shared, judged_base, setup
-from vectoruniverse.assembly.loop import build_schedule, build_trackers, check_tracking, loop_settings
+from vectoruniverse.assembly.loop import build_schedule, build_trackers, check_tracking, loop_settings, schedule_misfit
 from vectoruniverse.assembly.prepared import TimedTask
 from vectoruniverse.assembly.recorded_rows import hold_to_data, locate_data, read_rows_of, refuse_other_data
 from vectoruniverse.comparison import Comparison
@@ -27,7 +27,7 @@ from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.row_record import EveryRow, RecordedRows, count_trained
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DivergedError, UserError
-from vectoruniverse.observer import RunObserver
+from vectoruniverse.observer import Rehearsal, RunObserver
 from vectoruniverse.report import PARAMETER_COLUMNS, parameter_rows
 from vectoruniverse.reporting import kept_epochs
 from vectoruniverse.results import (
@@ -42,13 +42,14 @@ from vectoruniverse.results import (
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.folder import Run, create_run
 from vectoruniverse.runs.listing import find_run, find_trained_run
-from vectoruniverse.tasks.contract import Evaluation
+from vectoruniverse.tasks.contract import Evaluation, Task
 from vectoruniverse.tracking.contract import Trackers
 from vectoruniverse.training.checkpoint import Checkpoint, latest
 from vectoruniverse.training.device import peak_memory
 from vectoruniverse.training.interruption import Interruption
 from vectoruniverse.training.loop import (
     InterruptedTraining,
+    Observer,
     Snapshot,
     Trainer,
     batches,
@@ -56,6 +57,7 @@ from vectoruniverse.training.loop import (
     steps_per_epoch,
 )
 from vectoruniverse.training.optim import adamw, parameter_groups
+from vectoruniverse.training.threads import threads_of_run
 
 NOT_OTHER_DATA = ("data.max_bad_share", "data.cache_dir")
 """Settings of the data that do not choose other rows."""
@@ -175,7 +177,19 @@ def evaluate_base(experiment: Experiment, *, split: str, display: Display) -> Ev
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a training would do, and what one batch of it took."""
+    """What a training would do, and what two updates of it took.
+
+    Attributes:
+        rows: by what becomes of them.
+        steps_per_epoch, steps: updates.
+        parameters: trained and frozen ones, by layer.
+        compute: device, format and threads.
+        loss: of the first batch, in all and by part.
+        seconds_per_step: of the second update, for the first one also pays for what happens once.
+        seconds: all updates at that pace; evaluations and the report come on top.
+        memory: most bytes in use, gradients and the optimizer's state included; None where the system does not tell.
+        warnings: what does not fit together.
+    """
 
     rows: Mapping[str, int]
     steps_per_epoch: int
@@ -184,37 +198,58 @@ class Plan:
     compute: str
     loss: Mapping[str, float]
     seconds_per_step: float
+    seconds: float
     memory: int | None
+    warnings: list[str]
 
 
 def dry_run(experiment: Experiment, display: Display) -> Plan:
-    """Load everything, take one batch forward and backward, write nothing."""
+    """Load everything, make two updates that are forgotten, write nothing."""
     shared = setup(experiment).share(experiment, display)
     prepared = setup(experiment).prepare(experiment, shared)
-    for said in prepared.warnings():
+    task, batch_size = prepared.task, experiment.train.batch_size
+    per_epoch = steps_per_epoch(task.train_rows, batch_size)
+    steps = per_epoch * experiment.train.epochs
+    trainer = _build_trainer(prepared, task, Rehearsal(display), steps)
+    rows = batches(task.train_rows, batch_size, experiment.seed, 0)[0]
+    for module in task.modules():
+        module.train()
+    first, again = trainer.train_step(rows, 0), trainer.train_step(rows, 0)
+    seconds = len(rows) / again["pairs_per_second"]
+    warnings = _warnings(prepared, steps)
+    for said in warnings:
         display.warn_once(said)
-    task = prepared.task
-    rows = batches(task.train_rows, experiment.train.batch_size, experiment.seed, 0)[0]
-    started = time.perf_counter()
-    loss = task.loss(rows, 0)
-    torch.autograd.backward(loss.total)
-    per_epoch = steps_per_epoch(task.train_rows, experiment.train.batch_size)
     return Plan(
         rows=prepared.data.counts(),
         steps_per_epoch=per_epoch,
-        steps=per_epoch * experiment.train.epochs,
+        steps=steps,
         parameters=parameter_table(prepared.model),
-        compute=str(prepared.compute),
-        loss={"total": float(loss.total.detach()), **{name: float(part) for name, part in loss.parts.items()}},
-        seconds_per_step=time.perf_counter() - started,
+        compute=prepared.compute.with_threads,
+        loss={
+            "total": first["loss"],
+            **{n.removeprefix("loss/"): v for n, v in first.items() if n.startswith("loss/")},
+        },
+        seconds_per_step=seconds,
+        seconds=seconds * steps,
         memory=peak_memory(prepared.compute.device),
+        warnings=warnings,
     )
+
+
+def _warnings(prepared: Prepared, steps: int) -> list[str]:
+    """What a person should know before ``steps`` updates are made."""
+    misfit = schedule_misfit(prepared.experiment.train, steps)
+    return [*prepared.warnings(), *([] if misfit is None else [misfit])]
 
 
 def _execute(experiment: Experiment, run: Run, display: Display, shared: Shared | None) -> Outcome:
     """Train under the run's lock, and leave its state.json telling how it went, however it went."""
-    with run.lock(), Interruption(display.warn) as interruption:
-        run.set_state("running", metric=experiment.eval.monitor, message=None)
+    with (
+        run.lock(),
+        Interruption(display.warn) as interruption,
+        threads_of_run(run.read_state().threads),
+    ):
+        run.set_state("running", metric=experiment.eval.monitor, message=None, threads=torch.get_num_threads())
         display.say(f"run {run.path}")
         try:
             return _train(experiment, run, display, interruption, shared)
@@ -267,7 +302,8 @@ def _train_prepared(
     checkpoint = latest(run.checkpoints, "last", display.warn) if run.checkpoints.is_dir() else None
     display.say(plan_line(prepared))
     display.table("", PARAMETER_COLUMNS, parameter_rows(parameter_table(prepared.model)))
-    for said in prepared.warnings():
+    per_epoch = steps_per_epoch(prepared.task.train_rows, experiment.train.batch_size)
+    for said in _warnings(prepared, experiment.train.epochs * per_epoch):
         display.warn_once(said)
     if checkpoint is not None:
         display.say(f"resumed at step {checkpoint.step}")
@@ -290,10 +326,6 @@ def _train_prepared(
 def _fit(prepared: Prepared, task: TimedTask, session: Session, checkpoint: Checkpoint | None) -> Trainer:
     """The loop, from the start or from where the checkpoint stands."""
     experiment = prepared.experiment
-    groups = parameter_groups(task.trained().items(), task.modules(), experiment.train.weight_decay)
-    if experiment.adapter.lora_plus_ratio is not None:
-        adapters = [adapter for adapter in prepared.adapters.values() if isinstance(adapter, LoraAdapter)]
-        groups = lora_plus_groups(adapters, groups, ratio=experiment.adapter.lora_plus_ratio)
     total = experiment.train.epochs * steps_per_epoch(task.train_rows, experiment.train.batch_size)
     observer = RunObserver(
         session.run,
@@ -304,7 +336,22 @@ def _fit(prepared: Prepared, task: TimedTask, session: Session, checkpoint: Chec
         log_every=experiment.train.log_every,
         monitor=experiment.eval.monitor,
     )
-    trainer = Trainer(
+    trainer = _build_trainer(prepared, task, observer, total)
+    if checkpoint is not None:
+        trainer.restore(Snapshot(checkpoint.step, checkpoint.tensors, checkpoint.state, checkpoint.path))
+    with session.interruption.deferred():  # from here on a signal ends the step first, and leaves a checkpoint
+        trainer.fit()
+    return trainer
+
+
+def _build_trainer(prepared: Prepared, task: Task, observer: Observer, total: int) -> Trainer:
+    """The loop before its first step, with its optimizer and a schedule over ``total`` steps."""
+    experiment = prepared.experiment
+    groups = parameter_groups(task.trained().items(), task.modules(), experiment.train.weight_decay)
+    if experiment.adapter.lora_plus_ratio is not None:
+        adapters = [adapter for adapter in prepared.adapters.values() if isinstance(adapter, LoraAdapter)]
+        groups = lora_plus_groups(adapters, groups, ratio=experiment.adapter.lora_plus_ratio)
+    return Trainer(
         task,
         adamw(groups, fused=prepared.compute.device.type == "cuda"),
         build_schedule(experiment.train, total),
@@ -312,11 +359,6 @@ def _fit(prepared: Prepared, task: TimedTask, session: Session, checkpoint: Chec
         observer,
         scaler=torch.amp.GradScaler(prepared.compute.device.type, enabled=prepared.compute.needs_scaler),
     )
-    if checkpoint is not None:
-        trainer.restore(Snapshot(checkpoint.step, checkpoint.tensors, checkpoint.state, checkpoint.path))
-    with session.interruption.deferred():  # from here on a signal ends the step first, and leaves a checkpoint
-        trainer.fit()
-    return trainer
 
 
 def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: Trainer, task: TimedTask) -> Outcome:
@@ -360,5 +402,5 @@ def plan_line(prepared: Prepared) -> str:
     bad = f" ({counts['set aside']} set aside)" if counts["set aside"] else ""
     return (
         f"{counts['training']} training and {counts['validation']} validation rows{bad}; "
-        f"{prepared.trained_parameters():,} of {total:,} parameters trained; {prepared.compute}"
+        f"{prepared.trained_parameters():,} of {total:,} parameters trained; {prepared.compute.with_threads}"
     )

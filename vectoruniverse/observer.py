@@ -1,4 +1,4 @@
-"""What the loop reports to: the trackers, the display and the checkpoint folder of a run."""
+"""What the loop reports to: the trackers, the display and the checkpoint folder of a run; a rehearsal's has none."""
 
 from __future__ import annotations
 
@@ -63,3 +63,28 @@ class RunObserver:
     def interrupted(self) -> bool:
         """Whether Ctrl-C or SIGTERM came."""
         return bool(self._interruption)
+
+
+class Rehearsal:
+    """Listens to steps of which nothing stays but what a person should know."""
+
+    def __init__(self, display: Display) -> None:
+        """Pass warnings on to ``display``."""
+        self._display = display
+
+    def on_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
+        """Nothing."""
+
+    def on_warning(self, message: str) -> None:
+        """Tell people."""
+        self._display.warn(message)
+
+    def save(self, snapshot: Snapshot, is_best: bool) -> None:
+        """Nothing."""
+
+    def interrupted(self) -> bool:
+        """Never; Ctrl-C ends a rehearsal at once."""
+        return False

@@ -39,3 +39,17 @@ def test_blocks_are_reused_without_new_pages():
     left_alone, without = faults(**os.environ | {"VU_KEEP_MEMORY": "0"})
     assert left_alone == "False"
     assert count < 100 < without
+
+
+def test_a_command_that_loads_nothing_leaves_the_allocator_alone(tmp_path):
+    code = (
+        "import sys\n"
+        "from vectoruniverse.cli import main\n"
+        "from vectoruniverse.training.allocator import keep_freed_memory\n"
+        f"sys.argv = ['vu', 'runs', '--runs-dir', {str(tmp_path)!r}]\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(keep_freed_memory.cache_info().currsize)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "0"

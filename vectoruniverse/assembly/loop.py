@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Literal
 
@@ -44,6 +45,27 @@ def build_schedule(train: TrainConfig, steps: int) -> Schedule:
     if isinstance(config, CosineConfig):
         return cosine(peak=train.lr, steps=steps, warmup=config.warmup, final=config.final)
     return constant(peak=train.lr, steps=steps, warmup=config.warmup)
+
+
+def schedule_misfit(train: TrainConfig, steps: int) -> str | None:
+    """Why the learning rate does not come to its end within ``steps`` updates, and what would; None where it does."""
+    config = train.schedule
+    if steps == 0:
+        return None
+    if not isinstance(config, CosineRestartsConfig):
+        if config.warmup <= 0.5:
+            return None
+        return f"train.schedule.warmup: {config.warmup:g} of the {steps} steps are warm-up, more than half of them"
+    last = build_schedule(train, steps)(steps - 1)
+    if config.warmup <= steps / 2 and last - config.base_lr <= 0.1 * (train.lr - config.base_lr):
+        return None
+    period = max(2, math.ceil(steps / max(1, round(steps / config.period))))
+    warmup = min(period - 1, round(config.warmup * period / config.period))
+    return (
+        f"train.schedule: warm-up of {config.warmup} in a period of {config.period} steps does not fit the {steps} "
+        f"steps of this run, which end at a learning rate of {last:.2g} (peak {train.lr:.2g}, between peaks "
+        f"{config.base_lr:.2g}); period: {period} and warmup: {warmup} would fit"
+    )
 
 
 def loop_settings(experiment: Experiment) -> Settings:

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Annotated
 
 import typer
 
 from vectoruniverse.cli import config, data, exports, guide, reports, runs, sweeps
-from vectoruniverse.training.allocator import keep_freed_memory
+from vectoruniverse.cli.shell import print_version, tell_fault
+from vectoruniverse.cli.surroundings import lend_a_home
+from vectoruniverse.training.threads import watch_others
 
 app = typer.Typer(
     name="vu",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     help="Experiments in multimodal contrastive fine-tuning: does LoRA make CLIP better on your pictures?",
     epilog="First time? [bold]vu data demo[/bold] builds a data set, [bold]vu train --config quickstart.yaml[/bold] "
     "trains on it, [bold]vu guide[/bold] explains.",
 )
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Take what goes before a command; the help above is the app's own."""
+
 
 RUNS, SWEEPS, BEFORE = "Runs", "Many runs", "Before a run"
 
@@ -52,5 +66,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # there is none where a program closed it
             stream.reconfigure(errors="replace")
-    keep_freed_memory()
-    app()
+    lend_a_home()
+    watch_others()
+    try:
+        app()
+    except Exception:
+        tell_fault()
+        sys.exit(1)

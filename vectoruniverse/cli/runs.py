@@ -55,7 +55,9 @@ def train(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with a run from its last checkpoint; `latest` works too.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Load everything, try one batch, print the plan.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Load everything, try two updates, print the plan.")
+    ] = False,
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -364,13 +366,16 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
 
         print_json(dataclasses.asdict(plan))
         return
+    from vectoruniverse.display import duration
+
     rows = [(f"{name} rows", f"{count:,}") for name, count in plan.rows.items()]
     rows += [
         ("steps per epoch", f"{plan.steps_per_epoch:,}"),
         ("steps", f"{plan.steps:,}"),
         ("computes on", plan.compute),
         *((f"loss of the first batch: {name}", f"{value:.4f}") for name, value in plan.loss.items()),
-        ("first forward and backward", f"{plan.seconds_per_step:.2f} s"),
+        ("one update", f"{plan.seconds_per_step:.2f} s"),
+        ("all updates, without evaluations", duration(plan.seconds)),
         ("peak memory so far", "unknown" if plan.memory is None else f"{plan.memory / 2**20:,.0f} MiB"),
     ]
     print_table("plan", ("", ""), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
@@ -24,6 +25,8 @@ P = ParamSpec("P")
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Failures of a disk or a terminal, which no command of ours can mend."""
 
+_ISSUES = "https://github.com/vectoruniverse/vectoruniverse/issues"
+
 ConfigOption = Annotated[
     str, typer.Option("--config", "-c", help="Experiment file; a bare name is also looked up in configs/.")
 ]
@@ -33,9 +36,6 @@ SetOption = Annotated[
 RunsOption = Annotated[Path, typer.Option("--runs-dir", envvar="VU_RUNS", help="Folder of the runs.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
-
-_ANY_WIDTH = 100_000
-"""More columns than a table has."""
 
 
 def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -83,6 +83,28 @@ def complain(message: str, remedy: str | None) -> None:
         _drop_unwritten()
 
 
+def print_version(wanted: bool) -> None:
+    """Print the versions that matter to a report, and end the command; loads none of them."""
+    if wanted:
+        import importlib.metadata
+        import platform
+
+        versions = [
+            f"{name} {importlib.metadata.version(name)}" for name in ("vectoruniverse", "torch", "transformers")
+        ]
+        typer.echo(", ".join([*versions, f"Python {platform.python_version()}"]))
+        raise typer.Exit
+
+
+def tell_fault() -> None:
+    """Tell an exception that nobody expected, and in the last line that it is no mistake of whoever reads it."""
+    import traceback
+
+    with contextlib.suppress(OSError):  # nobody can read it; the exit code still tells
+        traceback.print_exc()
+    complain(f"this is a fault of the program, not yours; please report it, with the lines above, to {_ISSUES}", None)
+
+
 def _drop_unwritten() -> None:
     """Forget what the standard streams cannot be rid of, or Python would fail on it at exit with a code of its own."""
     from vectoruniverse.display import drop_output
@@ -95,27 +117,32 @@ def _drop_unwritten() -> None:
 
 
 def open_display(quiet: bool = False) -> Display:
-    """The terminal, with the libraries below it told to keep their own progress bars to themselves."""
+    """The terminal, and a process made ready to compute: other libraries keep their progress bars to themselves."""
+    from vectoruniverse.training.allocator import keep_freed_memory
+
+    keep_freed_memory()
     import transformers
 
     from vectoruniverse.display import Display
+    from vectoruniverse.training.threads import choose_threads
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    return Display(quiet=quiet)
+    display = Display(quiet=quiet)
+    if (shared := choose_threads()) is not None:
+        display.say(shared)
+    return display
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to standard output: no wider than a terminal if its words allow, in a pipe without any folding."""
     from rich.console import Console
 
-    from vectoruniverse.display import make_table
+    from vectoruniverse.display import show_table
 
-    console, table = Console(highlight=False), make_table(title, columns, rows)
-    needed = console.measure(table, options=console.options.update(max_width=_ANY_WIDTH))
-    console.width = max(console.width, needed.minimum if console.is_terminal else needed.maximum)
+    console = Console(highlight=False)
     with console.capture() as printed:
-        console.print(table)
+        show_table(console, title, columns, rows)
     # not rich's own writing, which ends the program when its reader goes away
     typer.echo(printed.get(), nl=False, color=console.is_terminal)
 

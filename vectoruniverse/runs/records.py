@@ -55,6 +55,7 @@ class RunState(Record):
             steps, and in evaluations between them; of a process that was killed, up to its last checkpoint.
         device: where and in which format it computed.
         peak_memory_bytes: of the last process.
+        threads: how many computed; every process of the run takes as many.
     """
 
     version: Whole = 1
@@ -75,6 +76,7 @@ class RunState(Record):
     evaluation_seconds: Number = None
     device: Text = None
     peak_memory_bytes: Whole = None
+    threads: Whole = None
 
     @model_validator(mode="before")
     @classmethod

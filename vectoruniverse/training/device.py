@@ -46,6 +46,12 @@ class Compute:
     def __str__(self) -> str:
         return f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
 
+    @property
+    def with_threads(self) -> str:
+        """Device and format, and on the CPU the number of threads."""
+        count = torch.get_num_threads()
+        return f"{self}, {count} thread{'s' * (count > 1)}" if self.device.type == "cpu" else str(self)
+
 
 def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     """Resolve ``auto`` to what this machine has, and refuse what it does not have.
