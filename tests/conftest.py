@@ -39,8 +39,12 @@ def draw_shape(colour: str, shape: str, place: str, size: int = 48) -> Image.Ima
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``write_shapes``."""
+    return write_shapes(tmp_path_factory.mktemp("data") / "shapes")
+
+
+def write_shapes(root: Path) -> Path:
     """32 pictures in the owner's layout: Id, Channel, Title, Category and images/<Channel>/<Id>.png."""
-    root = tmp_path_factory.mktemp("data") / "shapes"
     rows = []
     for colour in COLOURS:
         (root / "images" / colour).mkdir(parents=True)

@@ -355,12 +355,12 @@ def test_an_interrupted_run_goes_on_and_ends_where_an_uninterrupted_one_does(exp
 
 
 def _wait_for_steps(runs_dir: Path, count: int) -> None:
-    for _ in range(600):
+    for _ in range(3000):
         found = list(runs_dir.glob("*/metrics.jsonl"))
         if found and sum("train/loss" in line for line in found[0].read_text().splitlines()) >= count:
             return
         time.sleep(0.05)
-    pytest.fail("the run did not start in 30 seconds")
+    pytest.fail("the run did not start in 150 seconds")
 
 
 def test_too_many_bad_rows_stop_the_run_and_name_them(experiment, shapes, tmp_path):
@@ -373,7 +373,7 @@ def test_too_many_bad_rows_stop_the_run_and_name_them(experiment, shapes, tmp_pa
     with pytest.raises(DataError, match=r"line 2|metadata\.csv:2|:2") as error:
         train(experiment(data=data), runs_dir=tmp_path / "runs", display=quiet())
     assert "max_bad_share" in str(error.value.remedy)
-    assert Run(next((tmp_path / "runs").iterdir())).read_state().state == "failed"
+    assert not (tmp_path / "runs").exists(), "data that cannot be read leave no run behind"
     tolerant = experiment(data=data | {"max_bad_share": 0.1})
     outcome = train(tolerant, runs_dir=tmp_path / "runs2", display=quiet())
     assert outcome.best_epoch >= 0

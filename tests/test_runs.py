@@ -15,12 +15,15 @@ from pathlib import Path
 import pytest
 
 import vectoruniverse
-from vectoruniverse.errors import ConfigError, LockedError, ResourceError
+from vectoruniverse.errors import ConfigError, DataError, LockedError, ResourceError
 from vectoruniverse.results import Earlier, best_earlier
 from vectoruniverse.runs.durable import write_durably
 from vectoruniverse.runs.environment import environment, without_secrets
+from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.folder import Run, create_run
-from vectoruniverse.runs.listing import find_run, list_runs
+from vectoruniverse.runs.listing import find_run, find_trained_run, list_runs
+from vectoruniverse.runs.locks import lock_file
+from vectoruniverse.runs.records import EvaluationRecord, RunState
 
 
 def named_run(runs: Path, name: str, started: str) -> Run:
@@ -324,3 +327,138 @@ def test_runs_are_a_pandas_table(tmp_path):
 
 def test_no_runs_are_an_empty_table(tmp_path):
     assert vectoruniverse.runs_table(tmp_path / "none").empty
+
+
+def test_the_latest_is_the_latest_that_the_command_can_use(tmp_path: Path) -> None:
+    """A run that failed a minute ago is not what `vu eval latest` means, and a finished one cannot be resumed."""
+    stopped = named_run(tmp_path, "clip-20260101-0000-aaaa", "2026-01-01T00:00:00+00:00")
+    done = named_run(tmp_path, "clip-20260102-0000-bbbb", "2026-01-02T00:00:00+00:00")
+    failed = named_run(tmp_path, "clip-20260103-0000-cccc", "2026-01-03T00:00:00+00:00")
+    diverged = named_run(tmp_path, "clip-20260104-0000-dddd", "2026-01-04T00:00:00+00:00")
+    for run, state in ((stopped, "interrupted"), (failed, "failed"), (diverged, "stopped")):
+        run.set_state(state)
+    stopped.config_file.touch()
+    done.adapter.mkdir()
+    for reference in ("latest", "clip"):
+        assert find_trained_run(tmp_path, reference) == done
+        assert find_run(tmp_path, reference, among="resumable") == stopped, "the failed one has no config"
+        assert find_run(tmp_path, reference) == diverged
+    with pytest.raises(ConfigError, match="no adapter yet"):
+        find_trained_run(tmp_path, failed.name)
+    stopped.set_state("finished")
+    assert find_run(tmp_path, "latest", among="resumable") == diverged, "nothing can be resumed; the latest is told of"
+
+
+def test_the_folder_that_one_stands_in_is_a_run_with_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = named_run(tmp_path, "clip-20260101-0000-aaaa", "2026-01-01T00:00:00+00:00")
+    (run.path / "figures").mkdir()
+    monkeypatch.chdir(run.path / "figures")
+    assert find_run(tmp_path, "..").name == run.name
+    monkeypatch.chdir(run.path)
+    assert find_run(tmp_path, ".").name == run.name
+    assert find_run(tmp_path, ".").experiment == "clip"
+
+
+def test_messages_name_what_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(ConfigError, match="no run or sweep is called 'nope'"):
+        find_trained_run(tmp_path, "nope", kind="run or sweep")
+    with pytest.raises(ConfigError, match="notes' is no folder of a run"):
+        find_run(tmp_path, str(tmp_path / "notes"))
+
+
+def test_a_run_folder_is_there_with_its_files_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"config.yaml": "name: x\n", "data.sha256": "0\n"}
+    run = create_run(tmp_path, "x", files)
+    assert {path.name: path.read_text() for path in run.path.iterdir()} == files
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(ConfigError, match="cannot make a run folder"):
+        create_run(tmp_path, "x", files)
+    assert list(tmp_path.iterdir()) == [run.path]
+
+
+def test_only_folders_that_nobody_is_making_are_cleared_away(tmp_path: Path) -> None:
+    """One process was killed while it made a run folder; another is making one at this moment."""
+    dead, living = tmp_path / ".x-1.run.tmp", tmp_path / ".x-2.run.tmp"
+    for folder in (dead, living):
+        folder.mkdir()
+        (folder / "config.yaml").touch()
+    with lock_file(living / ".lock"):
+        create_run(tmp_path, "x")
+    assert living.is_dir()
+    assert not dead.exists()
+
+
+def test_who_takes_a_run_up_clears_away_what_was_half_written(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "x")
+    run.adapter.mkdir()
+    for path in (run.path / ".state.json.0123abcd.tmp", run.adapter / ".README.md.0123abcd.tmp"):
+        path.touch()
+    (run.path / ".metrics.jsonl.tmp").touch()
+    (run.path / "notes.tmp").touch()
+    with run.lock():
+        assert sorted(path.name for path in run.path.iterdir()) == [".lock", "adapter", "notes.tmp"]
+    assert list(run.adapter.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "link", "circle"])
+def test_a_state_or_evaluation_that_is_no_file_is_unknown_and_waits_for_nobody(tmp_path: Path, kind: str) -> None:
+    run = Run(tmp_path / "x-20260101-0000-aaaa")
+    run.path.mkdir()
+    for place in (run.state_file, run.evaluation_file):
+        if kind == "fifo":
+            os.mkfifo(place)
+        elif kind == "folder":
+            place.mkdir()
+        else:
+            place.symlink_to(place if kind == "circle" else "/etc/hostname")
+    (summary,) = list_runs(tmp_path)
+    assert (summary.state, summary.best) == ("unknown", None)
+    assert run.read_evaluation() is None
+
+
+def test_a_state_with_a_nan_goes_on_without_it(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "x")
+    run.state_file.write_text('{"state": "running", "best": NaN, "seconds": -Infinity, "own": NaN, "kept": 1.5}')
+    run.set_state("interrupted")
+    told = json.loads(run.state_file.read_text(), parse_constant=pytest.fail)
+    assert (told["best"], told["seconds"], told["kept"], "own" in told) == (None, None, 1.5, False)
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "x")
+    record = EvaluationRecord.model_validate(evaluation({"recall@5": 0.5}, {"recall@5": 1 / 3}) | {"added later": [1]})
+    run.write_record("evaluation.json", record)
+    assert run.read_evaluation() == record
+    run.set_state("running", metric="recall@5", best=0.1 + 0.2)
+    assert RunState.model_validate(json.loads(run.state_file.read_text())) == run.read_state()
+
+
+def test_one_door_names_what_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "evaluation.json"
+    for content, said in (
+        ("[1]", "not a JSON object"),
+        ("{", "not JSON"),
+        (json.dumps(evaluation({}, {}) | {"rows": "many"}), "rows: is not what was written"),
+        (" " * 2000, "longer than 1,000 bytes"),
+    ):
+        file.write_text(content)
+        with pytest.raises(DataError, match=said) as caught:
+            read_record(file, EvaluationRecord, limit=1000)
+        assert str(caught.value).startswith(str(file))
+        assert caught.value.remedy
+    with pytest.raises(DataError, match="is missing"):
+        read_record(tmp_path / "absent.json", EvaluationRecord)
+
+
+def test_programs_look_where_vu_runs_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named_run(tmp_path / "elsewhere", "clip-20260101-0000-aaaa", "2026-01-01T00:00:00+00:00")
+    monkeypatch.setenv("VU_RUNS", str(tmp_path / "elsewhere"))
+    for load in (vectoruniverse.load_run, vectoruniverse.load_classifier):
+        with pytest.raises(ConfigError, match="clip-20260101-0000-aaaa has no adapter yet"):
+            load("latest")
+    assert list(vectoruniverse.runs_table().index) == ["clip-20260101-0000-aaaa"]

@@ -19,7 +19,7 @@ from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.figures.curves import Record, grouped, series
 from vectoruniverse.metrics.bootstrap import paired_bootstrap
 from vectoruniverse.results import PER_QUERY_FILE
-from vectoruniverse.runs.files import read_record
+from vectoruniverse.runs.files import read_bytes, read_record
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import find_run
 from vectoruniverse.runs.records import EvaluationRecord
@@ -98,9 +98,8 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _config(run: Run) -> dict[str, Any]:
     try:
-        with run.config_file.open(encoding="utf-8") as stream:
-            text = stream.read(MAX_BYTES + 1)
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(run.config_file, limit=MAX_BYTES, inside=run.path).decode("utf-8")
+    except (DataError, UnicodeDecodeError) as error:
         raise ConfigError("cannot be read", file=run.config_file, remedy="give a run that vu train made") from error
     value = parse(text, str(run.config_file)).value
     return flatten(value) if isinstance(value, dict) else {}

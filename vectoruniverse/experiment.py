@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,12 @@ import torch
 from vectoruniverse.adapters.apply import ParameterCount, parameter_table
 from vectoruniverse.adapters.lora import LoraAdapter, lora_plus_groups
 from vectoruniverse.assembly.contract import Prepared, Shared, judged_base, setup
+from vectoruniverse.assembly.identity import BASE_FILE, check_adapters_base, describe_base, run_experiment
 from vectoruniverse.assembly.loop import build_schedule, build_trackers, check_tracking, loop_settings, schedule_misfit
-from vectoruniverse.assembly.prepared import TimedTask
-from vectoruniverse.assembly.recorded_rows import hold_to_data, locate_data, read_rows_of, refuse_other_data
+from vectoruniverse.assembly.prepared import RunTimes, TimedTask
+from vectoruniverse.assembly.recorded_rows import DATA_FILE, hold_to_data, locate_data, read_rows_of, refuse_other_data
 from vectoruniverse.comparison import Comparison
-from vectoruniverse.config.loading import dump_experiment, load_experiment
+from vectoruniverse.config.loading import dump_experiment
 from vectoruniverse.config.places import place_key, place_of, with_place
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.row_record import EveryRow, RecordedRows, count_trained
@@ -40,11 +41,12 @@ from vectoruniverse.results import (
     write_results,
 )
 from vectoruniverse.runs.environment import environment
+from vectoruniverse.runs.files import json_text, record_text
 from vectoruniverse.runs.folder import Run, create_run
 from vectoruniverse.runs.listing import find_run, find_trained_run
 from vectoruniverse.tasks.contract import Evaluation, Task
 from vectoruniverse.tracking.contract import Trackers
-from vectoruniverse.training.checkpoint import Checkpoint, latest
+from vectoruniverse.training.checkpoint import Checkpoint, latest, remove_unfinished_saves
 from vectoruniverse.training.device import peak_memory
 from vectoruniverse.training.interruption import Interruption
 from vectoruniverse.training.loop import (
@@ -73,23 +75,41 @@ def train(experiment: Experiment, *, runs_dir: Path, display: Display, shared: S
         shared: what another run of the same base and data has loaded already; it is left as it was found.
 
     Raises:
-        UserError: whatever the user can mend; ``state.json`` of the run tells it too.
+        UserError: whatever the user can mend; ``state.json`` of the run tells it too, once there is one: data that
+            cannot be read leave no run behind.
         InterruptedTraining: somebody asked to stop; ``resume`` goes on from there.
     """
+    started = time.monotonic()
     check_tracking(experiment)
-    run = create_run(runs_dir, experiment.name)
-    run.write_text("config.yaml", dump_experiment(experiment))
-    run.write_json("environment.json", environment())
-    return _execute(experiment, run, display, shared)
+    with _closing(display), Interruption(display.warn) as interruption, threads_of_run(None):
+        base = describe_base(experiment)
+        check_adapters_base(experiment, base)
+        shared = shared or setup(experiment).share(experiment, display)
+        files = {
+            "config.yaml": dump_experiment(experiment),
+            "environment.json": json_text(environment()),
+            BASE_FILE: record_text(base),
+            DATA_FILE: shared.data.fingerprint() + "\n",
+        }
+        run = create_run(runs_dir, experiment.name, files)
+        with run.lock():
+            return _execute(experiment, run, display, interruption, shared, started)
 
 
 def resume(reference: str, *, runs_dir: Path, display: Display, shared: Shared | None = None) -> Outcome | None:
     """Continue a run from its last checkpoint, with the config it was started with; None when it is already done."""
-    run = find_run(runs_dir, reference)
+    started = time.monotonic()
+    run = find_run(runs_dir, reference, among="resumable")
     if run.read_state().state == "finished":
         return None
-    experiment = locate_data(run, load_experiment(run.config_file), read_rows_of(run), display)
-    return _execute(experiment, run, display, shared)
+    with (
+        _closing(display),
+        run.lock(),
+        Interruption(display.warn) as interruption,
+        threads_of_run(run.read_state().threads),
+    ):
+        experiment = locate_data(run, run_experiment(run), read_rows_of(run), display)
+        return _execute(experiment, run, display, interruption, shared, started)
 
 
 def evaluate_run(
@@ -126,19 +146,20 @@ def evaluate_run(
 
 def report_run(reference: str, *, runs_dir: Path, display: Display) -> Path:
     """Write a finished run's report.html and its figures again, from what its folder holds and its data."""
-    run = find_trained_run(runs_dir, reference)
-    prepared, base, gone = _finished(run, "val", display)
-    facts = card_facts(prepared, *kept_epochs(run), run.read_state().seconds)
-    if gone:
-        facts["gone"] = f"{gone} held-out rows that were judged when the run ended are not there any more"
-    report(run, prepared, beside_base(prepared, base, "val"), facts)
+    run = find_trained_run(runs_dir, reference, kind="run or sweep")
+    with run.lock():
+        prepared, base, gone = _finished(run, "val", display)
+        facts = card_facts(prepared, *kept_epochs(run), run.read_state().seconds)
+        if gone:
+            facts["gone"] = f"{gone} held-out rows that were judged when the run ended are not there any more"
+        report(run, prepared, beside_base(prepared, base, "val"), facts)
     return run.report_file
 
 
 def _finished(run: Run, split: str, display: Display, settings: Sequence[str] = ()) -> tuple[Prepared, Evaluation, int]:
     """A finished run's model on the rows of its split, what its base reaches, and how many of the rows are gone."""
     record = read_rows_of(run)
-    experiment = locate_data(run, load_experiment(run.config_file, settings), record, display)
+    experiment = locate_data(run, run_experiment(run, settings), record, display)
     choice = None if record is None else RecordedRows(record, split, display.warn, run.adapter)
     shared = setup(experiment).share(experiment, display, choice)
     if record is None:
@@ -151,7 +172,7 @@ def _finished(run: Run, split: str, display: Display, settings: Sequence[str] = 
 def _beside_base_elsewhere(run: Run, place: str | None, settings: Sequence[str], display: Display) -> Comparison:
     """A finished run's model and its base on all rows of data that is not the run's own."""
     record = read_rows_of(run)
-    experiment = load_experiment(run.config_file, settings)
+    experiment = run_experiment(run, settings)
     if place is not None:
         experiment = with_place(experiment, Path(place))
     elif not any(one.partition("=")[0].strip() == f"data.{place_key(experiment)}" for one in settings):
@@ -242,39 +263,55 @@ def _warnings(prepared: Prepared, steps: int) -> list[str]:
     return [*prepared.warnings(), *([] if misfit is None else [misfit])]
 
 
-def _execute(experiment: Experiment, run: Run, display: Display, shared: Shared | None) -> Outcome:
-    """Train under the run's lock, and leave its state.json telling how it went, however it went."""
-    with (
-        run.lock(),
-        Interruption(display.warn) as interruption,
-        threads_of_run(run.read_state().threads),
-    ):
-        run.set_state("running", metric=experiment.eval.monitor, message=None, threads=torch.get_num_threads())
-        display.say(f"run {run.path}")
-        try:
-            return _train(experiment, run, display, interruption, shared)
-        except InterruptedTraining as stopped:
-            run.set_state("interrupted")
-            stopped.exit_code, stopped.remedy = interruption.exit_code, f"go on with: vu train --resume {run.name}"
-            raise
-        except KeyboardInterrupt:
-            run.set_state("interrupted")
-            raise
-        except BaseException as error:
-            with contextlib.suppress(UserError):  # a full disk must not hide why the run failed
-                run.set_state("stopped" if isinstance(error, DivergedError) else "failed", message=str(error)[:500])
-            raise
-        finally:
-            display.close()
+@contextlib.contextmanager
+def _closing(display: Display) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        display.close()
+
+
+def _execute(
+    experiment: Experiment,
+    run: Run,
+    display: Display,
+    interruption: Interruption,
+    shared: Shared | None,
+    started: float,
+) -> Outcome:
+    """Train, and leave the run's state.json telling how it went, however it went; its lock is held.
+
+    Args:
+        experiment: what is run.
+        run: the run.
+        display: what a person sees.
+        interruption: says when to stop.
+        shared: base and data, where they are loaded already.
+        started: when this process began with the run, on the monotonic clock.
+    """
+    run.set_state("running", metric=experiment.eval.monitor, threads=torch.get_num_threads())
+    display.say(f"run {run.path}")
+    try:
+        shared = shared or setup(experiment).share(experiment, display)
+        hold_to_data(run, experiment, shared.data)
+        return _train(experiment, run, display, interruption, shared, started)
+    except InterruptedTraining as stopped:
+        run.set_state("interrupted")
+        stopped.exit_code, stopped.remedy = interruption.exit_code, f"go on with: vu train --resume {run.name}"
+        raise
+    except KeyboardInterrupt:
+        run.set_state("interrupted")
+        raise
+    except BaseException as error:
+        with contextlib.suppress(UserError):  # a full disk must not hide why the run failed
+            run.set_state("stopped" if isinstance(error, DivergedError) else "failed", message=str(error)[:500])
+        raise
 
 
 def _train(
-    experiment: Experiment, run: Run, display: Display, interruption: Interruption, shared: Shared | None
+    experiment: Experiment, run: Run, display: Display, interruption: Interruption, shared: Shared, started: float
 ) -> Outcome:
-    """Share → judge the base → prepare → fit → conclude; the base is as it was afterwards."""
-    started = time.monotonic()
-    shared = shared or setup(experiment).share(experiment, display)
-    hold_to_data(run, experiment, shared.data)
+    """Judge the base → prepare → fit → conclude; the base is as it was afterwards."""
     base = judged_base(experiment, shared, "val")
     prepared = setup(experiment).prepare(experiment, shared)
     try:
@@ -285,13 +322,13 @@ def _train(
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Where one execution of a run writes, and what it listens to."""
+    """Where one process of a run writes, what it listens to, and the time of all processes."""
 
     run: Run
     display: Display
     trackers: Trackers
     interruption: Interruption
-    started: float
+    times: RunTimes
 
 
 def _train_prepared(
@@ -299,7 +336,10 @@ def _train_prepared(
 ) -> Outcome:
     """Fit → conclude, with the trackers told of the end whatever it is."""
     experiment = prepared.experiment
-    checkpoint = latest(run.checkpoints, "last", display.warn) if run.checkpoints.is_dir() else None
+    checkpoint = None
+    if run.checkpoints.is_dir():
+        remove_unfinished_saves(run.checkpoints)
+        checkpoint = latest(run.checkpoints, "last", display.warn)
     display.say(plan_line(prepared))
     display.table("", PARAMETER_COLUMNS, parameter_rows(parameter_table(prepared.model)))
     per_epoch = steps_per_epoch(prepared.task.train_rows, experiment.train.batch_size)
@@ -308,8 +348,8 @@ def _train_prepared(
     if checkpoint is not None:
         display.say(f"resumed at step {checkpoint.step}")
     trackers = build_trackers(experiment, run, display, checkpoint.step if checkpoint else None)
-    session = Session(run, display, trackers, interruption, started)
     task = TimedTask(prepared.task, base if checkpoint is None and prepared.starts_as_base else None)
+    session = Session(run, display, trackers, interruption, RunTimes(run.read_state(), started, task))
     try:
         trainer = _fit(prepared, task, session, checkpoint)
         outcome = _conclude(prepared, base, session, trainer, task)
@@ -332,6 +372,7 @@ def _fit(prepared: Prepared, task: TimedTask, session: Session, checkpoint: Chec
         session.trackers,
         session.display,
         session.interruption,
+        session.times.facts,
         total_steps=total,
         log_every=experiment.train.log_every,
         monitor=experiment.eval.monitor,
@@ -376,7 +417,7 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
         experiment.eval.monitor,
         position.best_epoch,
         epoch,
-        time.monotonic() - session.started,
+        session.times.seconds,
         task.step_seconds,
         task.evaluation_seconds,
         best_earlier(run, experiment.eval.monitor, prepared.data.fingerprint()),
@@ -388,8 +429,7 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
         best=comparison.adapted.metrics[experiment.eval.monitor],
         epoch=epoch,
         epochs=experiment.train.epochs,
-        seconds=round(outcome.seconds, 1),
-        step_seconds=round(outcome.step_seconds, 1),
+        **session.times.facts(),
         device=str(prepared.compute),
         peak_memory_bytes=peak_memory(prepared.compute.device),
     )

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.prefix import PrefixAdapter
+from vectoruniverse.assembly.identity import run_experiment
 from vectoruniverse.assembly.image_text import as_image_text
 from vectoruniverse.assembly.model import input_size, load_adapted, load_encoder
 from vectoruniverse.config.image_text import ImageTextExperiment
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.data.decoding import (
     PictureError,
     PictureRecipe,
@@ -36,7 +36,7 @@ from vectoruniverse.encoders.dual import DualEncoder, load_dual_encoder
 from vectoruniverse.encoders.embedding import embed_squares, embed_tokens
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.runs.folder import Run
-from vectoruniverse.runs.listing import find_trained_run
+from vectoruniverse.runs.listing import default_runs_dir, find_trained_run
 from vectoruniverse.training.device import Compute, choose_compute
 
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -83,7 +83,7 @@ class LoadedRun:
         Raises:
             ConfigError: the run trained a model from random weights, or its base cannot be loaded any more.
         """
-        encoder = load_encoder(self.experiment, self.compute)
+        encoder = load_encoder(as_image_text(run_experiment(self.run), self.run.name), self.compute)
         if encoder is None:
             raise ConfigError(f"{self.run.name} began with random weights, which are no model to compare with")
         return LoadedRun(self.run, self.experiment, encoder, None, self.compute)
@@ -128,15 +128,16 @@ class LoadedRun:
 def load_run(
     reference: str | os.PathLike[str],
     *,
-    runs_dir: str | os.PathLike[str] = "runs",
+    runs_dir: str | os.PathLike[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> LoadedRun:
     """Load the model of a finished run.
 
     Args:
-        reference: a path; a full name; ``latest``; the name of an experiment, for its latest run; a unique prefix.
-        runs_dir: folder of the runs.
+        reference: a path; a full name; ``latest`` (of the finished ones); the name of an experiment, for its latest
+            run; a unique prefix.
+        runs_dir: folder of the runs; without it ``VU_RUNS``, else ``runs``.
         device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``; not necessarily what the run was trained on.
         precision: ``auto`` (the fastest that the device is good at), ``fp32``, ``bf16`` or ``fp16``.
 
@@ -144,8 +145,11 @@ def load_run(
         ConfigError: there is no such run, it has no adapter yet, its base cannot be loaded, or the device is absent.
         DataError: the adapter is damaged.
     """
-    run = find_trained_run(Path(runs_dir), os.fspath(reference))
-    experiment = as_image_text(load_experiment(run.config_file), "load_run")
+    run = find_trained_run(Path(runs_dir or default_runs_dir()), os.fspath(reference))
+    experiment = run_experiment(run, trained_model_only=True)
+    if not isinstance(experiment, ImageTextExperiment):
+        said = f"is of task {experiment.task}; only runs of task image_text can be loaded so, or exported"
+        raise ConfigError(said, file=run.path, key="task")
     compute = choose_compute(device, precision)
     if experiment.adapter.method == "full":
         encoder = load_dual_encoder(

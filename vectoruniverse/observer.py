@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from vectoruniverse.display import Display, step_detail
 from vectoruniverse.runs.folder import Run
@@ -22,12 +22,17 @@ class RunObserver:
         trackers: Trackers,
         display: Display,
         interruption: Interruption,
+        times: Callable[[], Mapping[str, float]],
         *,
         total_steps: int,
         log_every: int,
         monitor: str,
     ) -> None:
-        """Report to ``run``'s folder, ``trackers`` and ``display``; ``interruption`` says when to stop."""
+        """Report to ``run``'s folder, ``trackers`` and ``display``; ``interruption`` says when to stop.
+
+        ``times`` tells how long the run has taken so far, as ``state.json`` does.
+        """
+        self._times = times
         self._run, self._trackers, self._display, self._interruption = run, trackers, display, interruption
         self._total, self._log_every, self._monitor = total_steps, log_every, monitor
         self._effective_rank: float | None = None  # the last one measured, since it is not measured at every step
@@ -59,6 +64,7 @@ class RunObserver:
         checkpoint = save_checkpoint(folder, snapshot.step, snapshot.tensors, snapshot.state)
         point(folder, checkpoint, *(("last", "best") if is_best else ("last",)))
         prune(folder)
+        self._run.note(**self._times())  # a killed process is counted up to here
 
     def interrupted(self) -> bool:
         """Whether Ctrl-C or SIGTERM came."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from vectoruniverse.assembly.classification import load_classifier as load_model
 from vectoruniverse.assembly.classification import text_columns, tokenize
+from vectoruniverse.assembly.identity import run_experiment
 from vectoruniverse.assembly.text_encoders import Adapted
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.config.text import ClassificationExperiment
 from vectoruniverse.data.findings import spreadsheet_cell
 from vectoruniverse.data.metadata import BadRow
@@ -27,7 +27,7 @@ from vectoruniverse.display import Display
 from vectoruniverse.encoders.heads import TextClassifier
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.runs.folder import Run
-from vectoruniverse.runs.listing import find_trained_run
+from vectoruniverse.runs.listing import default_runs_dir, find_trained_run
 from vectoruniverse.training.device import choose_compute
 
 
@@ -123,15 +123,16 @@ class LoadedClassifier:
 def load_classifier(
     reference: str | os.PathLike[str],
     *,
-    runs_dir: str | os.PathLike[str] = "runs",
+    runs_dir: str | os.PathLike[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> LoadedClassifier:
     """Load the classifier of a finished run.
 
     Args:
-        reference: a path; a full name; ``latest``; the name of an experiment, for its latest run; a unique prefix.
-        runs_dir: folder of the runs.
+        reference: a path; a full name; ``latest`` (of the finished ones); the name of an experiment, for its latest
+            run; a unique prefix.
+        runs_dir: folder of the runs; without it ``VU_RUNS``, else ``runs``.
         device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
 
@@ -140,8 +141,8 @@ def load_classifier(
             cannot be loaded.
         DataError: what it saved is damaged.
     """
-    run = find_trained_run(Path(runs_dir), os.fspath(reference))
-    experiment = load_experiment(run.config_file)
+    run = find_trained_run(Path(runs_dir or default_runs_dir()), os.fspath(reference))
+    experiment = run_experiment(run, trained_model_only=True)
     if not isinstance(experiment, ClassificationExperiment):
         raise ConfigError(f"{run.name} is of task {experiment.task}, which has no classes to predict")
     adapted, model, names = load_model(experiment, None, choose_compute(device, precision), run.adapter.absolute())

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.display import Display
-from vectoruniverse.errors import ConfigError, LockedError
+from vectoruniverse.errors import ConfigError, DataError, LockedError
 from vectoruniverse.experiment import evaluate_run, train
 from vectoruniverse.metrics.bootstrap import paired_bootstrap
 from vectoruniverse.metrics.sweeps import summarise_sweep
@@ -272,3 +273,70 @@ def test_paired_differences_of_cut_adapters_are_those_of_the_rows(config, tmp_pa
     assert cut["minus_trained"][0] == pytest.approx(estimate)
     same = paired_bootstrap(trained.adapted, trained.adapted, seed=0)
     assert (same.low, same.high) == (0, 0)
+
+
+class Listening(Display):
+    """A display that calls somebody when a line holds some words."""
+
+    def __init__(self, words, do):
+        super().__init__(quiet=True)
+        self._words, self._do = words, do
+
+    def say(self, text):
+        if self._words in text:
+            self._do()
+
+
+def test_a_cell_that_another_process_trains_is_waited_for_and_taken_over(config, tmp_path):
+    """The other cells come first; what the other process leaves is gone on with, not trained twice."""
+    file, runs = config(), tmp_path / "runs"
+    grid = make_grid(file, (), [Over("adapter.rank", (1, 2))], (0,), "auto")
+    run = train(grid.cells[0].experiment, runs_dir=runs, display=quiet()).run
+    run.set_state("interrupted")
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold():
+        with run.lock():
+            held.set()
+            let_go.wait(120)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert held.wait(60)
+    finished_before: list[str] = []
+
+    def release():
+        finished_before.extend(s.run.name for s in list_runs(runs) if s.state == "finished")
+        let_go.set()
+
+    try:
+        found = run_sweep(grid, runs_dir=runs, out=None, display=Listening("waiting", release))
+    finally:
+        let_go.set()
+        other.join()
+    assert [cell["state"] for cell in found.record["cells"]] == ["finished", "finished"]
+    assert len(finished_before) == 1, "the free cell was trained while the other was held"
+    assert len(list_runs(runs)) == 2
+    assert found.record["cells"][0]["run"] == run.name
+
+
+def test_a_sweep_whose_analysis_finds_its_data_gone_is_not_left_running(config, tmp_path, monkeypatch):
+    def gone(*_):
+        raise DataError("the pictures are gone")
+
+    monkeypatch.setattr("vectoruniverse.sweep.runner.analyse_adapter", gone)
+    with pytest.raises(DataError, match="gone"):
+        ranks(config(), 1, runs=tmp_path / "runs", out=tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert record["state"] == "failed"
+    assert [cell["state"] for cell in record["cells"]] == ["finished"]
+
+
+def test_a_cell_is_trained_anew_on_another_base_of_the_same_name(config, clip, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(clip, base)
+    first = ranks(config(model=str(base)), 1, runs=tmp_path / "runs")
+    settings = base / "preprocessor_config.json"
+    settings.write_text(settings.read_text() + "\n")
+    second = ranks(config(model=str(base)), 1, runs=tmp_path / "runs")
+    assert second.record["cells"][0]["run"] != first.record["cells"][0]["run"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
 
 from vectoruniverse.config.sections import Experiment
+from vectoruniverse.runs.records import RunState
 from vectoruniverse.tasks.contract import Evaluation, StepLoss, Task
 
 NOT_SHARED = ("name", "seed", "adapter", "train", "guard", "loss", "views", "forgetting", "wandb", "tensorboard")
@@ -32,6 +34,34 @@ def sharing_key(experiment: Experiment) -> str:
         },
         sort_keys=True,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class RunTimes:
+    """Wall-clock time of a run over all its processes.
+
+    Attributes:
+        earlier: what earlier processes left.
+        started: when this one began with the run, on the monotonic clock.
+        task: knows the time of steps and evaluations of this one.
+    """
+
+    earlier: RunState
+    started: float
+    task: TimedTask
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return (self.earlier.seconds or 0.0) + time.monotonic() - self.started
+
+    def facts(self) -> dict[str, float]:
+        """So far, as ``state.json`` tells them."""
+        return {
+            "seconds": round(self.seconds, 1),
+            "step_seconds": round((self.earlier.step_seconds or 0.0) + self.task.step_seconds, 1),
+            "evaluation_seconds": round((self.earlier.evaluation_seconds or 0.0) + self.task.evaluation_seconds, 1),
+        }
 
 
 class TimedTask:

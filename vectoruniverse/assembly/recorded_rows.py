@@ -33,13 +33,13 @@ def hold_to_data(run: Run, experiment: Experiment, data: Data) -> None:
     Raises:
         DataError: the run was begun with other data.
     """
-    if not (run.path / DATA_FILE).is_file():
+    if not os.path.lexists(run.path / DATA_FILE):
         run.write_text(DATA_FILE, data.fingerprint() + "\n")
     elif not _is_as_noted(run, data):
         raise DataError(
             "the data is not what this run was begun with", file=run.path, remedy="put it back, or train a new run"
         )
-    if not (run.path / ROWS_FILE).is_file():
+    if not os.path.lexists(run.path / ROWS_FILE):
         where = place_of(experiment)
         rows = data.named_rows()
         train, val = ([rows[i] for i in part] for part in data.split)

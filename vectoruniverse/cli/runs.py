@@ -334,7 +334,7 @@ def _print_finished(reference: str, runs_dir: Path, quiet: bool, as_json: bool) 
     from vectoruniverse.runs.listing import find_run
 
     if as_json:
-        print_json({"run": str(find_run(runs_dir, reference).path), "state": "finished"})
+        print_json({"run": str(find_run(runs_dir, reference, among="resumable").path), "state": "finished"})
     elif not quiet:
         typer.echo(f"already finished; see it with: vu eval {reference}")
 

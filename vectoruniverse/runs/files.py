@@ -127,13 +127,13 @@ def check_record(values: Mapping[str, object], kind: type[R], *, file: Path | No
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Replace a file as a whole with a record, as strict JSON.
+    """Replace a file as a whole with a record, as strict JSON; errors as of ``write_durably``."""
+    write_durably(path, record_text(record))
 
-    Raises:
-        ConfigError: it cannot be written.
-        ResourceError: the disk is full; the earlier file is untouched.
-    """
-    write_durably(path, json_text(record.model_dump(exclude_none=True)))
+
+def record_text(record: Record) -> str:
+    """What a record's file holds."""
+    return json_text(record.model_dump(by_alias=True))
 
 
 def json_text(value: object) -> str:

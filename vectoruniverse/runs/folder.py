@@ -15,8 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vectoruniverse.errors import ConfigError, DataError, LockedError
-from vectoruniverse.runs.durable import disk_full_is_told, remove_unfinished, sync_folder, write_durably
-from vectoruniverse.runs.files import Record, json_text, read_record, write_record
+from vectoruniverse.runs.durable import (
+    disk_full_is_told,
+    remove_unfinished,
+    sync_folder,
+    write_durably,
+    write_errors_are_told,
+)
+from vectoruniverse.runs.files import Record, json_text, read_record, record_text
 from vectoruniverse.runs.locks import lock_file
 from vectoruniverse.runs.process import here
 from vectoruniverse.runs.records import EvaluationRecord, RunState, State
@@ -96,7 +102,8 @@ class Run:
         """Replace the file ``name`` of the run as a whole and return its path."""
         path = self.path / name
         assert path.parent == self.path, name
-        write_durably(path, text)
+        with write_errors_are_told(path):
+            write_durably(path, text)
         return path
 
     def write_json(self, name: str, value: object) -> Path:
@@ -105,9 +112,7 @@ class Run:
 
     def write_record(self, name: str, record: Record) -> Path:
         """Replace the file ``name`` with a record."""
-        path = self.path / name
-        write_record(path, record)
-        return path
+        return self.write_text(name, record_text(record))
 
     def set_state(self, state: State, **facts: str | int | float | None) -> None:
         """Write ``state.json``: facts given earlier stay, these are added, time and process are filled in.

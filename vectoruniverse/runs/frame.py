@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from vectoruniverse.runs.listing import RunSummary, list_runs
+from vectoruniverse.runs.listing import RunSummary, default_runs_dir, list_runs
 
 
-def runs_table(runs_dir: str | os.PathLike[str] = "runs") -> pd.DataFrame:
+def runs_table(runs_dir: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     """One row a run, earliest first; damaged and unfinished runs have what they tell.
 
     Args:
-        runs_dir: folder of the runs.
+        runs_dir: folder of the runs; without it ``VU_RUNS``, else ``runs``.
 
     Returns:
         Indexed by the run's name. Columns: ``experiment``, ``state``, ``started`` and ``ended`` (UTC), ``metric`` (the
         monitored one) with its ``best`` value, ``epoch``, ``message``; then ``base/<metric>`` and
         ``adapted/<metric>`` of every metric that the run's evaluation has.
     """
-    frame = pd.DataFrame([_row(summary) for summary in list_runs(Path(runs_dir))])
+    frame = pd.DataFrame([_row(summary) for summary in list_runs(Path(runs_dir or default_runs_dir()))])
     if frame.empty:
         return pd.DataFrame(columns=["experiment", "state"], index=pd.Index([], name="run"))
     for column in ("started", "ended"):

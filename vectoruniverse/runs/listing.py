@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.runs.folder import RUN_NAME, Run
@@ -46,13 +48,18 @@ def list_runs(runs_dir: Path) -> list[RunSummary]:
     return sorted(summaries, key=lambda summary: (summary.started or _folder_time(summary.run), summary.run.name))
 
 
-def find_trained_run(runs_dir: Path, reference: str) -> Run:
-    """As ``find_run``, of a run that has come so far as to leave what it trained.
+def default_runs_dir() -> Path:
+    """Folder of the runs where nobody says otherwise: ``VU_RUNS``, else ``runs``."""
+    return Path(os.environ.get("VU_RUNS") or "runs")
+
+
+def find_trained_run(runs_dir: Path, reference: str, *, kind: str = "run") -> Run:
+    """As ``find_run``, of a run that has come so far as to leave what it trained; the latest is the latest finished.
 
     Raises:
         ConfigError: there is no such run, or it has no adapter yet.
     """
-    run = find_run(runs_dir, reference)
+    run = find_run(runs_dir, reference, among="finished", kind=kind)
     if not run.adapter.is_dir():
         raise ConfigError(
             f"{run.name} has no adapter yet (state: {run.read_state().state or 'unknown'})",
@@ -61,28 +68,57 @@ def find_trained_run(runs_dir: Path, reference: str) -> Run:
     return run
 
 
-def find_run(runs_dir: Path, reference: str) -> Run:
+def find_run(
+    runs_dir: Path, reference: str, *, among: Literal["any", "finished", "resumable"] = "any", kind: str = "run"
+) -> Run:
     """Find a run by path, by name, by a prefix that fits one run only, or the latest.
 
     Args:
         runs_dir: folder of the runs.
         reference: a path; a full name; `latest`; the name of an experiment, for its latest run; a unique prefix.
+        among: which runs count for the latest, where there are such; a name or path gives its run whatever its state.
+        kind: what is looked for, as messages call it.
 
     Raises:
         ConfigError: nothing fits, or several do; the message lists them.
     """
     if reference and _is_run(path := Path(reference)):
-        return Run(path)
-    runs = [summary.run for summary in list_runs(runs_dir)]
+        return Run(path if path.name not in ("", "..") else path.resolve())
+    summaries = list_runs(runs_dir)
+    runs = [summary.run for summary in summaries]
     named = [run for run in runs if run.name == reference]
-    latest = [run for run in runs if reference in ("latest", run.experiment)][-1:]
+    of_it = [summary for summary in summaries if reference in ("latest", summary.run.experiment)]
+    latest = [summary.run for summary in _among(of_it, among) or of_it][-1:]
     matches = named or latest or [run for run in runs if reference and run.name.startswith(reference)]
     if len(matches) == 1:
         return matches[0]
-    what = f"{reference!r} fits several runs" if matches else f"no run is called {reference!r}"
     choices = [run.name for run in matches or runs][-10:]
     known = f"choose one of: {', '.join(choices)}" if choices else "train one first; there are no runs here yet"
-    raise ConfigError(what, file=runs_dir, remedy=known)
+    raise ConfigError(_missing(reference, kind, several=bool(matches)), file=runs_dir, remedy=known)
+
+
+_RESUMABLE = ("interrupted", "dead", "failed", "unknown")
+
+
+def _among(summaries: list[RunSummary], among: str) -> list[RunSummary]:
+    if among == "finished":
+        return [one for one in summaries if one.state == "finished"]
+    return [one for one in summaries if among == "any" or (one.state in _RESUMABLE and one.run.config_file.is_file())]
+
+
+def _missing(reference: str, kind: str, *, several: bool) -> str:
+    if several:
+        return f"{reference!r} fits several runs"
+    if reference and _exists(Path(reference)):
+        return f"{reference!r} is no folder of a {kind}, and no {kind} is called so"
+    return f"no {kind} is called {reference!r}"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, not readable, or with a NUL
+        return False
 
 
 def _is_run(path: Path) -> bool:

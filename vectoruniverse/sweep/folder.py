@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from vectoruniverse.errors import ConfigError, LockedError
-from vectoruniverse.runs.durable import write_durably
+from vectoruniverse.errors import ConfigError, DataError, LockedError
+from vectoruniverse.runs.durable import remove_unfinished, write_durably
+from vectoruniverse.runs.files import read_bytes
+from vectoruniverse.runs.locks import lock_file
 from vectoruniverse.sweep.findings import sweep_csv
+from vectoruniverse.sweep_page.record import MAX_BYTES, REMEDY
 
 VERSION = 1
 
@@ -52,8 +53,10 @@ class SweepFolder:
         if not self.record_file.exists():
             return {}
         try:
-            record = json.loads(self.record_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            record = json.loads(read_bytes(self.record_file, limit=MAX_BYTES, remedy=REMEDY))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, DataError):
+                raise
             record = None
         if not isinstance(record, dict) or record.get("version") != VERSION or record.get("name") != self.name:
             raise ConfigError(
@@ -82,14 +85,11 @@ class SweepFolder:
             raise ConfigError(
                 f"cannot make this folder: {error.strerror}", file=self.path, remedy="choose another --out"
             ) from error
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise LockedError(
-                "another process works on this sweep", file=self.path, remedy="wait for it, or end that process first"
-            ) from error
-        try:
+        with lock_file(self.path / ".lock", self._held):
+            remove_unfinished(self.path)
             yield
-        finally:
-            lock.release()
+
+    def _held(self) -> LockedError:
+        return LockedError(
+            "another process works on this sweep", file=self.path, remedy="wait for it, or end that process first"
+        )

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from vectoruniverse.errors import DataError
 from vectoruniverse.results import PER_QUERY_FILE
+from vectoruniverse.runs.files import check_regular
 from vectoruniverse.runs.folder import Run
 
 
@@ -36,6 +37,7 @@ def outcomes(run: Run, metric: str) -> Outcomes:
         DataError: the file is missing or damaged.
     """
     file = run.path / PER_QUERY_FILE
+    check_regular(file, inside=run.path)
     try:
         arrays = load_file(file)
         base, adapted = (arrays[f"{model}/{metric}"].astype(np.float64) for model in ("base", "adapted"))

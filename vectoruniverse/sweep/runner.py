@@ -7,6 +7,7 @@ the base's evaluation are loaded once for all cells that share them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 from vectoruniverse import experiment as runner
 from vectoruniverse.assembly.contract import Shared, setup
+from vectoruniverse.assembly.identity import describe_base, recorded_base, run_experiment
 from vectoruniverse.assembly.image_text import ImageTextShared
 from vectoruniverse.assembly.prepared import sharing_key
 from vectoruniverse.assembly.recorded_rows import DATA_FILE
@@ -23,8 +25,9 @@ from vectoruniverse.config.image_text import ImageTextExperiment
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.display import Display
-from vectoruniverse.errors import DivergedError, UserError
+from vectoruniverse.errors import DivergedError, LockedError, UserError
 from vectoruniverse.results import PER_QUERY_FILE, Outcome
+from vectoruniverse.runs.files import check_regular, read_bytes
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.sweep.analysis import analyse_adapter
@@ -157,13 +160,16 @@ class _Sweep:
         self._display.say(f"sweep {self._folder.path}: {len(self._grid.cells)} cells")
         self._write("running")
         try:
-            for cell in sorted(self._grid.cells, key=self._order()):
-                self._run_cell(cell)
+            self._run_cells(sorted(self._grid.cells, key=self._order()))
             self._analyse()
         except (InterruptedTraining, KeyboardInterrupt) as stopped:
             self._write("interrupted")
             if isinstance(stopped, KeyboardInterrupt):
                 self._display.warn(AGAIN)
+            raise
+        except Exception:  # whatever it is, nobody works on this sweep any more
+            with contextlib.suppress(UserError):
+                self._write("failed")
             raise
         failed = any(entry["state"] in ("failed", "stopped") for entry in self._entries.values())
         return SweepOutcome(self._folder, self._write("failed" if failed else "finished"))
@@ -173,8 +179,23 @@ class _Sweep:
         keys = list(dict.fromkeys(sharing_key(cell.experiment) for cell in self._grid.cells))
         return lambda cell: keys.index(sharing_key(cell.experiment))
 
-    def _run_cell(self, cell: Cell) -> None:
-        """Bring one cell to its end, whatever that is."""
+    def _run_cells(self, cells: Iterable[Cell]) -> None:
+        """Every cell to its end; those that another process is training come last, once it has let go of them."""
+        waiting: list[tuple[Cell, Run]] = []
+        for cell in cells:
+            if (held := self._run_cell(cell)) is not None:
+                waiting.append((cell, held))
+        while waiting:
+            cell, held_run = waiting.pop(0)
+            self._display.say(f"{cell.title}: another process trains it ({held_run.name}); waiting")
+            with held_run.lock(wait=True):
+                pass
+            if (held := self._run_cell(cell)) is not None:
+                waiting.append((cell, held))
+
+    def _run_cell(self, cell: Cell) -> Run | None:
+        """Bring one cell to its end, whatever that is; gives its run where another process is training that."""
+        run = None
         try:
             shared = self._bases.of(cell.experiment)
             run = find_cell_run(self._runs_dir, cell, shared.data.fingerprint())
@@ -189,12 +210,20 @@ class _Sweep:
             if isinstance(stopped, InterruptedTraining):
                 stopped.remedy = AGAIN
             raise
+        except LockedError as error:
+            run = run or find_cell_run(self._runs_dir, cell, self._bases.of(cell.experiment).data.fingerprint())
+            if run is None:
+                raise
+            self._display.say(f"{cell.title}: {error.message}")
+            self._entries[cell.key] = _entry(cell, "pending", self._link(run))
+            return run
         except Exception as error:  # one cell's failure, even a bug of ours, must not cost the others
             said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             state = "stopped" if isinstance(error, DivergedError) else "failed"
             self._entries[cell.key] = _entry(cell, state, self._link_of(cell) | {"message": said[:500]})
             self._display.warn(f"{cell.title} failed: {said}")
         self._write("running")
+        return None
 
     def _train(self, cell: Cell, run: Run | None, shared: Shared) -> Run:
         """Train a cell, or go on with its run."""
@@ -237,7 +266,7 @@ class _Sweep:
             if known and [cut["rank"] for cut in known[0]["truncated"]] == ranks:
                 yield known[0]
                 continue
-            experiment = load_experiment(run.config_file)
+            experiment = run_experiment(run)
             shared = self._bases.of(experiment)
             assert isinstance(experiment, ImageTextExperiment) and isinstance(shared, ImageTextShared)
             yield analyse_adapter(experiment, run, shared, trained, ranks) | told
@@ -254,8 +283,8 @@ class _Sweep:
         earlier = self._earlier.get("forgetting")
         if isinstance(earlier, dict) and told.items() <= earlier.items():
             return earlier
-        experiment = load_experiment(run.config_file)
         try:
+            experiment = run_experiment(run)
             shared = self._bases.of(experiment)
             assert isinstance(experiment, ImageTextExperiment) and isinstance(shared, ImageTextShared)
             return told | forgetting_curve(experiment, config, run.adapter, display=self._display, shared=shared)
@@ -305,18 +334,20 @@ class _Sweep:
 
 
 def find_cell_run(runs_dir: Path, cell: Cell, data: str) -> Run | None:
-    """The run of a cell: of the same settings on the same data, the finished one if there is one, else the latest."""
-    wanted, found = identity(cell.experiment), []
+    """The run of a cell: of the same settings, base and data, the finished one if there is one, else the latest."""
+    wanted, base, found = identity(cell.experiment), describe_base(cell.experiment), []
     for summary in list_runs(runs_dir):
         run = summary.run
         if run.experiment != cell.experiment.name:
             continue
         try:
+            check_regular(run.config_file, inside=run.path)
             same = identity(load_experiment(run.config_file)) == wanted
-            seen = (run.path / DATA_FILE).read_text(encoding="ascii").strip()
-        except (UserError, OSError, ValueError):  # killed before it was described, or meddled with
+            seen = read_bytes(run.path / DATA_FILE, limit=256, inside=run.path).decode("ascii").strip()
+            held = recorded_base(run.path)
+        except (UserError, ValueError):  # killed before it was described, or meddled with
             continue
-        if same and seen == data:
+        if same and seen == data and (held is None or held.difference(base) is None):
             found.append(run)
     return next((run for run in found if _is_finished(run)), found[-1] if found else None)
 

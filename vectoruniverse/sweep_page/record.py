@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from vectoruniverse.errors import ConfigError
+from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.figures.swept import Swept
+from vectoruniverse.runs.files import read_bytes
 
 MAX_BYTES = 256 * 2**20
 """A larger file is no record of ours: ten thousand cells take about 100 MB."""
@@ -249,11 +250,9 @@ def read_record(file: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, or is no JSON object.
     """
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise ConfigError("is too large to be the record of a sweep", file=file, remedy=REMEDY)
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", file=file, remedy=REMEDY) from error
+        record = json.loads(read_bytes(file, limit=MAX_BYTES, remedy=REMEDY))
+    except DataError as error:
+        raise ConfigError(error.message, file=file, remedy=REMEDY) from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ConfigError("is not JSON", file=file, remedy=REMEDY) from error
     if not isinstance(record, dict):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from vectoruniverse.runs.files import check_regular, open_regular
 from vectoruniverse.tracking.contract import Status, Value
 
 
@@ -24,6 +25,7 @@ class JsonlTracker:
     """
 
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
+        check_regular(path, remedy="remove it")
         elapsed = 0.0 if resume_step is None else _drop_beyond(path, resume_step)
         self._start = time.monotonic() - elapsed
         self._stream = path.open("w" if resume_step is None else "a", encoding="utf-8", newline="\n")
@@ -47,8 +49,12 @@ class JsonlTracker:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Value]]:
-    """Yield the lines of a ``metrics.jsonl``; lines that are torn or are no record are passed over."""
-    with path.open("rb") as stream:
+    """Yield the lines of a ``metrics.jsonl``; lines that are torn or are no record are passed over.
+
+    Raises:
+        DataError: it is missing, or no regular file.
+    """
+    with open_regular(path) as stream:
         for line in stream:
             if (record := _record(line)) is not None:
                 yield record

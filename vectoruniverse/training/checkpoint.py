@@ -175,6 +175,11 @@ def prune(folder: Path) -> None:
         path.rename(
             folder / f"step-{_step(path)[0]:08d}.tmp-{secrets.token_hex(4)}"
         )  # half deleted, it is no checkpoint
+    remove_unfinished_saves(folder)
+
+
+def remove_unfinished_saves(folder: Path) -> None:
+    """Delete what interrupted saves left behind. Nobody else may be saving into the folder."""
     for path in folder.iterdir():
         if _UNFINISHED.fullmatch(path.name):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
