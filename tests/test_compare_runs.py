@@ -69,7 +69,6 @@ def test_differences_are_the_paired_bootstrap_over_the_groups_that_were_drawn(tm
     assert record["metrics"]["recall@5"]["one"][0] == pytest.approx(before.mean())
     assert record["metrics"]["effective_rank"] == {"one": [9.0, None, None], "two": [9.0, None, None]}
     assert record["config"] == {
-        "name": {"one": "one", "two": "two"},
         "train.lr": {"one": 0.1, "two": 0.2},
         "train.epochs": {"two": 3},
     }
@@ -78,6 +77,28 @@ def test_differences_are_the_paired_bootstrap_over_the_groups_that_were_drawn(tm
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert answer(record).headline == "B is credibly better than A in recall@5"
     assert ("train.epochs", "not set", "3") in config_table(record).rows
+
+
+def test_bases_have_columns_of_their_own_one_where_all_set_out_from_the_same(tmp_path):
+    for name, base in (("one", 0.1), ("two", 0.1), ("three", 0.2)):
+        make_run(tmp_path, name, hits(0.5))
+        file = tmp_path / name / "evaluation.json"
+        told = json.loads(file.read_text()) | {"base": {"recall@5": base}}
+        told["intervals"]["recall@5"]["base"] = [base - 0.05, base + 0.05]
+        file.write_text(json.dumps(told))
+    same, three = (metric_table(compare_runs(names, runs_dir=tmp_path)) for names in (["one", "two"], ["two", "three"]))
+    assert same.columns == ("metric", "base", "A", "B")
+    assert same.rows[0][:2] == ("recall@5, mean of both ↑", "0.100 [0.050,\N{NO-BREAK SPACE}0.150]")
+    assert three.columns == ("metric", "base of A", "base of B", "A", "B")
+    assert three.rows[0][2].startswith("0.200")
+
+
+def test_settings_that_change_no_result_are_not_told_as_differences(tmp_path):
+    noise = "wandb:\n  group: {0}\ntensorboard: {1}\neval:\n  report: {1}\n  batch_size: 6{2}\n"
+    noise += "train:\n  device: {0}\n  lr: 0.{2}\n"
+    make_run(tmp_path, "one", hits(0.5), config=noise.format("a", "true", 1))
+    make_run(tmp_path, "two", hits(0.5), config=noise.format("b", "false", 2))
+    assert compare_runs(["one", "two"], runs_dir=tmp_path)["config"] == {"train.lr": {"one": 0.1, "two": 0.2}}
 
 
 def test_other_data_gives_no_differences_and_says_so(tmp_path):

@@ -14,8 +14,9 @@ import pytest
 
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.sweep_page.page import write_sweep_page
+from vectoruniverse.sweep_page.plates import updates
 from vectoruniverse.sweep_page.record import Adapter, check_record, read_record
-from vectoruniverse.sweep_page.words import enough
+from vectoruniverse.sweep_page.words import adapter_words, enough
 
 HOSTILE = "</style><script>parent.pwned = 1</script> =1+1"
 LEVELS = {1: 0.605, 2: 0.69, 4: 0.735, 8: 0.741, 16: 0.732}
@@ -335,3 +336,52 @@ def test_the_page_fits_a_phone_and_a_desk_in_a_real_browser(record, tmp_path):
         seen = json.loads(re.search(r'<pre id="result">(.*?)</pre>', done.stdout.decode())[1])
         assert seen["images"] == seen["loaded"] == 9
         assert seen["overflow"] <= 0 and seen["widest"] <= width
+
+
+def without_gain(record: dict) -> dict:
+    """No rank beats the base."""
+    changed = copy.deepcopy(record)
+    for value in changed["statistics"]["values"]:
+        value["gain"] = [0.0, -0.05, 0.05]
+    return changed
+
+
+def test_where_no_rank_beat_the_base_none_was_enough(record, tmp_path):
+    said = text_of(write_sweep_page(without_gain(record), tmp_path))
+    assert "cannot be told: no rank tried is credibly better than the base" in said
+    assert "would have been enough:" not in said
+
+
+def test_untrained_adapters_are_not_averaged_in(record, tmp_path):
+    """Of three seeds one kept its start: its zeros are no directions, in words, figure and table of layers alike."""
+    changed = copy.deepcopy(record)
+    for layer in changed["adapters"][1]["layers"].values():
+        layer |= {"singular_values": [0.0] * 16, "effective_rank": 0.0}
+    for tower in changed["adapters"][1]["towers"].values():
+        tower |= {"energy": [0.0] * 16, "effective_rank": 0.0, "norm": 0.0}
+    sweep = check_record(changed)
+    said = list(adapter_words(sweep))
+    assert "With seed 1 no epoch beat the base" in said[1]
+    held = np.cumsum(np.exp(-np.arange(16) * 0.6))
+    most = int(np.searchsorted(held / held[-1], 0.9)) + 1
+    assert f"first {most} of 16 directions" in said[2] and "effective rank 3.0" in said[2]
+    assert {len(layers) for by_path in updates(sweep).values() for layers in by_path.values()} == {2}
+    for adapter_ in changed["adapters"]:
+        adapter_["layers"] = changed["adapters"][1]["layers"]
+    write_sweep_page(changed, tmp_path)
+    assert not (tmp_path / "figures" / "layer_ranks.svg").exists()
+
+
+@pytest.mark.parametrize("ranks", [{"effective_rank": 1.3}, {}])
+def test_a_task_without_a_space_is_neither_healthy_nor_ill(record, tmp_path, ranks):
+    """Classifiers have an effective rank that may be small, masked language models none at all."""
+    changed = copy.deepcopy(record) | {"adapters": [], "forgetting": None}
+    for entry in changed["cells"]:
+        entry |= {"judges_space": False, "metrics": {"recall@5": 0.7} | ranks}
+    text = text_of(write_sweep_page(changed, tmp_path))
+    assert not any(word in text for word in ("collapsed", "not judged", "not healthy", "Health of the space"))
+    assert not (tmp_path / "figures" / "effective_rank.svg").exists()
+
+
+def test_tables_say_which_end_is_better(record, tmp_path):
+    assert "recall@5 ↑ [95%]" in text_of(write_sweep_page(record, tmp_path))

@@ -111,10 +111,20 @@ def config_table(record: Record) -> Table:
 
 
 def metric_table(record: Record) -> Table:
-    """Metrics with their intervals, a column for each run."""
-    named, metrics = letters(record), record["metrics"]
-    rows = [(label, *(shown(metrics[key].get(name)) for name in named)) for key, label in _labels(record, metrics)]
-    return Table("", ("metric", *named.values()), rows)
+    """Metrics with their intervals, a column for each run, and one for each base that they set out from."""
+    named, metrics, bases = letters(record), record["metrics"], record["bases"]
+    heads = [
+        "base" if len(bases) == 1 else f"base of {', '.join(named[name] for name in one['runs'])}" for one in bases
+    ]
+    rows = [
+        (
+            label,
+            *(shown(one["metrics"].get(key)) for one in bases),
+            *(shown(metrics[key].get(name)) for name in named),
+        )
+        for key, label in _labels(record, metrics)
+    ]
+    return Table("", ("metric", *heads, *named.values()), rows)
 
 
 def difference_table(record: Record) -> Table:

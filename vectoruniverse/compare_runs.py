@@ -10,10 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from vectoruniverse.config.loading import NOT_IN_FINGERPRINT
 from vectoruniverse.config.strict_yaml import MAX_BYTES, parse
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.figures.curves import Record, grouped, series
@@ -55,9 +56,10 @@ def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]
     Returns:
         JSON values: ``runs`` (``name``, ``state``, ``best_epoch``, ``epoch`` (of the kept weights), ``rows``,
         ``judged``, ``data``, ``trained_parameters``, ``seconds``, ``peak_memory_bytes``, in the order given);
-        ``monitor``; ``config``: dotted key → run → value, where they differ;
-        ``metrics``: metric → run → [value, low, high], the last two null without an interval; ``differences``: run →
-        metric → [estimate, low, high] of its rows minus the first run's; ``no_differences``: run → why there are none;
+        ``monitor``; ``config``: dotted key → run → value, of settings that the result depends on, where they differ;
+        ``metrics``: metric → run → [value, low, high], the last two null without an interval; ``bases``: ``runs`` that
+        set out from a base and its ``metrics``, metric → [value, low, high]; ``differences``: run → metric →
+        [estimate, low, high] of its rows minus the first run's; ``no_differences``: run → why there are none;
         ``validation`` and ``loss``: run → list of [epoch, monitored metric] and of [step, loss].
 
     Raises:
@@ -78,6 +80,7 @@ def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]
         "monitor": monitor,
         "config": _config_differences(told),
         "metrics": _metrics(told),
+        "bases": _bases(told),
         "differences": {name: found for name, found in gaps.items() if not isinstance(found, str)},
         "no_differences": {name: why for name, why in gaps.items() if isinstance(why, str)},
         "validation": {name: _by_epoch(history, f"val/{monitor}") for name, history in histories.items()},
@@ -133,7 +136,7 @@ def _facts(one: _Told) -> dict[str, Any]:
 
 
 def _config_differences(told: Sequence[_Told]) -> dict[str, dict[str, Any]]:
-    keys = dict.fromkeys(key for one in told for key in one.config)
+    keys = dict.fromkeys(key for one in told for key in one.config if not _is_noise(key))
     absent = object()
     return {
         key: {one.run.name: one.config[key] for one in told if key in one.config}
@@ -142,17 +145,41 @@ def _config_differences(told: Sequence[_Told]) -> dict[str, dict[str, Any]]:
     }
 
 
+def _is_noise(key: str) -> bool:
+    """Whether a setting says nothing of the result, as the run's name and where it is logged."""
+    left_out = (*NOT_IN_FINGERPRINT, "eval.report")
+    return any(key == noise or key.startswith(f"{noise}.") for noise in left_out)
+
+
+def _bases(told: Sequence[_Told]) -> list[dict[str, Any]]:
+    """What the runs set out from: one for all where they were judged on the same rows and reached the same."""
+    found: list[tuple[tuple[str, str], dict[str, Any]]] = []
+    for one in told:
+        if (evaluation := one.evaluation) is None:
+            continue
+        rows, metrics = (evaluation.data, evaluation.split), _with_bounds(evaluation, "base")
+        same = next((base for seen, base in found if seen == rows and base["metrics"] == metrics), None)
+        if same is not None:
+            same["runs"].append(one.run.name)
+        elif metrics:
+            found.append((rows, {"runs": [one.run.name], "metrics": metrics}))
+    return [base for _, base in found]
+
+
+def _with_bounds(evaluation: EvaluationRecord, model: Literal["base", "adapted"]) -> dict[str, list[float | None]]:
+    """Metrics of one of the two models as [value, low, high]."""
+
+    def bounds(name: str) -> Sequence[float | None]:
+        known = evaluation.intervals.get(name, {}).get(model, [])
+        return known if len(known) == 2 else (None, None)
+
+    return {name: [value, *bounds(name)] for name, value in getattr(evaluation, model).items()}
+
+
 def _metrics(told: Sequence[_Told]) -> dict[str, dict[str, list[float | None]]]:
-    judged = [(one.run.name, one.evaluation) for one in told if one.evaluation]
-    names = dict.fromkeys(name for _, evaluation in judged for name in evaluation.adapted)
-
-    def of(evaluation: EvaluationRecord, name: str) -> list[float | None]:
-        bounds = evaluation.intervals.get(name, {}).get("adapted", [])
-        return [evaluation.adapted[name], *(bounds if len(bounds) == 2 else (None, None))]
-
-    return {
-        name: {run: of(evaluation, name) for run, evaluation in judged if name in evaluation.adapted} for name in names
-    }
+    judged = {one.run.name: _with_bounds(one.evaluation, "adapted") for one in told if one.evaluation}
+    names = dict.fromkeys(name for metrics in judged.values() for name in metrics)
+    return {name: {run: metrics[name] for run, metrics in judged.items() if name in metrics} for name in names}
 
 
 def _difference(first: _Told, other: _Told) -> dict[str, list[float]] | str:

@@ -28,6 +28,7 @@ from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.row_record import EveryRow, RecordedRows, count_trained
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DivergedError, UserError
+from vectoruniverse.figures.style import undrawn
 from vectoruniverse.observer import Rehearsal, RunObserver
 from vectoruniverse.report import PARAMETER_COLUMNS, parameter_rows
 from vectoruniverse.reporting import kept_epochs
@@ -153,6 +154,8 @@ def report_run(reference: str, *, runs_dir: Path, display: Display) -> Path:
         if gone:
             facts["gone"] = f"{gone} held-out rows that were judged when the run ended are not there any more"
         report(run, prepared, beside_base(prepared, base, "val"), facts)
+    if (lacking := undrawn()) is not None:
+        display.warn(lacking)
     return run.report_file
 
 
@@ -423,6 +426,8 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
         best_earlier(run, experiment.eval.monitor, prepared.data.fingerprint()),
     )
     findings = write_results(prepared, outcome)
+    if (lacking := undrawn()) is not None:
+        session.display.warn(lacking)
     track_results(session.trackers, prepared, outcome, findings, position.step)
     run.set_state(
         "finished",

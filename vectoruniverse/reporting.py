@@ -10,7 +10,7 @@ from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.figures.album import Plate, comparison_figures, history_figures, space_figures
 from vectoruniverse.figures.gallery import Direction, Gallery, TakePictures, choose_retrievals, gallery_figure
 from vectoruniverse.figures.space import Embedded
-from vectoruniverse.figures.style import save
+from vectoruniverse.figures.style import save, undrawn
 from vectoruniverse.metrics.catalogue import ARROWS_READ
 from vectoruniverse.page import Table, write_page
 from vectoruniverse.report import comparison_rows, model_card
@@ -107,6 +107,7 @@ def write_report(
         galleries=findings.galleries,
         facts={name: said.replace("`", "") for name, said in facts.items()},  # Markdown's, for the card
         tables=findings.tables,
+        warnings=[said for said in [undrawn()] if said],
         listings={"Experiment": config, "Load the adapter": snippet.strip()},
     )
 

@@ -40,3 +40,19 @@ def test_intervals_are_drawn_where_there_are_any() -> None:
 def test_models_without_a_common_recall_are_refused() -> None:
     with pytest.raises(ValueError, match="recall"):
         retrieval.recall({"alignment": 1.0}, ADAPTED)
+
+
+def test_wide_intervals_of_few_rows_and_their_labels_stay_within_the_axes() -> None:
+    """Ten rows: recall 0.1 with an interval to 0.4, far beyond the dots."""
+    keys = [f"{way}/recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5)]
+    base, adapted = dict.fromkeys(keys, 0.05), dict.fromkeys(keys, 0.1)
+    intervals = {key: {"base": [0.0, 0.2], "adapted": [0.0, 0.4], "difference": [0.05, 0.0, 0.2]} for key in keys}
+    figure = retrieval.recall(base, adapted, intervals)
+    for axes in figure.axes:
+        assert axes.get_xlim()[1] > 0.4
+        assert all(text.xy[0] <= axes.get_xlim()[1] for text in axes.texts)
+    full = retrieval.recall(base, dict.fromkeys(keys, 1.0), {k: {"base": [0, 0.2], "adapted": [1, 1]} for k in keys})
+    figure.draw_without_rendering(), full.draw_without_rendering()
+    for axes in full.axes:
+        for text in axes.texts:
+            assert text.get_window_extent().x1 <= full.bbox.x1

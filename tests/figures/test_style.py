@@ -81,6 +81,72 @@ def test_undrawable_characters_become_question_marks_and_draw_without_a_warning(
     assert style.png(figure)  # warnings are errors here
 
 
+@pytest.fixture
+def no_cache():
+    """Fonts are looked for again, and forgotten afterwards."""
+    known = list(style.font_manager.fontManager.ttflist)
+    caches = (style._fonts, style._usual, style._coverage)
+
+    def forget() -> None:
+        style._family_of.clear()
+        for cache in caches:
+            cache.cache_clear()
+
+    forget()
+    yield
+    style.font_manager.fontManager.ttflist[:] = known
+    forget()
+
+
+def _font(file: Path, family: str, characters: str) -> Path:
+    """A font of squares for these characters."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    for move, *points in (("moveTo", (0, 0)), ("lineTo", (0, 700)), ("lineTo", (700, 700)), ("lineTo", (700, 0))):
+        getattr(pen, move)(*points)
+    pen.closePath()
+    square = pen.glyph()
+    names = [".notdef", *(f"u{ord(c):X}" for c in characters)]
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap({ord(c): f"u{ord(c):X}" for c in characters})
+    builder.setupGlyf(dict.fromkeys(names, square))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (800, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
+    builder.setupOS2(sTypoAscender=800, usWinAscent=800, usWinDescent=200)
+    builder.setupPost()
+    builder.save(file)
+    return file
+
+
+def test_any_installed_font_that_has_the_letters_is_found_though_matplotlib_s_list_is_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_cache: None
+) -> None:
+    letters = "\u1c00\u1c01"  # Lepcha, which no usual font has
+    assert style.drawable(letters) == "??"
+    said = style.undrawn()
+    assert said is not None and said.startswith(f"no installed font has {letters}, so figures show ?")
+    style._family_of.clear()
+    file = _font(tmp_path / "strange.ttf", "Strange Squares", letters)
+    monkeypatch.setattr(style.font_manager, "findSystemFonts", lambda: [str(file)])
+    style._fonts.cache_clear()
+    with style.drawing(1.0) as figure:
+        figure.text(0.1, 0.5, style.drawable(letters + "x"))
+    assert style.drawable(letters) == letters and style.undrawn() is None
+    assert style.png(figure)  # a missing glyph would warn, and warnings are errors here
+
+
+def test_what_to_install_depends_on_the_script_and_symbols_need_nothing(no_cache: None, monkeypatch) -> None:
+    monkeypatch.setattr(style, "_family_with", lambda point: None)
+    monkeypatch.setattr(style, "_coverage", lambda families: frozenset(map(ord, "abc")))
+    assert style.drawable("a🎉") == "a?" and style.undrawn() is None
+    assert style.drawable("질문") == "??"
+    assert "질" in str(style.undrawn()) and "fonts-noto-cjk" in str(style.undrawn())
+
+
 def test_end_labels_keep_apart_and_near_their_lines() -> None:
     random = np.random.default_rng(0)
     for _ in range(50):

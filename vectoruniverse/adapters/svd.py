@@ -30,8 +30,8 @@ class TowerSpectrum:
     Attributes:
         layers: adapted layers.
         norm: Frobenius norm of all updates together, √(Σ σ²).
-        effective_rank: mean of the layers' effective ranks.
-        smallest_effective_rank: of any layer.
+        effective_rank: mean of the layers' effective ranks, of those that the update changes; 0 where it changes none.
+        smallest_effective_rank: of any such layer.
         largest_effective_rank: of any layer.
         energy: entry k-1 is the share, 0 to 1, of the squared norm that stays when each layer keeps its first k
             directions; one minus it is the relative squared error of ``truncate(adapter, k)``. All zero where the norm
@@ -171,7 +171,7 @@ def _truncated_factors(path: str, layer: LoraLinear, rank: int) -> tuple[Tensor,
 
 
 def _tower_spectrum(layers: Sequence[Tensor]) -> TowerSpectrum:
-    ranks = [effective_rank(values) for values in layers]
+    ranks = [rank for values in layers if (rank := effective_rank(values)) > 0] or [0.0]
     most = max(len(values) for values in layers)
     # The root of the sum of squares over the layers is a spectrum whose energy is that of all layers together.
     pooled = torch.stack([pad(values, (0, most - len(values))) for values in layers]).square().sum(dim=0).sqrt()

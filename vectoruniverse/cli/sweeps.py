@@ -144,6 +144,9 @@ def _sweep(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: b
 
 def _print(outcome: SweepOutcome) -> None:
     from vectoruniverse.sweep.grid import describe
+    from vectoruniverse.sweep_page import words
+    from vectoruniverse.sweep_page.record import check_record
+    from vectoruniverse.sweep_page.tables import better
 
     record: dict[str, Any] = outcome.record
     found = record["statistics"]
@@ -159,9 +162,19 @@ def _print(outcome: SweepOutcome) -> None:
             )
             for one in found["values"]
         ]
-        columns = ("", f"{found['metric']} [95 %]", "gain over base", "behind the best", "trained", "time")
+        columns = (
+            "",
+            f"{found['metric']}{better(found['metric'])} [95 %]",
+            "gain over base",
+            "behind the best",
+            "trained",
+            "time",
+        )
         print_table(f"{record['name']}: {found['queries']} held-out rows, seeds {record['seeds']}", columns, rows)
         typer.echo(found["answer"])
+        sweep = check_record(record)
+        for sentence in words.health(sweep, words.verdicts(sweep, outcome.folder.path)):
+            typer.echo(f"Health of the space: {sentence}")
     elif found is not None:
         typer.echo(found["reason"])
     if ledger := record["forgetting"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,7 +40,8 @@ def recall(base: Mapping[str, float], adapted: Mapping[str, float], intervals: I
         for panel, (name, recalls) in zip(panels, keys.items(), strict=True):
             panel.set_title(labels[name])
             _dumbbells(panel, recalls, base, adapted, intervals or {})
-        most = max(value for recalls in keys.values() for key in recalls for value in (base[key], adapted[key]))
+        every = [key for recalls in keys.values() for key in recalls]
+        most = max(value for key in every for value in (base[key], adapted[key], *_ends(key, intervals or {})))
         panels[-1].set(xlim=(0, min(1.02, most * 1.3 + 0.05)), xlabel="queries with a right answer among the first k")
         panels[-1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _key(panels[0], intervals=bool(intervals))
@@ -69,6 +70,12 @@ def _dumbbells(
     axes.set_yticks(range(len(keys)), [f"@{_k(key)}" for key in keys])
     axes.set(ylim=(len(keys) - 0.5, -0.5), ylabel="recall")
     axes.grid(axis="y", visible=False)
+
+
+def _ends(key: str, intervals: Intervals) -> Iterator[float]:
+    """Bounds of both models, which must lie within the axes, as the label of the last one hangs on them."""
+    for side in ("base", "adapted"):
+        yield from intervals.get(key, {}).get(side, ())
 
 
 def _key(axes: Axes, *, intervals: bool) -> None:

@@ -7,6 +7,7 @@ marker or a dash. The base model is always grey, the adapted model always blue.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import unicodedata
@@ -21,6 +22,7 @@ from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from vectoruniverse.runs.durable import write_errors_are_told
 
@@ -43,7 +45,15 @@ _FAMILIES = (
     *("Noto Sans CJK SC", "Noto Sans SC", "PingFang SC", "Microsoft YaHei", "WenQuanYi Micro Hei"),
     *("Noto Emoji", "Segoe UI Symbol", "Symbola"),
 )
-"""Fonts to look for a character in, in this order; bitmap fonts such as Noto Color Emoji cannot be drawn."""
+"""Fonts to look for a character in first, in this order, before all others that are installed."""
+
+_PACKAGES = {
+    "HANGUL": "fonts-noto-cjk (Debian, Ubuntu), google-noto-sans-cjk-fonts (Fedora) or font-noto-cjk (Homebrew)",
+    "": "fonts-noto (Debian, Ubuntu), google-noto-fonts-all (Fedora) or font-noto-sans (Homebrew)",
+}
+"""Packages with a font for a script, by the first word of its characters' names."""
+
+_PACKAGES |= dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA"), _PACKAGES["HANGUL"])
 
 _RC = {
     "axes.edgecolor": GREY,
@@ -79,7 +89,7 @@ def drawing(height: float, *, width: float = WIDTH) -> Iterator[Figure]:
     Within the block matplotlib's settings, which belong to the whole process, are ours and not those of a matplotlibrc;
     they are put back after it. pyplot is not used: no window, no list of open figures.
     """
-    with matplotlib.style.context([_RC, {"font.family": _installed()}], after_reset=True):
+    with matplotlib.style.context([_RC, {"font.family": list(_installed())}], after_reset=True):
         yield Figure(figsize=(width, height), layout="constrained")
 
 
@@ -112,9 +122,13 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
 def _rendered(figure: Figure, kind: str) -> bytes:
     stream = io.BytesIO()
     undated = {"Date": None} if kind == "svg" else {"Software": None}
-    with matplotlib.style.context([_RC, {"font.family": _installed()}], after_reset=True), warnings.catch_warnings():
+    families = list(_installed())
+    ours = matplotlib.style.context([_RC, {"font.family": families}], after_reset=True)
+    with ours, warnings.catch_warnings():
         # a very long name leaves the axes no room: the figure is drawn all the same, with the name cut off
         warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
+        for text in figure.findobj(Text):  # fonts may have been found after it was made
+            text.set_fontfamily(families)
         figure.savefig(stream, format=kind, dpi=DPI, metadata=undated)
     return stream.getvalue()
 
@@ -124,12 +138,64 @@ def drawable(text: str) -> str:
 
     matplotlib draws such characters as empty boxes and warns once for each.
     """
-    covered = _coverage()
-    return "".join(
-        c if ord(c) in covered and unicodedata.category(c) not in ("Cc", "Cf") else "?"
-        for c in " ".join(text.split())
-        if not _is_silent(c)
-    )
+    return "".join(c if _is_drawable(c) else "?" for c in " ".join(text.split()) if not _is_silent(c))
+
+
+def undrawn() -> str | None:
+    """Which letters of this process's figures no installed font has, and what to install; None where there are none.
+
+    Emoji and other symbols are not told of: most fonts that have them cannot be drawn.
+    """
+    letters = (character for character in _family_of if unicodedata.category(character).startswith("L"))
+    lacking = sorted(character for character in letters if _family_of[character] is None)
+    if not lacking:
+        return None
+    shown = "".join(lacking[:12]) + ("…" if len(lacking) > 12 else "")
+    script = unicodedata.name(lacking[0], "").split(" ")[0].split("-")[0]
+    advice = _PACKAGES.get(script, _PACKAGES[""])
+    return f"no installed font has {shown}, so figures show ? instead; install {advice}, and write the report again"
+
+
+def _is_drawable(character: str) -> bool:
+    if unicodedata.category(character) in ("Cc", "Cf", "Co", "Cn", "Cs"):
+        return False
+    if ord(character) in _coverage(_installed()):
+        return True
+    if character not in _family_of:
+        _family_of[character] = _family_with(ord(character))
+    return _family_of[character] is not None
+
+
+_PLACEHOLDERS = "Last Resort"
+"""A family whose glyphs only say which script a character is of."""
+
+_family_of: dict[str, str | None] = {}
+"""Characters that the usual fonts lack, and the font that has them."""
+
+
+def _family_with(point: int) -> str | None:
+    """A font that is installed and has a character; bitmap fonts such as Noto Color Emoji cannot be drawn."""
+    for entry in _fonts().ttflist:
+        if entry.name.startswith(_PLACEHOLDERS):
+            continue
+        try:
+            font = font_manager.get_font(entry.fname)
+        except (OSError, RuntimeError):  # removed since it was found, or no font
+            continue
+        if font.scalable and point in font.get_charmap():
+            return entry.name
+    return None
+
+
+@functools.cache
+def _fonts() -> font_manager.FontManager:
+    """All installed fonts; matplotlib keeps a list of them, which lacks those that were installed after it was made."""
+    manager = font_manager.fontManager
+    known = {entry.fname for entry in manager.ttflist}
+    for file in sorted(set(font_manager.findSystemFonts()) - known):
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # what matplotlib cannot read it cannot draw
+            manager.addfont(file)
+    return manager
 
 
 def _is_silent(character: str) -> bool:
@@ -137,18 +203,27 @@ def _is_silent(character: str) -> bool:
     return character in "\u200b\u200c\u200d\ufeff" or "\ufe00" <= character <= "\ufe0f"
 
 
-@functools.cache
-def _installed() -> list[str]:
-    names = set(font_manager.get_font_names())
-    return [family for family in _FAMILIES if family in names]
+def _installed() -> tuple[str, ...]:
+    """Families to draw with: the usual ones, and those that were found for single characters."""
+    return (*_usual(), *dict.fromkeys(filter(None, _family_of.values())))
 
 
 @functools.cache
-def _coverage() -> frozenset[int]:
-    """Code points that one of the installed fonts can draw."""
+def _usual() -> tuple[str, ...]:
+    names = {entry.name for entry in _fonts().ttflist}
+    return tuple(family for family in _FAMILIES if family in names)
+
+
+@functools.cache
+def _coverage(families: tuple[str, ...]) -> frozenset[int]:
+    """Code points that one of these fonts can draw."""
     points: set[int] = set()
-    for family in _installed():
-        points |= font_manager.get_font(font_manager.findfont(family)).get_charmap().keys()
+    for family in families:
+        points |= (
+            font_manager.get_font(font_manager.findfont(font_manager.FontProperties(family=[family])))
+            .get_charmap()
+            .keys()
+        )
     return frozenset(points)
 
 

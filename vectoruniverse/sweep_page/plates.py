@@ -18,7 +18,7 @@ from vectoruniverse.figures.sweeps import (
     validation_curves,
 )
 from vectoruniverse.figures.swept import Swept
-from vectoruniverse.sweep_page.record import Adapter, Cell, Forgetting, Statistics, SweepRecord, Values
+from vectoruniverse.sweep_page.record import Adapter, Cell, Forgetting, Layer, Statistics, SweepRecord, Values
 
 MIB = 2**20
 
@@ -39,7 +39,8 @@ def sweep_plates(sweep: SweepRecord, *, title: str) -> Iterator[Plate]:
     yield from _curves(sweep, swept, base)
     if sweep.adapters:
         yield from _adapters(sweep, sweep.adapters[0], base)
-    yield from _space(sweep, swept)
+    if sweep.judges_space:
+        yield from _space(sweep, swept)
     if sweep.forgetting is not None:
         yield _forgetting(sweep.forgetting)
 
@@ -94,26 +95,43 @@ def _curves(sweep: SweepRecord, swept: Swept, base: float | None) -> Iterator[Pl
 
 
 def _adapters(sweep: SweepRecord, first: Adapter, base: float | None) -> Iterator[Plate]:
-    names = dict.fromkeys([tower_of(tower) for tower in first.towers] + [tower_of(path) for path in first.layers])
-    spectra: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    ranks: dict[str, dict[str, float]] = {name: {} for name in names}
-    for path in first.layers:
-        layers = [adapter.layers[path] for adapter in sweep.adapters if path in adapter.layers]
-        spectra[tower_of(path)] += [np.array(layer.singular_values) for layer in layers]
-        ranks[tower_of(path)][path] = float(np.mean([layer.effective_rank for layer in layers]))
     yield _truncation(sweep, first, base)
+    found = updates(sweep)
+    if not found:
+        return
+    spectra = {
+        tower: [np.array(layer.singular_values) for layers in by_path.values() for layer in layers]
+        for tower, by_path in found.items()
+    }
+    ranks = {
+        tower: {path: float(np.mean([layer.effective_rank for layer in layers])) for path, layers in by_path.items()}
+        for tower, by_path in found.items()
+    }
     caption = (
         f"Adapters of rank {first.rank}. Above: median over all adapted layers and seeds, band from the least to the "
         "greatest. Below: the share of the squared norm that stays when each layer keeps its first k directions."
     )
-    drawn = singular_values({name: found for name, found in spectra.items() if found}, rank=first.rank)
+    drawn = singular_values(spectra, rank=first.rank)
     yield Plate("singular_values", "Directions of the update", "adapters", caption, drawn)
     caption = (
         f"Directions that each layer's update uses, of {first.rank} (mean over seeds): exp of the entropy of the "
         "shares of its squared singular values. Small numbers: the layer would have done with a lower rank."
     )
-    drawn = layer_ranks({name: found for name, found in ranks.items() if found})
+    drawn = layer_ranks(ranks)
     yield Plate("layer_ranks", "Layer by layer", "adapters", caption, drawn)
+
+
+def updates(sweep: SweepRecord) -> dict[str, dict[str, list[Layer]]]:
+    """Tower → path → what the adapters of the largest rank say of this layer, a seed each.
+
+    Updates that are nothing, as those of an adapter that no epoch improved, have no directions and are left out.
+    """
+    found: dict[str, dict[str, list[Layer]]] = {}
+    for adapter in sweep.adapters:
+        for path, layer in adapter.layers.items():
+            if layer.effective_rank > 0:
+                found.setdefault(tower_of(path), {}).setdefault(path, []).append(layer)
+    return found
 
 
 def _truncation(sweep: SweepRecord, first: Adapter, base: float | None) -> Plate:

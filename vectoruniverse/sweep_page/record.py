@@ -201,6 +201,11 @@ class SweepRecord(Part):
         return [cell for cell in self.cells if cell.state == "finished"]
 
     @property
+    def judges_space(self) -> bool:
+        """Whether the task has a space to judge."""
+        return any(cell.judges_space for cell in self.finished)
+
+    @property
     def base_metrics(self) -> Mapping[str, float]:
         """Metrics of the base; none where every cell has a base of its own."""
         return self.base.metrics if self.base else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from vectoruniverse.metrics.catalogue import ARROWS, describe
 from vectoruniverse.page import Table
 from vectoruniverse.sweep_page.plates import MIB
 from vectoruniverse.sweep_page.record import Statistics, SweepRecord, label_of
@@ -20,6 +21,11 @@ GEOMETRY = {
 }
 
 
+def better(metric: str) -> str:
+    """The arrow to a metric's better end."""
+    return ARROWS[describe(metric).better]
+
+
 def value_table(sweep: SweepRecord) -> Table | None:
     """The metric of each value: its mean, its gain over the base, and how far it is behind the best."""
     found = sweep.statistics
@@ -28,7 +34,12 @@ def value_table(sweep: SweepRecord) -> Table | None:
     rows = [
         (label_of(one.values), shown(one.mean), shown(one.gain, sign="+"), shown(one.shortfall)) for one in found.values
     ]
-    heads = (sweep.swept_name, f"{found.metric} [{found.level:.0%}]", "gain over base", "behind the best")
+    heads = (
+        sweep.swept_name,
+        f"{found.metric}{better(found.metric)} [{found.level:.0%}]",
+        "gain over base",
+        "behind the best",
+    )
     return Table("", heads, [("base", shown(found.base), "", ""), *rows])
 
 
@@ -67,7 +78,7 @@ def health_tables(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> list[Tab
         for cell, verdict in zip(sweep.finished, said, strict=True)
     ]
     heads = (sweep.swept_name, "seed", *GEOMETRY.values(), "verdict")
-    return [Table("", heads, [*base, *rows])] if rows else []
+    return [Table("", heads, [*base, *rows])] if rows and sweep.judges_space else []
 
 
 def cell_table(sweep: SweepRecord) -> Table:
@@ -85,4 +96,5 @@ def cell_table(sweep: SweepRecord) -> Table:
         )
         for cell in sweep.cells
     ]
-    return Table("", (sweep.swept_name, "seed", "state", sweep.metric, "epoch", "time", "run", "message"), rows)
+    metric = sweep.metric + better(sweep.metric)
+    return Table("", (sweep.swept_name, "seed", "state", metric, "epoch", "time", "run", "message"), rows)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vectoruniverse.figures.adapter import energy_held, padded
 from vectoruniverse.figures.space import directions_for
-from vectoruniverse.sweep_page.plates import tower_of
+from vectoruniverse.sweep_page.plates import updates
 from vectoruniverse.sweep_page.record import (
     Adapter,
     Cell,
@@ -60,17 +61,33 @@ def adapter_words(sweep: SweepRecord) -> Iterator[str]:
     """Whether one large run was enough, and how many directions the update needs."""
     if not sweep.adapters:
         return
-    yield enough(sweep.adapters)
-    rank = sweep.adapters[0].rank
-    for tower in sweep.adapters[0].towers:
-        told = [adapter.towers[tower] for adapter in sweep.adapters if tower in adapter.towers]
-        held = np.mean([one.energy[:rank] for one in told], axis=0)
-        most, nearly_all = (directions_for(np.diff(held, prepend=0.0), part) for part in (0.9, 0.99))
-        used = float(np.mean([one.effective_rank for one in told]))
+    yield _whether_enough(sweep)
+    unmoved = [str(one.seed) for one in sweep.adapters if not any(x.effective_rank > 0 for x in one.layers.values())]
+    if unmoved:
         yield (
-            f"{tower_of(tower).capitalize()} tower: 90 % of the update's energy lies in the first {most} of {rank} "
+            f"With seed {', '.join(unmoved)} no epoch beat the base: that adapter of rank {sweep.adapters[0].rank} is "
+            "the untrained one, and nothing below is about it."
+        )
+    for tower, by_path in updates(sweep).items():
+        layers = [layer for found in by_path.values() for layer in found]
+        held = energy_held(padded([np.array(layer.singular_values) for layer in layers]))
+        most, nearly_all = (directions_for(np.diff(held, prepend=0.0), part) for part in (0.9, 0.99))
+        used = float(np.mean([layer.effective_rank for layer in layers]))
+        yield (
+            f"{tower.capitalize()} tower: 90 % of the update's energy lies in the first {most} of {len(held)} "
             f"directions, 99 % in {nearly_all}; effective rank {used:.1f} (mean of the layers)."
         )
+
+
+def _whether_enough(sweep: SweepRecord) -> str:
+    """Whether one large run was enough, which only a sweep that found something can tell."""
+    found, rank = sweep.statistics, sweep.adapters[0].rank
+    if isinstance(found, Statistics) and any(one.gain.low > 0 for one in found.values):
+        return enough(sweep.adapters)
+    why = (
+        "no rank tried is credibly better than the base" if isinstance(found, Statistics) else "cells are not compared"
+    )
+    return f"Whether one run at rank {rank} would have been enough cannot be told: {why}."
 
 
 def enough(adapters: Sequence[Adapter]) -> str:
@@ -111,6 +128,8 @@ def enough(adapters: Sequence[Adapter]) -> str:
 def verdicts(sweep: SweepRecord, folder: Path) -> list[list[str]]:
     """What `vectoruniverse.verdict.verdict` says of each finished cell, with its run's metrics.jsonl where it is there.
 
+    Nothing is said of a cell whose task has no space to judge.
+
     Args:
         sweep: the record.
         folder: of the sweep, from which the runs' paths start.
@@ -119,13 +138,13 @@ def verdicts(sweep: SweepRecord, folder: Path) -> list[list[str]]:
     for cell in sweep.finished:
         file = folder / (cell.path or "") / "metrics.jsonl"
         history = list(read_metrics(file)) if cell.path and file.is_file() else []
-        found.append(verdict(sweep.base_metrics, cell.metrics, history))
+        found.append(verdict(sweep.base_metrics, cell.metrics, history) if cell.judges_space else [])
     return found
 
 
 def health(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> list[str]:
     """The cells that are not healthy, then how many are."""
-    judged = list(zip(sweep.finished, said, strict=True))
+    judged = [(cell, sentences) for cell, sentences in zip(sweep.finished, said, strict=True) if sentences]
     well = [cell for cell, sentences in judged if sentences[0].startswith("healthy")]
     ill = [f"{cell_title(cell)}: {'; '.join(sentences)}" for cell, sentences in judged if cell not in well]
     lines = ill[:TOLD] + ([f"{len(ill) - TOLD} more cells are not healthy"] if len(ill) > TOLD else [])
