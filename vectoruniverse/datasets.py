@@ -26,9 +26,11 @@ MOST_LABELS = 30
 """Labels shown; a long tail of rare ones is summed up in one line."""
 
 
-def check(root: str | None, config: str | None, overrides: Sequence[str], display: Display) -> tuple[DataReport, float]:
+def check(
+    root: str | None, config: str | None, overrides: Sequence[str], display: Display, encoding: str | None = None
+) -> tuple[DataReport, float]:
     """Everything that is wrong with a folder, and the share of unusable rows that is allowed."""
-    data, experiment = _data(root, config, overrides)
+    data, experiment = _data(root, config, overrides, encoding)
     counter, limit = _token_counter(experiment, display)
     report = check_data(
         Path(data.root).expanduser(),
@@ -41,6 +43,7 @@ def check(root: str | None, config: str | None, overrides: Sequence[str], displa
         label_separator=data.label_separator,
         include=data.include,
         exclude=data.exclude,
+        encoding=data.encoding,
         group_by=data.split.group_by,
         val_fraction=data.split.val_fraction,
         seed=data.split.seed,
@@ -52,9 +55,9 @@ def check(root: str | None, config: str | None, overrides: Sequence[str], displa
     return report, data.max_bad_share
 
 
-def describe(root: str | None, config: str | None, overrides: Sequence[str]) -> DataStats:
+def describe(root: str | None, config: str | None, overrides: Sequence[str], encoding: str | None = None) -> DataStats:
     """Labels and lengths of the usable rows, however many rows are not."""
-    data, experiment = _data(root, config, overrides)
+    data, experiment = _data(root, config, overrides, encoding)
     data = data.model_copy(update={"max_bad_share": 1.0})
     counter, limit = _token_counter(experiment, Display())
     metadata = read_rows(data)
@@ -62,14 +65,16 @@ def describe(root: str | None, config: str | None, overrides: Sequence[str]) -> 
 
 
 def _data(
-    root: str | None, config: str | None, overrides: Sequence[str]
+    root: str | None, config: str | None, overrides: Sequence[str], encoding: str | None
 ) -> tuple[DataConfig, ImageTextExperiment | None]:
     if (root is None) == (config is None):
         raise UserError("give either a folder or --config FILE", remedy="vu data check data/openmoji")
     if config is None:
         if overrides:
             raise UserError("--set goes with --config")
-        return DataConfig(root=str(root)), None
+        return DataConfig(root=str(root), encoding=encoding or "utf-8"), None
+    if encoding:
+        overrides = [*overrides, f"data.encoding={encoding}"]
     experiment = as_image_text(load_experiment(config, overrides), "vu data")
     return experiment.data, experiment
 

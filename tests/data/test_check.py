@@ -7,6 +7,7 @@ import io
 import json
 import os
 import struct
+import unicodedata
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -253,6 +254,23 @@ def labels_that_differ_by_case_and_space(f: Folder) -> None:
         f.set(n, "Category", cell)
 
 
+@plant("similar_labels", 6, "p4")
+def a_label_in_decomposed_letters(f: Folder) -> None:
+    for n, form in {4: "NFD", 6: "NFC", 8: "NFC"}.items():
+        f.set(n, "Category", unicodedata.normalize(form, "음악, Music"))
+
+
+@plant("similar_groups", 7, "p5")
+def channels_that_differ_by_space_and_case(f: Folder) -> None:
+    f.set(5, "Channel", "c1 ")
+
+
+@plant("similar_groups", 6, "p4")
+def a_channel_in_decomposed_letters(f: Folder) -> None:
+    for n, form in {3: "NFC", 4: "NFD", 5: "NFC"}.items():
+        f.set(n, "Channel", unicodedata.normalize(form, "채널"))
+
+
 @plant("wrong_suffix", 5, "p3")
 def png_named_jpg(f: Folder) -> None:
     f.file(3).rename(f.file(3, "p3.jpg"))
@@ -314,9 +332,9 @@ def test_there_are_at_least_twenty_planted_kinds_and_only_of_kinds_that_are_docu
     planted = {kind for kind, _, _ in PLANTS.values()}
     assert len(planted) >= 20
     assert set(KINDS) - planted == {
-        *("not_utf8", "broken_quote", "unreadable_table"),  # held by a test of their own
+        *("not_utf8", "broken_quote", "unreadable_table", "swallowed_rows"),  # held by a test of their own
         *("leak", "no_split", "no_usable_row", "empty_title"),
-        "unusable_row",  # what no pattern names
+        "unusable_row",  # what has no name
     }
     assert all(kind.meaning.endswith(".") and kind.remedy.endswith(".") for kind in KINDS.values())
 

@@ -20,6 +20,7 @@ from vectoruniverse.errors import ConfigError, DataError
         ),
         ("1. First. 2. Second. It was in 1990. Then", ["1. First.", "2. Second.", "It was in 1990.", "Then"]),
         ("A heading\n\nIts text,\nwrapped.", ["A heading", "Its text, wrapped."]),
+        ("it ran. it fell... off! approx. five mats", ["it ran.", "it fell...", "off!", "approx. five mats"]),
         ("안녕하세요. 반갑습니다! 네", ["안녕하세요.", "반갑습니다!", "네"]),
         ("今日は。「はい。」元気？うん", ["今日は。", "「はい。」", "元気？", "うん"]),
         ("Bad.<br /><br />Awful<BR>end.", ["Bad.", "Awful end."]),

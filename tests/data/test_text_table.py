@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,13 @@ def test_integer_labels_are_ordered_by_value_and_names_by_their_letters() -> Non
     assert (ids.tolist(), names) == ([0, 0], ("pos", "neg"))
     with pytest.raises(DataError, match="no integer"):  # longer than Python would read as one
         encode_labels(labelled("9" * 5_000, "1"))
+
+
+def test_a_label_in_two_unicode_forms_is_one_class(tmp_path: Path) -> None:
+    spelt = [unicodedata.normalize(form, "고양이") for form in ("NFC", "NFD")] + ["\u3000고양이 ", "개", "개"]
+    file = table(tmp_path, "t,y\n" + "".join(f"text {i},{label}\n" for i, label in enumerate(spelt)))
+    ids, names = encode_labels(read_text_table(file, texts={"text": "t"}, label="y").rows)
+    assert (ids.tolist(), names) == ([1, 1, 1, 0, 0], ("개", "고양이"))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from vectoruniverse.assembly.base_weights import BaseWeights
 from vectoruniverse.assembly.contract import Prepared, Shared
 from vectoruniverse.assembly.lora import put_lora, text_targets
 from vectoruniverse.assembly.prepared import sharing_key
+from vectoruniverse.assembly.text_rows import tell_doubts
 from vectoruniverse.config.text import CorpusData, MaskedLmExperiment, ScratchBert
 from vectoruniverse.data.corpus import Corpus, divide_corpus, read_corpus
 from vectoruniverse.data.row_record import NamedRow, RowChoice
@@ -114,7 +115,7 @@ class MaskedLmShared(Shared):
 def share(experiment: MaskedLmExperiment, display: Display, choice: RowChoice | None = None) -> MaskedLmShared:
     """Config → documents → tokenizer and model."""
     compute = choose_compute(experiment.train.device, experiment.train.precision)
-    data = read_documents(experiment.data, choice)
+    data = read_documents(experiment.data, display, choice)
     bert = _load(experiment, compute, data, choice.trained if choice else None)
     parts = {name: data.sentences(part) for name, part in (("train", data.split.train), ("val", data.split.val))}
     documents = {
@@ -125,11 +126,12 @@ def share(experiment: MaskedLmExperiment, display: Display, choice: RowChoice | 
     return MaskedLmShared(sharing_key(experiment), compute, data, {}, bert, documents)
 
 
-def read_documents(config: CorpusData, choice: RowChoice | None = None) -> Documents:
+def read_documents(config: CorpusData, display: Display, choice: RowChoice | None = None) -> Documents:
     """Read and divide the documents: by ``choice``, else as ``data.split`` says."""
     source = Path(config.source).expanduser()
     column = config.column if source.suffix.lower() in TABLES else None
-    corpus = read_corpus(source, column=column, keys=("data.source", "data.column"))
+    corpus = read_corpus(source, column=column, keys=("data.source", "data.column"), encoding=config.encoding)
+    tell_doubts(corpus.doubts, source, display)
     if choice is None:
         split = divide_corpus(corpus, val_fraction=config.split.val_fraction, seed=config.split.seed)
     else:

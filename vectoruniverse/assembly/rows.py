@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -11,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
+from vectoruniverse.assembly.text_rows import tell_doubts
 from vectoruniverse.config.image_text import DataConfig
-from vectoruniverse.data.metadata import BadRow, Metadata, Row, read_metadata, refuse_if_too_many_bad
-from vectoruniverse.data.normalise import caseless
+from vectoruniverse.data.metadata import BadRow, Metadata, Row, group_values, read_metadata, refuse_if_too_many_bad
+from vectoruniverse.data.normalise import canonical, caseless, shown, spellings
 from vectoruniverse.data.pair_items import PairItems, number
 from vectoruniverse.data.row_record import NamedRow, RowChoice, digest
 from vectoruniverse.data.splits import Split, group_rows, split_rows
-from vectoruniverse.data.thumbnails import PictureRecipe, Pictures, PictureStore, default_cache_dir
+from vectoruniverse.data.thumbnails import PictureError, PictureRecipe, Pictures, PictureStore, default_cache_dir
 from vectoruniverse.display import Display
-from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.errors import DataError
 
 MIN_ROWS = 2
 """Rows on either side of the split: one row alone has nothing to be told from."""
@@ -134,6 +136,7 @@ def read_rows(data: DataConfig) -> Metadata:
         label_separator=data.label_separator,
         include=data.include,
         exclude=data.exclude,
+        encoding=data.encoding,
     )
     total = len(metadata.rows) + len(metadata.bad)
     refuse_if_too_many_bad(metadata.file, metadata.bad, total, data.max_bad_share)
@@ -149,6 +152,7 @@ def decode(
     choice: RowChoice | None = None,
 ) -> ImageTextData:
     """Decode every picture once, set bad ones aside, divide the rest: by ``choice``, else as ``data.split`` says."""
+    tell_doubts(metadata.doubts, metadata.file, display)
     cache = Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir()
     recipe = PictureRecipe(size, data.fit, resample, data.max_pixels)  # type: ignore[arg-type]
     pictures = PictureStore.open(cache, recipe).ensure(
@@ -156,7 +160,7 @@ def decode(
     )
     bad = [
         *metadata.bad,
-        *(bad_row(metadata.rows[i], reason) for i, reason in sorted(pictures.errors.items())),
+        *(bad_row(metadata.rows[i], error) for i, error in sorted(pictures.errors.items())),
     ]
     total = len(metadata.rows) + len(metadata.bad)
     refuse_if_too_many_bad(metadata.file, bad, total, data.max_bad_share)
@@ -164,12 +168,13 @@ def decode(
     rows = [metadata.rows[i] for i in positions]
     digests = [str(pictures.digests[i]) for i in positions]
     groups = group_by(data.split.group_by, rows, digests)
+    _tell_groups(data.split.group_by, rows, display)
     if choice is not None:
         split = choice.divide(_named(rows, digests), metadata.file)
     else:
         ids, share = [row.id for row in rows], data.split.val_fraction
         split = split_rows(ids, groups=groups, val_fraction=share, seed=data.split.seed)
-    kept = Metadata(metadata.file, metadata.root, metadata.rows, bad)
+    kept = dataclasses.replace(metadata, bad=bad)
     return ImageTextData(data, kept, rows, pictures, positions, split, groups)
 
 
@@ -188,9 +193,9 @@ def refuse_lone_rows(data: ImageTextData) -> None:
             )
 
 
-def bad_row(row: Row, reason: str) -> BadRow:
-    """The row as one that cannot be used."""
-    return BadRow(row.line, row.id, reason)
+def bad_row(row: Row, error: PictureError) -> BadRow:
+    """The row as one whose picture cannot be used."""
+    return BadRow(row.line, row.id, str(error), error.kind)
 
 
 def _named(rows: Sequence[Row], pictures: Sequence[str]) -> list[NamedRow]:
@@ -202,12 +207,12 @@ def _named(rows: Sequence[Row], pictures: Sequence[str]) -> list[NamedRow]:
 
 def group_by(column: str | None, rows: list[Row], digests: list[str]) -> list[str]:
     """Group of each row: equal pictures (by the digests of their files) and equal values of the column are together."""
-    if column is None:
-        return group_rows(digests, None)
-    if rows and column not in rows[0].columns:
-        raise ConfigError(
-            f"there is no column {column!r} to group by; there are {', '.join(rows[0].columns)}",
-            key="data.split.group_by",
-            remedy="name one of these columns, or null",
-        )
-    return group_rows(digests, [row.columns[column] for row in rows])
+    return group_rows(digests, group_values(rows, column))
+
+
+def _tell_groups(column: str | None, rows: list[Row], display: Display) -> None:
+    """Warn of groups that are spelt in several ways."""
+    name = canonical(column or "")
+    for written in spellings(row.columns[name] for row in rows if column):
+        told = " and ".join(map(shown, written))
+        display.warn(f"{name} {told} are taken for one and stay on one side of the split")

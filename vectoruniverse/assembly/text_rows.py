@@ -10,10 +10,13 @@ from typing import Protocol
 import numpy as np
 
 from vectoruniverse.config.text import TextData, TextSplitConfig
+from vectoruniverse.data.columns import shortened
+from vectoruniverse.data.metadata import BadRow
+from vectoruniverse.data.normalise import shown, spellings
 from vectoruniverse.data.row_record import NamedRow, RowChoice, digest
 from vectoruniverse.data.splits import Split
 from vectoruniverse.data.text_split import TextSplit, divide_table, fingerprint_table, group_texts
-from vectoruniverse.data.text_table import TextTable, encode_labels, read_text_table, shortened
+from vectoruniverse.data.text_table import TextTable, encode_labels, read_text_table
 from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DataError
 
@@ -136,7 +139,9 @@ def read_text_rows(
         split_column=config.column,
         max_bad_share=data.max_bad_share,
         keys={"split": "data.split.column"},
+        encoding=data.encoding,
     )
+    tell_doubts(table.doubts, table.file, display)
     divided = _divide(table, config) if choice is None else _chosen(table, config, choice)
     if not config.holds_out and choice is None:
         display.warn("no rows are held out: the model is judged on the rows it learns from")
@@ -150,6 +155,9 @@ def read_text_rows(
         labels[judged], known = encode_labels([table.rows[i] for i in judged], names=names, file=table.file)
         return TextRows(data, table, divided, labels, known)
     labels, known = encode_labels(table.rows, file=table.file)
+    for written in spellings(known):
+        told = " and ".join(map(shown, written))
+        display.warn(f"{table.file}: the labels {told} are different classes, and differ in case, space or width only")
     if missing := [name for i, name in enumerate(known) if not (labels[divided.split.train] == i).any()]:
         raise DataError(
             f"no training row is of class {missing[0]!r}",
@@ -190,6 +198,13 @@ def _divide(table: TextTable, config: TextSplitConfig) -> TextSplit:
     if other := [role for role in config.together or () if role not in roles]:
         raise ConfigError(f"there is no {other[0]} text here, only {' and '.join(roles)}", key="data.split.together")
     return divide_table(table, val_fraction=config.val_fraction, seed=config.seed, together=config.together)
+
+
+def tell_doubts(doubts: Sequence[BadRow], file: Path, display: Display) -> None:
+    """Warn of rows that are used and may hold others: the first of them, and how many more there are."""
+    if doubts:
+        more = f" (so are {len(doubts) - 1} more rows)" if len(doubts) > 1 else ""
+        display.warn(f"{file}:{doubts[0].line}: {doubts[0].reason}{more}")
 
 
 class Tokenized(Protocol):

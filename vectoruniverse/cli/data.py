@@ -21,6 +21,10 @@ from vectoruniverse.cli.shell import (
 )
 from vectoruniverse.errors import ConfigError, ResourceError
 
+MetadataEncoding = Annotated[
+    str | None, typer.Option("--encoding", metavar="NAME", help="data.encoding, as in cp949 or utf-16.")
+]
+
 app = typer.Typer(no_args_is_help=True, help="Data sets.", rich_markup_mode="rich")
 
 
@@ -73,6 +77,7 @@ def data_check(
     ] = None,
     overrides: SetOption = [],
     as_json: JsonOption = False,
+    encoding: MetadataEncoding = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write every finding to this CSV file.")] = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -83,7 +88,7 @@ def data_check(
     table = None if csv_file is None else _open_table(csv_file)
     display = open_display(quiet)
     try:
-        report, allowed = datasets.check(root, config, overrides, display)
+        report, allowed = datasets.check(root, config, overrides, display, encoding)
     finally:
         display.close()
     if csv_file is not None and table is not None:
@@ -110,12 +115,13 @@ def data_stats(
     config: Annotated[str | None, typer.Option("--config", "-c", help="Describe the data of an experiment.")] = None,
     overrides: SetOption = [],
     as_json: JsonOption = False,
+    encoding: MetadataEncoding = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the figures (PNG and SVG).")] = None,
 ) -> None:
     """Describe a data folder: how often each label occurs, how long the texts are."""
     from vectoruniverse import datasets
 
-    stats = datasets.describe(root, config, overrides)
+    stats = datasets.describe(root, config, overrides, encoding)
     if as_json:
         print_json(stats.summary())
         return

@@ -10,6 +10,7 @@ from vectoruniverse.config.losses import AlignmentAnisotropyConfig, LossConfig, 
 from vectoruniverse.config.sections import (
     AdapterSettings,
     Block,
+    Encoding,
     Experiment,
     RetrievalEvalConfig,
     Section,
@@ -60,6 +61,7 @@ class DataConfig(Section):
         "the experiment file."
     )
     metadata: str = Field("metadata.csv", description="Metadata file, relative to root.")
+    encoding: Encoding = Field("utf-8", description="Encoding of the metadata file, as in `cp949` or `utf-16`.")
     layout: Literal["auto", "id", "imagefolder", "open_clip"] = Field(
         "auto",
         description="`id`: Id → file below images; `imagefolder`: Hugging Face; `open_clip`: tab-separated; "

@@ -35,6 +35,7 @@ def _not_blank(text: str) -> str:
 Tag = Annotated[str, Field(max_length=64), AfterValidator(_not_blank)]
 Label = Annotated[str, Field(max_length=128), AfterValidator(_not_blank)]
 """What Weights & Biases takes for a tag, and for names of projects, teams and groups; more loses the whole run."""
+Encoding = Annotated[str, Field(min_length=1, max_length=40)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
 
 

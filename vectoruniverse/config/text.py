@@ -11,6 +11,7 @@ from vectoruniverse.config.sections import (
     AdapterSettings,
     Block,
     Division,
+    Encoding,
     EvalConfig,
     Experiment,
     Name,
@@ -96,6 +97,7 @@ class TextData(Section):
         description="Table of texts, CSV or TSV with a header; relative to the working directory, "
         "else to the experiment file."
     )
+    encoding: Encoding = Field("utf-8", description="Encoding of the table, as in `cp949` or `utf-16`.")
     split: TextSplitConfig = Field(default_factory=TextSplitConfig, description="Training and validation rows.")
     max_bad_share: Share = Field(0.01, description="Stop when more than this share of the rows cannot be used.")
 
@@ -128,6 +130,7 @@ class CorpusData(Section):
         "or a folder of text files; relative to the working directory, else to the experiment file."
     )
     column: str = Field("review", description="Column of the documents (CSV, TSV).")
+    encoding: Encoding = Field("utf-8", description="Encoding of the table or text files, as in `cp949` or `utf-16`.")
     split: Division = Field(default_factory=Division, description="Training and validation documents.")
 
 

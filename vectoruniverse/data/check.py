@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from vectoruniverse.data import near, picture_checks, row_checks
 from vectoruniverse.data.findings import KINDS, DataReport, Finding, Place, finding
-from vectoruniverse.data.metadata import read_metadata
+from vectoruniverse.data.locate import CHANNEL
+from vectoruniverse.data.metadata import Row, group_values, read_metadata
+from vectoruniverse.data.normalise import canonical
 from vectoruniverse.data.picture_checks import Seen, seen
 from vectoruniverse.data.splits import group_rows, split_rows
 from vectoruniverse.data.stats import TokenCounter, data_stats
-from vectoruniverse.data.table import read_table
+from vectoruniverse.data.text_file import TextFileError
 from vectoruniverse.data.thumbnails import PictureRecipe, Pictures, PictureStore, default_cache_dir
-from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.errors import DataError
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, how much of it is done, and how much there is."""
@@ -35,6 +37,7 @@ def check_data(
     label_separator: str = ",",
     include: Mapping[str, Sequence[str]] | None = None,
     exclude: Mapping[str, Sequence[str]] | None = None,
+    encoding: str = "utf-8",
     group_by: str | None = None,
     val_fraction: float = 0.2,
     seed: int = 42,
@@ -49,7 +52,7 @@ def check_data(
     Args:
         root: the data folder.
         recipe: how pictures become squares; its size is the square that the model sees, its limits are training's.
-        metadata: this and the next seven as for ``read_metadata``: the metadata file, relative to ``root``.
+        metadata: this and the next eight as for ``read_metadata``: the metadata file, relative to ``root``.
         layout: ``id``, ``imagefolder``, ``open_clip``, or ``auto``.
         images: folder of the pictures; where it exists, only files below it can be orphans.
         columns: names of the columns where they differ from the layout's.
@@ -57,6 +60,7 @@ def check_data(
         label_separator: what separates labels within a cell.
         include: column → values to keep; other rows are not checked.
         exclude: column → values to drop.
+        encoding: of the metadata file.
         group_by: column whose equal values stay on one side of the split; None groups identical pictures only.
         val_fraction: share of the rows wanted for validation.
         seed: seed of the split.
@@ -80,11 +84,12 @@ def check_data(
         columns=columns,
         text=text,
         label_separator=label_separator,
+        encoding=encoding,
     )
     try:
         found = read(include=include, exclude=exclude)
     except DataError as error:
-        if not (root / metadata).is_file():
+        if isinstance(error, TextFileError) and error.kind == "no_file":
             raise
         return _unreadable(root, metadata, error)
     decoded = PictureStore.open(cache_dir or default_cache_dir(), recipe).ensure(
@@ -95,17 +100,19 @@ def check_data(
     pictures = seen(metadata, rows, [str(decoded.digests[i]) for i in positions])
     stats = data_stats(rows, token_counts=token_counts, max_tokens=max_tokens)
     groups, flat = _compare(pictures, decoded, positions, near_distance, tell)
-    val, split_findings = _divide(pictures, groups, group_by=group_by, val_fraction=val_fraction, seed=seed)
+    column = None if group_by is None else canonical(group_by)
+    val, split_findings = _divide(pictures, groups, group_by=column, val_fraction=val_fraction, seed=seed)
     folder = root / images if (root / images).is_dir() else root
     findings = [
-        *(row_checks.bad_row_finding(row, metadata) for row in found.bad),
+        *(row_checks.bad_row_finding(row, metadata) for row in (*found.bad, *found.doubts)),
         *(
             picture_checks.picture_finding(found.rows[i], error, found.root, metadata)
             for i, error in decoded.errors.items()
         ),
         *row_checks.title_findings(found.rows, metadata),
         *row_checks.length_findings(rows, metadata, stats.text_tokens, max_tokens),
-        *row_checks.label_findings(rows, metadata),
+        *row_checks.label_findings(rows, metadata, column=found.label_column, separator=label_separator),
+        *row_checks.group_findings(rows, metadata, _grouping(rows, column)),
         *picture_checks.header_findings(pictures, found.root, recipe.size),
         *picture_checks.flat_findings(pictures, flat, found.root),
         *picture_checks.same_picture_findings(pictures),
@@ -129,8 +136,13 @@ def check_data(
 def _unreadable(root: Path, metadata: str, error: DataError) -> DataReport:
     """The report on a folder whose metadata file gives no usable row."""
     found = row_checks.table_finding(error, metadata)
-    unusable = len(read_table(root / metadata)[1]) if found.kind == "no_usable_row" else 0
+    unusable = error.rows if isinstance(error, TextFileError) else 0
     return DataReport(str(root), metadata, (found,), 0, unusable, 0, 0, data_stats([]))
+
+
+def _grouping(rows: Sequence[Row], group_by: str | None) -> str | None:
+    """The column that groups rows, or that would where the folder has channels and no grouping is asked for."""
+    return group_by or (CHANNEL if rows and CHANNEL in rows[0].columns else None)
 
 
 def _compare(
@@ -161,13 +173,7 @@ def _divide(
 ) -> tuple[frozenset[int] | None, list[Finding]]:
     """Positions of validation rows, found exactly as training finds them, and what is wrong with the division."""
     rows = pictures.rows
-    if group_by is not None and rows and group_by not in rows[0].columns:
-        raise ConfigError(
-            f"there is no column {group_by!r} to group by; there are {', '.join(rows[0].columns)}",
-            key="data.split.group_by",
-            remedy="name one of these columns, or null",
-        )
-    joined = group_rows(pictures.digests, None if group_by is None else [row.columns[group_by] for row in rows])
+    joined = group_rows(pictures.digests, group_values(rows, group_by))
     try:
         split = split_rows([row.id for row in rows], groups=joined, val_fraction=val_fraction, seed=seed)
     except DataError as error:

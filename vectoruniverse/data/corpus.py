@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from vectoruniverse.data.metadata import BadRow, refuse_if_too_many_bad
 from vectoruniverse.data.splits import Split, split_rows
-from vectoruniverse.data.text_table import MAX_BYTES, is_blank, read_text_table, refuse_unreadable
+from vectoruniverse.data.text_file import MAX_BYTES, read_text_file, refuse_unreadable
+from vectoruniverse.data.text_table import is_blank, read_text_table
 from vectoruniverse.errors import ConfigError, DataError
 
 LONGEST = 2_000
@@ -50,11 +51,12 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """What was read: documents in the order of the file, or of the files' names, and what was set aside."""
+    """Documents in the order of the file, or of the files' names; what was set aside, and what may hold others."""
 
     source: Path
     documents: list[Document]
     bad: list[BadRow]
+    doubts: tuple[BadRow, ...] = ()
 
     def fingerprint(self, split: Split) -> str:
         """sha256 over every document and over the split: equal data, equal number."""
@@ -81,6 +83,7 @@ def read_corpus(
     max_bad_share: float = 0.01,
     max_bytes: int = MAX_BYTES,
     keys: tuple[str, str] = ("data.file", "data.text"),
+    encoding: str = "utf-8",
 ) -> Corpus:
     """Read documents from a table (``.csv``, ``.tsv``), any other text file, or a folder of ``.txt`` files.
 
@@ -92,10 +95,11 @@ def read_corpus(
         max_bad_share: largest acceptable share of rows or files that hold no text.
         max_bytes: refuse a source with more bytes.
         keys: config keys of source and column, for messages.
+        encoding: of the table or the text files.
 
     Raises:
         ConfigError: a table needs a column and another source has none.
-        DataError: the source is missing, too large, not UTF-8, or holds no text.
+        DataError: the source is missing, too large, not in its encoding, or holds no text.
     """
     is_table = source.suffix.lower() in _TABLES and not source.is_dir()
     if (column is not None) != is_table:
@@ -103,38 +107,43 @@ def read_corpus(
         remedy = f"Name the column in {keys[1]}." if is_table else f"Leave {keys[1]} out."
         raise ConfigError(what, key=keys[1], remedy=remedy)
     bad: list[BadRow] = []
+    doubts: tuple[BadRow, ...] = ()
     if source.is_dir():
-        documents = _collect(_folder(source, max_bytes, bad), bad)
+        documents = _collect(_folder(source, max_bytes, encoding, bad), bad)
     else:
-        refuse_unreadable(source, key=keys[0], max_bytes=max_bytes)
+        file = refuse_unreadable(source, key=keys[0], max_bytes=max_bytes)
         if column is not None:
             named = {"file": keys[0], "text": keys[1]}
-            table = read_text_table(source, texts={"text": column}, max_bad_share=max_bad_share, keys=named)
-            bad = table.bad
+            table = read_text_table(
+                file, texts={"text": column}, max_bad_share=max_bad_share, keys=named, encoding=encoding
+            )
+            bad, doubts = table.bad, table.doubts
             documents = _collect((_Text(source.name, row.line, row.texts["text"]) for row in table.rows), bad)
         else:
-            documents = _collect(_paragraphs(source), bad)
+            documents = _collect(_paragraphs(source.name, read_text_file(file, encoding)), bad)
     refuse_if_too_many_bad(source, bad, len(documents) + len(bad), max_bad_share)
     if not documents:
         raise DataError("holds no text", file=source, key=keys[0], remedy="Name a file or folder with documents.")
-    return Corpus(source, documents, bad)
+    return Corpus(source, documents, bad, doubts)
 
 
 def split_sentences(text: str) -> list[str]:
     """Cut a text into sentences by a simple rule, the same for every language.
 
     A sentence ends with a blank line, and with a word that ends in ``. ! ? …`` (closing quotes and brackets aside)
-    where the next word does not begin with a small letter. It does not end with ``e.g.``, ``Dr.`` and the like, with
-    initials (``J.``, ``U.S.``), nor with the number of a list item (``1.``). ``。！？`` need no space after them. What
-    exceeds ``LONGEST`` characters is cut between words, or within a word that is itself longer.
+    where the next word does not begin with a small letter, or the text has no capital letters at all. It does not end
+    with ``e.g.``, ``Dr.`` and the like, with initials (``J.``, ``U.S.``), nor with the number of a list item (``1.``).
+    ``。！？`` need no space after them. What exceeds ``LONGEST`` characters is cut between words,
+    or within a word that is itself longer.
     """
     text = _WIDE_END.sub(r"\1 ", _BREAK.sub("\n", text))
+    lowered = text == text.lower()
     paragraph: list[str] = []
     sentences: list[str] = []
     for line in (*text.splitlines(), ""):
         words = line.split()
         if paragraph and not words:
-            sentences += _sentences(paragraph)
+            sentences += _sentences(paragraph, lowered=lowered)
             paragraph = []
         paragraph += words
     return [sentence for sentence in sentences if not is_blank(sentence)]
@@ -150,7 +159,7 @@ def divide_corpus(corpus: Corpus, *, val_fraction: float, seed: int) -> Split:
     return split_rows(ids, groups=[name.partition("#")[0] for name in ids], val_fraction=val_fraction, seed=seed)
 
 
-def _sentences(words: list[str]) -> Iterator[str]:
+def _sentences(words: list[str], *, lowered: bool) -> Iterator[str]:
     sentence: list[str] = []
     length = 0
     for word, following in zip(words, [*words[1:], ""], strict=True):
@@ -160,7 +169,7 @@ def _sentences(words: list[str]) -> Iterator[str]:
                 sentence, length = [], 0
             sentence.append(part)
             length += len(part) + 1
-        if _ends(word, following, first=len(sentence) == 1):
+        if _ends(word, "" if lowered else following, first=len(sentence) == 1):
             yield " ".join(sentence)
             sentence, length = [], 0
     if sentence:
@@ -191,20 +200,20 @@ def _collect(texts: Iterable[_Text], bad: list[BadRow]) -> list[Document]:
     return documents
 
 
-def _paragraphs(file: Path) -> Iterator[_Text]:
+def _paragraphs(name: str, text: str) -> Iterator[_Text]:
     """Documents of a text file, which blank lines part, named after the line where they begin."""
     document: list[str] = []
     begin = 1
-    for number, line in enumerate((*_lines(file), ""), start=1):
+    for number, line in enumerate((*_lines(text), ""), start=1):
         if line.strip():
             begin = begin if document else number
             document.append(line)
         elif document:
-            yield _Text(file.name, begin, "\n".join(document))
+            yield _Text(name, begin, "\n".join(document))
             document = []
 
 
-def _folder(folder: Path, max_bytes: int, bad: list[BadRow]) -> Iterator[_Text]:
+def _folder(folder: Path, max_bytes: int, encoding: str, bad: list[BadRow]) -> Iterator[_Text]:
     root = os.path.realpath(folder)
     left = max_bytes
     for path in sorted(_text_files(folder)):
@@ -215,7 +224,7 @@ def _folder(folder: Path, max_bytes: int, bad: list[BadRow]) -> Iterator[_Text]:
             continue
         if (left := left - real.stat().st_size) < 0:
             raise DataError(f"the files hold more than {max_bytes:,} bytes", file=folder, remedy="Use a part of them.")
-        yield _Text(name, 1, "\n".join(_lines(path)))
+        yield _Text(name, 1, "\n".join(_lines(read_text_file(path, encoding))))
 
 
 def _text_files(folder: Path) -> Iterator[Path]:
@@ -225,20 +234,6 @@ def _text_files(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def _lines(file: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file, with or without a byte order mark, without their ends.
-
-    Raises:
-        DataError: the file cannot be read, is not UTF-8 or holds a NUL byte; names the line.
-    """
-    number = 0
-    try:
-        with file.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                if b"\0" in line:
-                    raise DataError("holds a NUL byte", file=file, line=number, remedy="Save it as UTF-8 text.")
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError("is not UTF-8 here", file=file, line=number, remedy="Save it as UTF-8.") from error
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", file=file, remedy="Check its permissions.") from error
+def _lines(text: str) -> list[str]:
+    """Lines without their ends."""
+    return [line.rstrip("\r") for line in text.split("\n")]

@@ -47,10 +47,15 @@ _UPRIGHT = {  # EXIF orientation → what puts the picture upright
 
 
 class PictureError(DataError):
-    """One picture cannot be used; the message is one line and begins with the file's name."""
+    """One picture cannot be used; the message is one line and begins with the file's name.
 
-    def __init__(self, source: Path, reason: str) -> None:
+    Attributes:
+        kind: key of ``findings.KINDS``.
+    """
+
+    def __init__(self, source: Path, reason: str, kind: str = "unusable_row") -> None:
         super().__init__(_one_line(reason), file=_one_line(str(source)))
+        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,8 @@ def decode_content(content: bytes, source: Path, recipe: PictureRecipe) -> NDArr
     Raises:
         PictureError: the bytes are no picture of a known format, too large, or broken; names ``source``.
     """
+    if not content:
+        raise PictureError(source, "has no bytes", "empty_file")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             refuse_extremes(*image.size, source, recipe.max_pixels)
@@ -129,9 +136,12 @@ def decode_content(content: bytes, source: Path, recipe: PictureRecipe) -> NDArr
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(source, f"is not one of {', '.join(FORMATS)}, or its header is broken") from error
+        reason = f"is not one of {', '.join(FORMATS)}, or its header is broken"
+        raise PictureError(source, reason, "not_a_picture") from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(source, f"cannot be decoded ({error})", "too_many_pixels") from error
     except Exception as error:  # broken files make Pillow raise anything, from SyntaxError to KeyError and MemoryError
-        raise PictureError(source, f"cannot be decoded ({error or type(error).__name__})") from error
+        raise PictureError(source, f"cannot be decoded ({error or type(error).__name__})", "broken_picture") from error
 
 
 @contextlib.contextmanager
@@ -163,9 +173,11 @@ def refuse_extremes(width: int, height: int, source: Path, max_pixels: int) -> N
         PictureError: it has too many pixels, or is a thin strip.
     """
     if width * height > max_pixels:
-        raise PictureError(source, f"has {width} x {height} pixels, more than data.max_pixels allows ({max_pixels:,})")
+        reason = f"has {width} x {height} pixels, more than data.max_pixels allows ({max_pixels:,})"
+        raise PictureError(source, reason, "too_many_pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise PictureError(source, f"has {width} x {height} pixels: longer than {MAX_ASPECT} times its width or height")
+        reason = f"has {width} x {height} pixels: longer than {MAX_ASPECT} times its width or height"
+        raise PictureError(source, reason, "extreme_shape")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 
 
 KINDS: Mapping[str, Kind] = {
-    "not_utf8": Kind("error", "The metadata file holds bytes that are not UTF-8.", "Save it as UTF-8."),
+    "not_utf8": Kind("error", "The metadata file is not in its encoding.", "Set data.encoding, or save it as UTF-8."),
     "broken_quote": Kind("error", "A quote is misplaced or never closed.", 'Close it; write "" for a quote in a cell.'),
     "unreadable_table": Kind("error", "The metadata file cannot be used as a table.", "Mend it as the reason says."),
     "no_usable_row": Kind("error", "Not one row can be used.", "Mend the rows that the reason names, and check again."),
@@ -70,7 +70,15 @@ KINDS: Mapping[str, Kind] = {
     "unprintable_title": Kind("warning", "A title is invisible or holds damaged characters.", "Write it anew."),
     "too_long_text": Kind("warning", "A text exceeds the model's token limit; its end is cut off.", "Shorten it."),
     "no_label": Kind("warning", "A row has no label where others have some.", "Fill in its labels."),
-    "similar_labels": Kind("warning", "Labels differ by case, space or width only.", "Spell them alike."),
+    "similar_labels": Kind("warning", "Labels differ by case, space, width or Unicode form only.", "Spell them alike."),
+    "similar_groups": Kind(
+        "warning",
+        "Groups differ by case, space, width or Unicode form only; the split keeps them together.",
+        "Spell them alike, or rename one where they are not the same.",
+    ),
+    "swallowed_rows": Kind(
+        "warning", "A quoted cell holds lines that read like rows.", "Close the quote where the cell should end."
+    ),
     "orphan_picture": Kind("warning", "No row names a picture file.", "Add a row or remove the file."),
     "rare_label": Kind("note", "One row alone has a label.", "Merge it with another label, or add rows."),
     "wrong_suffix": Kind("note", "A picture's format is not what its file name says.", "Rename it."),

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from vectoruniverse.errors import ConfigError, DataError
 
-_CHANNEL = "Channel"
+CHANNEL = "Channel"
+"""Column of the folder below the pictures in which a row's picture is looked for first."""
+
 _PICTURE_SUFFIXES = {"avif", "bmp", "gif", "jfif", "jpeg", "jpg", "png", "tif", "tiff", "webp"}
 _COPY = re.compile(r"(?P<stem>.+) \(\d+\)")
 
@@ -22,18 +24,28 @@ Finder = Callable[[Mapping[str, str]], Path]
 
 
 class UnusableError(Exception):
-    """Why one row is set aside."""
+    """Why one row is set aside.
+
+    Attributes:
+        reason: in words.
+        kind: key of ``findings.KINDS``.
+        other_line: line of the row that it clashes with, where it does with one.
+    """
+
+    def __init__(self, reason: str, kind: str, other_line: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.kind, self.other_line = reason, kind, other_line
 
 
 def by_file(root: Path, folder: Path, column: str) -> Finder:
     """Finder of pictures whose path, relative to ``folder``, is in the column; ``root`` has its links followed."""
-    check = _checker(root)
+    check, spelled = _checker(root), _speller()
 
     def find(columns: Mapping[str, str]) -> Path:
         name = columns[column].strip()
         if not name:
-            raise UnusableError(f"{column} is empty")
-        return check(folder / name)
+            raise UnusableError(f"{column} is empty", "empty_id")
+        return check(spelled(folder / name))
 
     return find
 
@@ -48,7 +60,7 @@ def by_id(root: Path, images: str, column: str) -> Finder:
         ConfigError: ``images`` leads outside ``root``.
         DataError: there is no such folder.
     """
-    folder = root / images
+    folder = on_disk(root / images)
     if not _real(folder).is_relative_to(root):
         raise ConfigError(
             f"{images!r} leads outside the data folder {root}",
@@ -62,18 +74,45 @@ def by_id(root: Path, images: str, column: str) -> Finder:
     def find(columns: Mapping[str, str]) -> Path:
         name = columns[column].strip()
         if not name:
-            raise UnusableError(f"{column} is empty")
+            raise UnusableError(f"{column} is empty", "empty_id")
         found = pictures.get(_normal(name), [])
         if len(found) > 1:
-            found = _preferred(found, name, folder / columns.get(_CHANNEL, "").strip())
+            found = _preferred(found, name, folder / columns.get(CHANNEL, "").strip())
         if not found:
-            raise UnusableError(f"no picture named {name!r} below {images}")
+            unsafe = "/" in name or "\\" in name or name in (".", "..")
+            kind = "unsafe_id" if unsafe else "missing_picture"
+            raise UnusableError(f"no picture named {name!r} below {images}", kind)
         if len(found) > 1:
             listed = ", ".join(sorted(str(path.relative_to(folder)) for path in found))
-            raise UnusableError(f"the id is ambiguous; it could be any of {listed}")
+            raise UnusableError(f"the id is ambiguous; it could be any of {listed}", "ambiguous_id")
         return check(found[0])
 
     return find
+
+
+def on_disk(path: Path) -> Path:
+    """The path as the disk spells it; names are equal up to their Unicode form, and an exact one comes first."""
+    return _speller()(path)
+
+
+def _speller() -> Callable[[Path], Path]:
+    names = functools.cache(_names)
+
+    def spelled(path: Path) -> Path:
+        if os.path.lexists(path) or path.parent == path:
+            return path
+        folder = spelled(path.parent)
+        return folder / names(folder).get(_normal(path.name), path.name)
+
+    return spelled
+
+
+def _names(folder: Path) -> dict[str, str]:
+    """Names in a folder by their composed form."""
+    try:
+        return {_normal(name): name for name in sorted(path.name for path in folder.iterdir())}
+    except (OSError, ValueError):  # no folder, or no name that one could have: the caller tells what is not there
+        return {}
 
 
 def _index(images: Path) -> dict[str, list[Path]]:
@@ -99,7 +138,7 @@ def _normal(name: str) -> str:
 
 def _preferred(found: list[Path], name: str, channel: Path) -> list[Path]:
     """Those in the channel's folder where there are some; of these, those without ``(1)`` where there are some."""
-    found = [path for path in found if path.parent == channel] or found
+    found = [path for path in found if _normal(str(path.parent)) == _normal(str(channel))] or found
     return [path for path in found if _normal(path.stem) == _normal(name)] or found
 
 
@@ -120,9 +159,9 @@ def _checker(root: Path) -> Callable[[Path], Path]:
             real = _real(path)
             mode = _mode(real)
         if not str(real).startswith(inside):  # without links and dots, the spelling tells
-            raise UnusableError(f"{path.name!r} leads outside the data folder")
+            raise UnusableError(f"{path.name!r} leads outside the data folder", "outside_root")
         if not stat.S_ISREG(mode):
-            raise UnusableError(f"{path.name!r} is not a file")
+            raise UnusableError(f"{path.name!r} is not a file", "missing_picture")
         return real
 
     return check

@@ -15,19 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vectoruniverse.data.decoding import FORMATS, pillow_warnings_silenced
+from vectoruniverse.data.decoding import FORMATS, PictureError, pillow_warnings_silenced
 from vectoruniverse.data.findings import Finding, Place, finding
+from vectoruniverse.data.locate import on_disk
 from vectoruniverse.data.metadata import Metadata, Row
 from vectoruniverse.data.near import Looks, looks
-from vectoruniverse.data.table import read_table
 from vectoruniverse.data.thumbnails import Pictures
 
-_PICTURE_FAULTS = {  # kinds by how decoding.py words the reason; tests hold each
-    r"more than data\.max_pixels|decompression bomb": "too_many_pixels",
-    r"longer than \d+ times": "extreme_shape",
-    r"is not one of": "not_a_picture",
-    r"cannot be decoded": "broken_picture",
-}
 _FLAT = 4  # of 255: largest difference between the pixels of a picture of one colour
 _CHUNK = 256
 _COPY_MARK = re.compile(r" \(\d+\)$")
@@ -69,13 +63,9 @@ def seen(file: str, rows: Sequence[Row], digests: Sequence[str]) -> Seen:
     return Seen(file, rows, digests, squares, [distinct[number] for number in range(len(numbers))])
 
 
-def picture_finding(row: Row, error: str, root: Path, file: str) -> Finding:
+def picture_finding(row: Row, error: PictureError, root: Path, file: str) -> Finding:
     """Why a row's picture cannot be used."""
-    reason = error.removeprefix(f"{row.path}: ")
-    kind = next((kind for pattern, kind in _PICTURE_FAULTS.items() if re.search(pattern, reason)), "unusable_row")
-    if kind == "not_a_picture" and row.path.is_file() and row.path.stat().st_size == 0:
-        kind, reason = "empty_file", "has no bytes"
-    return finding(kind, Place(file, row.line, row.id), f"{_below(row.path, root)}: {reason}")
+    return finding(error.kind, Place(file, row.line, row.id), f"{_below(row.path, root)}: {error.message}")
 
 
 def header_findings(pictures: Seen, root: Path, size: int) -> Iterator[Finding]:
@@ -169,7 +159,7 @@ def orphan_findings(metadata: Metadata, folder: Path) -> Iterator[Finding]:
     """Picture files below ``folder`` that no row names, be it a row that was set aside."""
     named = {row.path for row in metadata.rows}
     written = _written_names(metadata)
-    beside = {Path(os.path.realpath(metadata.file.parent / name)) for name in written}
+    beside = {Path(os.path.realpath(on_disk(metadata.file.parent / name))) for name in written}
     for path in _picture_files(folder):
         real = Path(os.path.realpath(path)) if path.is_symlink() else path
         stem = unicodedata.normalize("NFC", path.stem)
@@ -179,10 +169,7 @@ def orphan_findings(metadata: Metadata, folder: Path) -> Iterator[Finding]:
 
 def _written_names(metadata: Metadata) -> set[str]:
     """What rows that were set aside name: their ids, or all cells where it is not known which is the id."""
-    names = {row.id for row in metadata.bad}
-    lines = {row.line for row in metadata.bad if not row.id}
-    if lines:
-        names |= {cell.strip() for line, cells in read_table(metadata.file)[1] if line in lines for cell in cells}
+    names = {row.id for row in metadata.bad} | {cell.strip() for row in metadata.bad for cell in row.cells}
     return {unicodedata.normalize("NFC", name) for name in names if name}
 
 

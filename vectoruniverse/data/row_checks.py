@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from vectoruniverse.data.findings import Finding, Place, finding
-from vectoruniverse.data.metadata import BadRow, Row
+from vectoruniverse.data.metadata import BadRow, Row, split_labels
+from vectoruniverse.data.normalise import shown, spellings
+from vectoruniverse.data.text_file import TextFileError
 from vectoruniverse.errors import DataError
 
-# Kinds by how the reason is worded where the fault is found (table.py, locate.py, metadata.py); tests hold each.
-_TABLE_FAULTS = {
-    r"is not UTF-8": "not_utf8",
-    r"a quote in this row": "broken_quote",
-    r"cannot be used": "no_usable_row",
-}
-_ROW_FAULTS = {
-    r"\d+ cells where the header": "wrong_cell_count",
-    r"the same (id|picture and text) as in line": "duplicate_id",
-    r"the text is empty": "empty_text",
-    r".* is empty": "empty_id",
-    r"the id is ambiguous": "ambiguous_id",
-    r".* leads outside": "outside_root",
-    r"no picture named|.* is not a file": "missing_picture",
-}
-_UNSAFE_ID = re.compile(r".*[/\\].*|\.\.?", re.DOTALL)
 _INVISIBLE = {"Zs", "Zl", "Zp", "Cf", "Cc"}
 _BLANK = "\u034f\u115f\u1160\u2800\u3164\uffa0"  # fillers that belong to visible categories
 
 
 def table_finding(error: DataError, file: str) -> Finding:
     """Why the whole metadata file cannot be used."""
-    kind = _first_match(_TABLE_FAULTS, error.message, search=True) or "unreadable_table"
-    elsewhere = "" if error.file is None or Path(error.file).name == Path(file).name else f"{error.file}: "
-    return finding(kind, Place(file, error.line), elsewhere + error.message)
+    if isinstance(error, TextFileError):
+        return finding(error.kind, Place(file, error.line), error.message)
+    elsewhere = "" if error.file is None else f"{error.file}: "
+    return finding("unreadable_table", Place(file), elsewhere + error.message)
 
 
 def bad_row_finding(row: BadRow, file: str) -> Finding:
-    """Why a row was set aside."""
-    kind = _first_match(_ROW_FAULTS, row.reason) or "unusable_row"
-    if row.reason.startswith("no picture named") and _UNSAFE_ID.fullmatch(row.id):
-        kind = "unsafe_id"
-    others: tuple[Place, ...] = ()
-    if kind == "duplicate_id":
-        first = int(row.reason.rpartition(" ")[2])
-        others = (Place(file, first, row.id),)
-    return finding(kind, Place(file, row.line, row.id or None), row.reason, others)
+    """Why a row was set aside, or is doubtful."""
+    others = () if row.other_line is None else (Place(file, row.other_line, row.id),)
+    return finding(row.kind, Place(file, row.line, row.id or None), row.reason, others)
 
 
 def title_findings(rows: Sequence[Row], file: str) -> Iterator[Finding]:
@@ -104,7 +83,7 @@ def length_findings(
             yield finding("too_long_text", Place(file, row.line, row.id), reason)
 
 
-def label_findings(rows: Sequence[Row], file: str) -> Iterator[Finding]:
+def label_findings(rows: Sequence[Row], file: str, *, column: str | None, separator: str) -> Iterator[Finding]:
     """Rows without a label (where some have one), labels of one row only, and labels spelt in several ways."""
     with_label: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -116,25 +95,26 @@ def label_findings(rows: Sequence[Row], file: str) -> Iterator[Finding]:
     for label, (first, *more) in with_label.items():
         if not more:
             yield finding("rare_label", Place(file, first.line, first.id), f"no other row has the label {label!r}")
-    spellings: dict[str, list[str]] = defaultdict(list)
-    for label in with_label:
-        spellings[" ".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
-    for alike in spellings.values():
-        if len(alike) > 1:
-            yield _similar_labels(sorted(alike, key=lambda label: (len(with_label[label]), label)), with_label, file)
+    written = [(row, label) for row in rows if column for label in split_labels(row.columns[column], separator)]
+    yield from _spelling_findings("similar_labels", "label", written, file)
 
 
-def _similar_labels(labels: list[str], with_label: Mapping[str, list[Row]], file: str) -> Finding:
-    places = [Place(file, with_label[label][0].line, with_label[label][0].id) for label in labels]
-    counted = ", ".join(f"{label!r} ({len(with_label[label])})" for label in labels)
-    return finding(
-        "similar_labels", places[0], f"the same label, spelt in {len(labels)} ways: {counted}", (*places[1:],)
-    )
+def group_findings(rows: Sequence[Row], file: str, column: str | None) -> Iterator[Finding]:
+    """Groups of the split that are spelt in several ways."""
+    if column is not None:
+        yield from _spelling_findings("similar_groups", column, [(row, row.columns[column]) for row in rows], file)
 
 
-def _first_match(kinds: Mapping[str, str], reason: str, *, search: bool = False) -> str | None:
-    match = re.search if search else re.match
-    return next((kind for pattern, kind in kinds.items() if match(pattern, reason)), None)
+def _spelling_findings(kind: str, what: str, written: Sequence[tuple[Row, str]], file: str) -> Iterator[Finding]:
+    """Names that are ``alike`` and written differently; the rarest spelling first, since it is likely the slip."""
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for row, name in written:
+        rows[name].append(row)
+    for names in spellings(rows):
+        names.sort(key=lambda name: (len(rows[name]), name))
+        first, *others = (Place(file, rows[name][0].line, rows[name][0].id) for name in names)
+        counted = ", ".join(f"{shown(name)} ({len(rows[name])})" for name in names)
+        yield finding(kind, first, f"the same {what}, spelt in {len(names)} ways: {counted}", (*others,))
 
 
 def _quoted(text: str, limit: int = 60) -> str:

@@ -6,7 +6,6 @@ of training nor the split depends on the order of the rows in the file.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -19,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vectoruniverse.data.metadata import BadRow, refuse_if_too_many_bad
-from vectoruniverse.data.table import read_table
+from vectoruniverse.data.columns import closest, listed, other_separator, shortened
+from vectoruniverse.data.metadata import BadRow, doubts, refuse_if_too_many_bad, wrong_cell_count
+from vectoruniverse.data.normalise import canonical
+from vectoruniverse.data.table import Record, Table, read_table
+from vectoruniverse.data.text_file import refuse_unreadable
 from vectoruniverse.errors import ConfigError, DataError
-
-MAX_BYTES = 1 << 30
-"""Larger files are refused: a table is held in memory several times over while it is read."""
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
@@ -39,7 +38,7 @@ class TextRow:
         line: physical line where the record begins, 1-based.
         id: unique; digest of texts and label, with ``#2``, ``#3``, ... where the same row occurs again.
         texts: role (``text``, or ``first`` and ``second``) → text without surrounding space; never empty.
-        label: the label cell without surrounding space, maybe empty; None where no label was asked for.
+        label: the label cell in canonical form, maybe empty; None where no label was asked for.
         split: ``train``, ``val`` or ``test``; None where no column was asked for.
     """
 
@@ -52,11 +51,12 @@ class TextRow:
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
-    """The rows of a file, in its order: those that can be used and those set aside."""
+    """The rows of a file, in its order: those that can be used, those set aside, and those that may hold others."""
 
     file: Path
     rows: list[TextRow]
     bad: list[BadRow]
+    doubts: tuple[BadRow, ...] = ()
 
 
 def read_text_table(
@@ -67,10 +67,11 @@ def read_text_table(
     split_column: str | None = None,
     max_bad_share: float = 0.01,
     keys: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
 ) -> TextTable:
-    """Read the named columns of a UTF-8 file, with or without a byte order mark.
+    """Read the named columns of a file; ``table.py`` says how its cells are told apart.
 
-    Tabs separate the cells of a ``.tsv`` file, and of any other whose header has more tabs than commas.
+    Names of columns and labels are equal up to Unicode form and space around them.
 
     Args:
         file: the table.
@@ -78,52 +79,68 @@ def read_text_table(
         label: column of the labels.
         split_column: column that says ``train``, ``val`` (or ``validation``, ``valid``, ``dev``) or ``test``.
         max_bad_share: largest acceptable share of rows that cannot be used.
-        keys: role, ``label``, ``split`` or ``file`` → config key to name in errors, where it is not ``data.<role>``.
+        keys: role, ``label``, ``split``, ``file`` or ``encoding`` → config key to name in errors, where it is not
+            ``data.<role>``.
+        encoding: of the file.
 
     Raises:
         ConfigError: a column is not there, or serves twice.
         DataError: the file cannot be read as a table, or too many of its rows cannot be used.
     """
-    key = {role: f"data.{role}" for role in (*texts, "label", "split", "file")} | dict(keys or {})
-    refuse_unreadable(file, key=key["file"])
-    header, records = read_table(file)
+    key = _keys(texts, keys)
+    table = open_table(file, encoding=encoding, keys=key)
+    found = text_rows(table, texts=texts, label=label, split_column=split_column, keys=key)
+    refuse_if_too_many_bad(file, found.bad, len(table.records), max_bad_share if found.rows else 0.0)
+    return found
+
+
+def open_table(file: Path, *, encoding: str, keys: Mapping[str, str]) -> Table:
+    """Read all cells of a table with rows.
+
+    Raises:
+        ConfigError: there is no such encoding.
+        DataError: the file cannot be read as a table, or has no rows.
+    """
+    table = read_table(refuse_unreadable(file, key=keys["file"]), encoding, key=keys["encoding"])
+    if not table.records:
+        raise DataError("there is a header, but no row", file=file, remedy="Add rows, or name another file.")
+    return table
+
+
+def text_rows(
+    table: Table,
+    *,
+    texts: Mapping[str, str],
+    label: str | None = None,
+    split_column: str | None = None,
+    keys: Mapping[str, str] | None = None,
+) -> TextTable:
+    """The usable rows of a table, however few they are; arguments as for ``read_text_table``.
+
+    Raises:
+        ConfigError: a column is not there, or serves twice.
+    """
     asked = {**texts, "label": label, "split": split_column}
-    places = _places(header, {role: name for role, name in asked.items() if name is not None}, key)
+    named = {role: canonical(name) for role, name in asked.items() if name is not None}
+    places = _places(table.header, named, _keys(texts, keys))
     rows: list[TextRow] = []
     bad: list[BadRow] = []
     seen: Counter[str] = Counter()
-    for line, cells in records:
-        if len(cells) != len(header):
-            bad.append(BadRow(line, "", f"{len(cells)} cells where the header has {len(header)}"))
+    for record in table.records:
+        if len(record.cells) != len(table.header):
+            bad.append(wrong_cell_count(record, table.header))
             continue
-        values = {role: cells[place].strip() for role, place in places.items()}
+        values = _values(record, places)
         told = {role: values[role] for role in texts}
         if reason := _unusable(told, texts, values.get("split")):
-            bad.append(BadRow(line, shortened(next(filter(None, told.values()), "")), reason))
+            bad.append(BadRow(record.line, shortened(next(filter(None, told.values()), "")), reason))
             continue
         digest = _digest(told, values.get("label"))
         seen[digest] += 1
         row_id = digest if seen[digest] == 1 else f"{digest}#{seen[digest]}"
         split = _SPLITS[values["split"].casefold()] if split_column is not None else None
-        rows.append(TextRow(line, row_id, told, values.get("label"), split))
-    if not records:
-        raise DataError("there is a header, but no row", file=file, remedy="Add rows, or name another file.")
-    refuse_if_too_many_bad(file, bad, len(records), max_bad_share if rows else 0.0)
-    return TextTable(file, rows, bad)
-
-
-def refuse_unreadable(file: Path, *, key: str, max_bytes: int = MAX_BYTES) -> None:
-    """Stop where there is no regular file, or one too large to be held in memory.
-
-    Raises:
-        DataError: names the file and the config key.
-    """
-    if not file.is_file():
-        raise DataError("there is no such file", file=file, key=key, remedy=f"Check {key}.")
-    if (size := file.stat().st_size) > max_bytes:
-        raise DataError(
-            f"holds {size:,} bytes, more than {max_bytes:,}", file=file, key=key, remedy="Use a part of it."
-        )
+        rows.append(TextRow(record.line, row_id, told, values.get("label"), split))
+    return TextTable(table.file, rows, bad, doubts(table))
 
 
 def encode_labels(
@@ -155,24 +172,27 @@ def encode_labels(
     return np.array([number[label] for label in labels], dtype=np.int64), order
 
 
-def shortened(text: str) -> str:
-    """The beginning of a text as Python would write it, for a message on one line."""
-    return repr(text if len(text) <= 40 else text[:39] + "…") if text else ""
-
-
 def is_blank(text: str) -> bool:
     """Whether nothing of a text can be seen: space, control and format characters only."""
     return all(unicodedata.category(char)[0] in "CZ" for char in text)
+
+
+def _keys(texts: Mapping[str, str], given: Mapping[str, str] | None) -> dict[str, str]:
+    return {role: f"data.{role}" for role in (*texts, "label", "split", "file", "encoding")} | dict(given or {})
+
+
+def _values(record: Record, places: Mapping[str, int]) -> dict[str, str]:
+    values = {role: record.cells[place].strip() for role, place in places.items()}
+    return values | {"label": canonical(values["label"])} if "label" in values else values
 
 
 def _places(header: Sequence[str], asked: Mapping[str, str], key: Mapping[str, str]) -> dict[str, int]:
     """Position of each role's column."""
     for role, name in asked.items():
         if name not in header:
-            near = difflib.get_close_matches(name[:80], header, n=1)
-            meant = f" (did you mean {near[0]!r}?)" if near else ""
             raise ConfigError(
-                f"there is no column {name!r}; the columns are {', '.join(map(repr, header))}{meant}",
+                f"there is no column {shortened(name)}; the columns are {listed(header)}{closest(name, header)}"
+                f"{other_separator(header)}",
                 key=key[role],
                 remedy=f"Name one of these columns in {key[role]}.",
             )

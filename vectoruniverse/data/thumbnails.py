@@ -83,7 +83,7 @@ class Pictures:
     """Decoded pictures in the order in which their paths were given."""
 
     digests: list[str | None]  # sha256 of each file's content, hex; None where the picture is bad
-    errors: dict[int, str]  # index of each bad picture → the reason, one line that names the file
+    errors: dict[int, PictureError]  # index of each bad picture → why
     _slots: NDArray[np.int64]
     _records: NDArray[np.uint8]  # read-only map of the store's records
 
@@ -120,7 +120,7 @@ class _Outcome:
     """What became of one path; ``square`` only where it has to be written, ``file_row`` where the file was read."""
 
     digest: str | None = None
-    error: str | None = None
+    error: PictureError | None = None
     square: _Square | None = None
     file_row: dict[str, object] | None = None
 
@@ -241,7 +241,7 @@ class PictureStore:
             if not self._serves(digest, path):
                 square = _Square(decode_content(content, path, self._recipe), *picture_size(content))
         except PictureError as error:
-            return _Outcome(error=str(error))
+            return _Outcome(error=error)
         size, mtime, ctime = _stamp(status)
         row = {"path": str(path.absolute()), "size": size, "mtime_ns": mtime, "ctime_ns": ctime, "sha256": digest}
         return _Outcome(digest, square=square, file_row=row)
