@@ -146,7 +146,7 @@ def test_predict_writes_a_table_of_classes_and_probabilities(experiment, table, 
         shares = {name: float(row[f"p({name})"]) for name in sorted(COLOURS)}
         assert sum(shares.values()) == pytest.approx(1.0, abs=1e-5)
         assert row["prediction"] == max(shares, key=lambda name: shares[name])
-    texts = [row["text"] for row in rows]
+    texts = [row["first"] for row in rows]  # the column as the table calls it
     shares = load_classifier(outcome.run.path).predict(texts[:5])
     np.testing.assert_allclose(shares[:, 0], [float(row["p(blue)"]) for row in rows[:5]], atol=1e-5)
     out = tmp_path / "said.csv"

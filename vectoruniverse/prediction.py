@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from vectoruniverse.assembly.classification import load_classifier as load_model
 from vectoruniverse.assembly.classification import text_columns, tokenize
 from vectoruniverse.assembly.identity import run_experiment
 from vectoruniverse.assembly.text_encoders import Adapted
+from vectoruniverse.assembly.text_rows import tell_doubts
 from vectoruniverse.config.text import ClassificationExperiment
-from vectoruniverse.data.findings import spreadsheet_cell
 from vectoruniverse.data.metadata import BadRow
-from vectoruniverse.data.text_table import TextRow, read_text_table
+from vectoruniverse.data.table import Table
+from vectoruniverse.data.text_table import TextRow, open_table, text_rows
 from vectoruniverse.display import Display
 from vectoruniverse.encoders.heads import TextClassifier
 from vectoruniverse.errors import ConfigError
@@ -36,12 +38,14 @@ class Predictions:
     """What a classifier says of a table.
 
     Attributes:
+        table: all rows as they are written.
         rows: usable rows.
         bad: rows that could not be used, with the reason.
         names: of the C classes.
         probabilities: (N, C), of ``rows``.
     """
 
+    table: Table
     rows: Sequence[TextRow]
     bad: Sequence[BadRow]
     names: tuple[str, ...]
@@ -51,16 +55,35 @@ class Predictions:
         """The likeliest class of each row."""
         return [self.names[i] for i in self.probabilities.argmax(axis=1)]
 
+    def columns(self) -> list[str]:
+        """The columns that are added: likeliest class, probability of each class, and why there is none.
+
+        One that the table has already gets ``.1``, ``.2``, ..., as pandas calls a column that occurs again.
+        """
+        taken, added = set(self.table.written), []
+        for name in ("prediction", *(f"p({name})" for name in self.names), "reason"):
+            free = next(free for i in itertools.count() if (free := f"{name}.{i}" if i else name) not in taken)
+            taken.add(free)
+            added.append(free)
+        return added
+
     def csv(self) -> str:
-        """A table: line in the input, texts, the likeliest class, and the probability of each class."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        roles = list(self.rows[0].texts) if self.rows else []
-        writer.writerow(["line", *roles, "prediction", *(f"p({spreadsheet_cell(name)})" for name in self.names)])
-        for row, name, shares in zip(self.rows, self.classes(), self.probabilities, strict=True):
-            texts = [spreadsheet_cell(row.texts[role]) for role in roles]
-            writer.writerow([row.line, *texts, spreadsheet_cell(name), *(f"{share:.6f}" for share in shares)])
-        return out.getvalue()
+        """The table, for programs: its columns, cells and rows as they are, and ``columns`` behind them.
+
+        A row that could not be used has a reason and no prediction; where it has more or fewer cells than the header,
+        it is cut or filled up.
+        """
+        said = {
+            row.line: [name, *(f"{share:.6f}" for share in shares), ""]
+            for row, name, shares in zip(self.rows, self.classes(), self.probabilities, strict=True)
+        }
+        said |= {row.line: [""] * (1 + len(self.names)) + [row.reason] for row in self.bad}
+        width = len(self.table.written)
+        lines = [_csv_line([*self.table.written, *self.columns()])]
+        for record in self.table.records:
+            cells = record.cells[:width] + [""] * (width - len(record.cells))
+            lines.append(_csv_line([*cells, *said[record.line]]))
+        return "".join(lines)
 
 
 class LoadedClassifier:
@@ -107,17 +130,19 @@ class LoadedClassifier:
         found: NDArray[np.float32] = self.model.predict(inputs, batch_size=batch_size).numpy()
         return found
 
-    def predict_table(self, file: Path, display: Display) -> Predictions:
+    def predict_table(self, file: Path, display: Display, *, encoding: str = "utf-8") -> Predictions:
         """What the classifier says of the rows of a table with the columns that the run was trained on.
 
         Raises:
-            ConfigError: a column is not there.
+            ConfigError: a column is not there, or there is no such encoding.
             DataError: the file cannot be read as a table.
         """
         columns = text_columns(self.experiment)
-        table = read_text_table(file, texts=columns, max_bad_share=1.0, keys={"file": "--input"})
-        texts = [[row.texts[role] for row in table.rows] for role in columns]
-        return Predictions(table.rows, table.bad, self.names, self.predict(*texts, display=display))
+        table = open_table(file, encoding=encoding, keys={"file": "--input", "encoding": "--encoding"})
+        found = text_rows(table, texts=columns)
+        tell_doubts(found.doubts, file, display)
+        texts = [[row.texts[role] for row in found.rows] for role in columns]
+        return Predictions(table, found.rows, found.bad, self.names, self.predict(*texts, display=display))
 
 
 def load_classifier(
@@ -147,6 +172,12 @@ def load_classifier(
         raise ConfigError(f"{run.name} is of task {experiment.task}, which has no classes to predict")
     adapted, model, names = load_model(experiment, None, choose_compute(device, precision), run.adapter.absolute())
     return LoadedClassifier(run, experiment, adapted, model, names)
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    out = io.StringIO()
+    csv.writer(out).writerow(cells)  # with its own \r\n, so that a bare \r in a cell is quoted as well
+    return out.getvalue()[:-2] + "\n"
 
 
 def described(predictions: Predictions) -> Iterable[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vectoruniverse.cli.shell import (
+    EncodingOption,
     JsonOption,
     QuietOption,
     RunsOption,
@@ -17,6 +18,7 @@ from vectoruniverse.cli.shell import (
     complain,
     open_display,
     page_file,
+    print_data,
     print_json,
     print_table,
     tells_errors,
@@ -234,24 +236,25 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the table there, not to the terminal.")
     ] = None,
+    encoding: EncodingOption = "utf-8",
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
 ) -> None:
-    """Put the rows of a table into a classifier's classes: a CSV with the prediction and each class's probability."""
+    """Put the rows of a table into a classifier's classes: a CSV of the table, its predictions and probabilities."""
     from vectoruniverse.prediction import described, load_classifier
     from vectoruniverse.runs.durable import write_durably, write_errors_are_told
 
     display = open_display(quiet)
     try:
-        predictions = load_classifier(run, runs_dir=runs_dir).predict_table(table, display)
+        predictions = load_classifier(run, runs_dir=runs_dir).predict_table(table, display, encoding=encoding)
         for bad in predictions.bad[:MOST_BAD]:
             display.warn(f"{table}:{bad.line}: {bad.reason}")
         if len(predictions.bad) > MOST_BAD:
-            display.warn(f"and {len(predictions.bad) - MOST_BAD} more rows left out")
+            display.warn(f"and {len(predictions.bad) - MOST_BAD} more rows without a prediction")
     finally:
         display.close()
     if out is None:
-        typer.echo(predictions.csv(), nl=False)
+        print_data(predictions.csv())
         return
     with write_errors_are_told(out):
         write_durably(out, predictions.csv())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
-from vectoruniverse.errors import ResourceError, UserError
+from vectoruniverse.errors import ConfigError, ResourceError, UserError
 from vectoruniverse.training.interruption import Terminated
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ SetOption = Annotated[
     list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, as in train.lr=7e-7; repeatable.")
 ]
 RunsOption = Annotated[Path, typer.Option("--runs-dir", envvar="VU_RUNS", help="Folder of the runs.")]
+EncodingOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Encoding of the table that is read, as in cp949 or utf-16.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
 
@@ -145,6 +148,21 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         show_table(console, title, columns, rows)
     # not rich's own writing, which ends the program when its reader goes away
     typer.echo(printed.get(), nl=False, color=console.is_terminal)
+
+
+def print_data(text: str) -> None:
+    """Print what a program reads: all of it as it is, or nothing.
+
+    Raises:
+        ConfigError: standard output has an encoding that lacks a character.
+    """
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError as error:
+        lacking, line = text[error.start], text.count("\n", 0, error.start) + 1
+        message = f"standard output is {sys.stdout.encoding}, which has no {lacking!a} (line {line} of the table)"
+        raise ConfigError(message, remedy="Write UTF-8 with --out FILE, or set PYTHONIOENCODING=utf-8.") from None
+    typer.echo(text, nl=False)
 
 
 def print_json(value: object) -> None:
