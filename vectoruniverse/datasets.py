@@ -14,7 +14,7 @@ from vectoruniverse.data.findings import DataReport
 from vectoruniverse.data.stats import DataStats, data_stats, quantiles
 from vectoruniverse.data.thumbnails import PictureRecipe, default_cache_dir
 from vectoruniverse.display import Display
-from vectoruniverse.encoders.dual import load_image_size, load_tokenizer
+from vectoruniverse.encoders.dual import load_dual_tokenizer, load_image_size
 from vectoruniverse.errors import ConfigError, UserError
 from vectoruniverse.figures.dataset import label_counts, lengths
 from vectoruniverse.figures.style import save
@@ -101,7 +101,7 @@ def _token_counter(
     if experiment is None or isinstance(experiment.model, ScratchClip):
         return None, None
     try:
-        tokenizer = load_tokenizer(experiment.model, experiment.revision)
+        tokenizer = load_dual_tokenizer(experiment.model, experiment.revision)
     except ConfigError as error:
         display.warn(f"text lengths are not checked: {error.message}")
         return None, None

@@ -7,10 +7,14 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    AltCLIPConfig,
+    AltCLIPModel,
     BertTokenizer,
     ChineseCLIPConfig,
     ChineseCLIPModel,
     CLIPImageProcessorPil,
+    MetaClip2Config,
+    MetaClip2Model,
     PreTrainedTokenizerFast,
     SiglipConfig,
     SiglipImageProcessorPil,
@@ -83,4 +87,47 @@ def save_chinese_clip(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-SAVE = {"clip": save_clip, "siglip": save_siglip, "chinese_clip": save_chinese_clip}
+def _roberta_like_tokenizer(folder: Path, max_tokens: int) -> None:
+    """Words between ``<s>`` and ``</s>``, as XLM-R marks texts."""
+    special = {"cls_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    backend = _word_tokenizer(**special)
+    marks = [("<s>", 0), ("</s>", 2)]
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=marks)
+    PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=max_tokens, **special).save_pretrained(folder)
+
+
+def save_metaclip_2(folder: Path, seed: int = 0) -> Path:
+    """A MetaClip2Model, a CLIP whose text tower pools the end mark of a multilingual tokenizer."""
+    torch.manual_seed(seed)
+    marks = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    config = MetaClip2Config(
+        text_config={**TOWER, **marks, "vocab_size": 40, "max_position_embeddings": 20},
+        vision_config={**TOWER, "image_size": 32, "patch_size": 16},
+        projection_dim=16,
+    )
+    MetaClip2Model(config).save_pretrained(folder)
+    _roberta_like_tokenizer(folder, 20)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def save_altclip(folder: Path, seed: int = 0) -> Path:
+    """An AltCLIPModel, whose text tower is an XLM-R with a layer of its own into the shared space."""
+    torch.manual_seed(seed)
+    text = {**TOWER, "vocab_size": 40, "max_position_embeddings": 22, "pad_token_id": 1, "project_dim": 24}
+    config = AltCLIPConfig(
+        text_config=text, vision_config={**TOWER, "image_size": 32, "patch_size": 16}, projection_dim=16
+    )
+    AltCLIPModel(config).save_pretrained(folder)
+    _roberta_like_tokenizer(folder, 20)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+SAVE = {
+    "altclip": save_altclip,
+    "chinese_clip": save_chinese_clip,
+    "clip": save_clip,
+    "metaclip_2": save_metaclip_2,
+    "siglip": save_siglip,
+}

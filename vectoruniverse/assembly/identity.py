@@ -18,8 +18,7 @@ from pydantic import Field
 from vectoruniverse.config.image_text import ImageTextExperiment
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.encoders.dual import local_source
-from vectoruniverse.encoders.text_files import find_commit, find_commit_of_config, find_source
+from vectoruniverse.encoders.source import open_source
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.runs.files import Record, check_regular, read_record
 from vectoruniverse.runs.folder import Run
@@ -68,13 +67,12 @@ def describe_base(experiment: Experiment) -> BaseRecord:
     if not isinstance(model, str):
         return BaseRecord(model=None)
     revision = getattr(experiment, "revision", None)
-    pictures = isinstance(experiment, ImageTextExperiment)
-    source = local_source(model) if pictures else find_source(model)
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return BaseRecord(model=model, files={name: _sha256(folder / name) for name in _loaded_files(folder)})
-    commit = find_commit_of_config(source, revision) if pictures else find_commit(source, revision)
-    return BaseRecord(model=model, commit=commit)
+    beside = None if isinstance(experiment, ImageTextExperiment) else "modules.json"
+    source = open_source(model, revision, beside=beside)
+    if source.commit is not None:
+        return BaseRecord(model=model, commit=source.commit)
+    files = {name: _sha256(source.folder / name) for name in _loaded_files(source.folder)}
+    return BaseRecord(model=model, files=files)
 
 
 def run_experiment(run: Run, settings: Sequence[str] = (), *, trained_model_only: bool = False) -> Experiment:

@@ -29,7 +29,7 @@ from vectoruniverse.encoders.pretraining import (
     parameter_counts,
     tokenize_sentences,
 )
-from vectoruniverse.encoders.text_files import find_source
+from vectoruniverse.encoders.source import find_source
 from vectoruniverse.encoders.wordpiece import train_wordpiece
 from vectoruniverse.tasks.contract import Evaluation
 from vectoruniverse.tasks.masked_lm import MaskedLmTask

@@ -17,8 +17,8 @@ from vectoruniverse.adapters.prefix_format import load_prefix, save_prefix
 from vectoruniverse.assembly.base_weights import BaseWeights
 from vectoruniverse.assembly.lora import put_lora, text_targets
 from vectoruniverse.config.text import EncoderConfig, ScratchBert, TextAdapterConfig, TextExperiment
-from vectoruniverse.encoders.text import TextEncoder, build_bert, load_text_encoder, random_like
-from vectoruniverse.encoders.text_files import count_positions, find_source
+from vectoruniverse.encoders.source import find_source
+from vectoruniverse.encoders.text import TextEncoder, build_bert, count_positions, load_text_encoder, random_like
 from vectoruniverse.training.device import Compute
 
 Adapters = dict[str, LoraAdapter | PrefixAdapter]

@@ -28,8 +28,8 @@ from vectoruniverse.config.text import EncoderConfig, TextPairsExperiment
 from vectoruniverse.data.pair_items import same_texts
 from vectoruniverse.data.row_record import RowChoice
 from vectoruniverse.display import Display
+from vectoruniverse.encoders.source import find_source
 from vectoruniverse.encoders.text import TextEncoder
-from vectoruniverse.encoders.text_files import find_source
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.figures.album import Plate
 from vectoruniverse.figures.text_pairs import Scored, cosine_histograms, share_histograms, spectra

@@ -58,6 +58,10 @@ class PictureError(DataError):
         self.kind = kind
 
 
+Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+"""Pillow's filters."""
+
+
 @dataclass(frozen=True, slots=True)
 class PictureRecipe:
     """How a picture becomes a square.
@@ -68,18 +72,21 @@ class PictureRecipe:
             does; ``squash``: both sides to ``size``; ``pad``: long side to ``size``, black around it.
         resample: Pillow's filter.
         max_pixels: refuse pictures of more pixels (width x height). Pillow itself refuses above 178,956,970.
+        short_side: with ``crop``, where the short side goes instead of to ``size``: the middle is then a part of it.
     """
 
     size: int
     fit: Literal["crop", "squash", "pad"] = "crop"
-    resample: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    resample: Resample = "bicubic"
     max_pixels: int = 64_000_000
+    short_side: int | None = None
 
     @property
     def key(self) -> str:
         """Name of everything that determines the pixels: equal keys, equal bytes. Fit to name a folder."""
         pillow = PIL.__version__.partition(".")[0]
-        return f"{self.fit}-{self.size}-{self.resample}-pillow{pillow}-v1"  # raise v when this file draws differently
+        fit = self.fit if self.short_side is None else f"{self.fit}{self.short_side}"
+        return f"{fit}-{self.size}-{self.resample}-pillow{pillow}-v1"  # raise v when this file draws differently
 
 
 def decode_picture(source: Path, recipe: PictureRecipe) -> NDArray[np.uint8]:
@@ -132,7 +139,7 @@ def decode_content(content: bytes, source: Path, recipe: PictureRecipe) -> NDArr
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             refuse_extremes(*image.size, source, recipe.max_pixels)
             image.load()
-            return np.array(_fit(_upright(_to_rgb(image), image), recipe))
+            return np.array(fit_picture(_upright(_to_rgb(image), image), recipe))
     except PictureError:
         raise
     except UnidentifiedImageError as error:
@@ -206,7 +213,8 @@ def _upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
     return pixels.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else pixels
 
 
-def _fit(image: Image.Image, recipe: PictureRecipe) -> Image.Image:
+def fit_picture(image: Image.Image, recipe: PictureRecipe) -> Image.Image:
+    """Make an upright RGB picture the recipe's square."""
     size, resample = recipe.size, Image.Resampling[recipe.resample.upper()]
     (width, height), short, long = image.size, min(image.size), max(image.size)
     if recipe.fit == "squash":
@@ -216,6 +224,7 @@ def _fit(image: Image.Image, recipe: PictureRecipe) -> Image.Image:
         square = Image.new("RGB", (size, size))
         square.paste(image.resize(inner, resample), ((size - inner[0]) // 2, (size - inner[1]) // 2))
         return square
-    outer = (int(size * width / short), int(size * height / short))  # rounded down, as transformers does
+    edge = recipe.short_side or size
+    outer = (int(edge * width / short), int(edge * height / short))  # rounded down, as transformers does
     left, top = (outer[0] - size) // 2, (outer[1] - size) // 2
     return image.resize(outer, resample).crop((left, top, left + size, top + size))

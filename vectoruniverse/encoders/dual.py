@@ -5,9 +5,8 @@ Shapes: B batch, H side of the input picture, L tokens, E shared embedding.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,29 +17,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vectoruniverse.encoders.activation import put_quick_gelu
-from vectoruniverse.encoders.text_files import find_commit_of_config
+from vectoruniverse.encoders.load import (
+    check_vocabulary,
+    load_config,
+    load_tokenizer,
+    load_weights,
+    longest_text,
+)
+from vectoruniverse.encoders.picture_input import PictureInput, read_picture_input
+from vectoruniverse.encoders.source import BUILT_IN, ModelSource, open_source
+from vectoruniverse.encoders.told import told
 from vectoruniverse.errors import ConfigError
 
-BUILT_IN = {"tiny-clip": Path(__file__).parent.parent / "models" / "tiny_clip"}
-"""Models that come with the package."""
+FAMILIES = ("altclip", "chinese_clip", "clip", "metaclip_2", "siglip")
+"""Values of ``config.model_type`` whose vectors are known to be those of transformers."""
 
 VISION_TOWER, TEXT_TOWER = "vision_model", "text_model"
 """Where transformers puts the two towers in every model of the family."""
 
 MAX_LOGIT_SCALE = math.log(100.0)
 """Upper bound of the trained logit scale (in the logarithm), as in the CLIP paper."""
-
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-
-
-@dataclass(frozen=True, slots=True)
-class PictureInput:
-    """What a model wants of a picture: side in pixels, mean and deviation per channel, resampling filter."""
-
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    resample: str = "bicubic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +77,12 @@ class DualEncoder:
         self.model, self.tokenizer, self.picture, self.name, self.dtype = model, tokenizer, picture, name, dtype
         self.commit = commit
         config: Any = model.config
-        self.max_tokens = min(int(config.text_config.max_position_embeddings), int(tokenizer.model_max_length))
+        text = config.text_config
+        self.max_tokens = min(_positions(config), int(tokenizer.model_max_length))
+        self._vocabulary = int(text.vocab_size)
         # SigLIP pools the last position and was trained with every text padded to the end and no mask
         self._pads_to_end = str(config.model_type).startswith("siglip")
-        self._pools_eos = config.model_type == "clip"
+        self._pools_eos = config.model_type in ("clip", "metaclip_2")
 
     @property
     def device(self) -> torch.device:
@@ -129,6 +127,7 @@ class DualEncoder:
             for i, row in zip(long, cut, strict=True):
                 rows[i] = row
         ids = [np.asarray(row, dtype=np.int64) for row in rows]
+        check_vocabulary(self.name, max((int(row.max()) for row in ids if len(row)), default=0), self._vocabulary)
         if self._pools_eos:
             eos = int(self.model.config.text_config.eos_token_id)  # type: ignore[union-attr,arg-type]
             # transformers pools the first EOS, and position 0 where there is none: both would be silent nonsense
@@ -162,17 +161,9 @@ class DualEncoder:
 
     def save(self, folder: Path) -> None:
         """Write weights, tokenizer and image processor so that plain transformers loads them."""
-        from transformers import CLIPImageProcessorPil
-
         self.model.save_pretrained(folder)  # type: ignore[operator]
         self.tokenizer.save_pretrained(folder)
-        size = self.picture.size
-        CLIPImageProcessorPil(
-            size={"shortest_edge": size},
-            crop_size={"height": size, "width": size},
-            image_mean=list(self.picture.mean),
-            image_std=list(self.picture.std),
-        ).save_pretrained(folder)
+        self.picture.processor().save_pretrained(folder)
 
 
 def load_dual_encoder(
@@ -191,28 +182,19 @@ def load_dual_encoder(
     Raises:
         ConfigError: there is no such model, it is no dual encoder, or it needs its own code to load.
     """
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers import AutoImageProcessor
 
-    source, where = _source(name, revision)
-    commit = find_commit_of_config(source, revision)
-    if commit is not None:
-        where["revision"] = commit  # all files of one commit, whatever is pushed in the meantime
-    with _told(name):
-        model = AutoModel.from_pretrained(
-            source, dtype=weights, attn_implementation=attention, use_safetensors=True, **where
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        processor = AutoImageProcessor.from_pretrained(source, backend="pil", **where)
-    if not (hasattr(model, "get_image_features") and hasattr(model, VISION_TOWER) and hasattr(model, TEXT_TOWER)):
-        raise ConfigError(
-            f"{name!r} is a {type(model).__name__}, which has no image and text tower in one shared space",
-            key="model",
-            remedy="choose a CLIP, SigLIP or Chinese-CLIP model",
-        )
+    source = open_source(name, revision).within("")
+    config = _load_config(source)
+    tokenizer = load_tokenizer(source)
+    longest_text(source, tokenizer, _positions(config))
+    _check_end_mark(source, config, tokenizer)
+    with told(name):
+        processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil", trust_remote_code=False)
+    picture = read_picture_input(name, config.vision_config.image_size, processor)
+    model, _ = load_weights(source, config, dtype=weights, attention=attention)
     put_quick_gelu(model)
-    return DualEncoder(
-        model.to(device), tokenizer, _picture_input(model, processor), name=name, dtype=dtype, commit=commit
-    )
+    return DualEncoder(model.to(device), tokenizer, picture, name=name, dtype=dtype, commit=source.commit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,20 +210,15 @@ class Tokenizer:
         return [len(row) for row in rows]
 
 
-def load_tokenizer(name: str, revision: str | None) -> Tokenizer:
+def load_dual_tokenizer(name: str, revision: str | None) -> Tokenizer:
     """The tokenizer of a CLIP-like model, which takes a fraction of the time of loading the model.
 
     Raises:
         ConfigError: there is no such model.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
-    source, where = _source(name, revision)
-    with _told(name):
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        config: Any = AutoConfig.from_pretrained(source, **where)
-        text = config.get_text_config()
-    return Tokenizer(tokenizer, min(int(text.max_position_embeddings), int(tokenizer.model_max_length)))
+    source = open_source(name, revision).within("")
+    tokenizer = load_tokenizer(source)
+    return Tokenizer(tokenizer, longest_text(source, tokenizer, _positions(_load_config(source))))
 
 
 def load_image_size(name: str, revision: str | None) -> int:
@@ -250,14 +227,7 @@ def load_image_size(name: str, revision: str | None) -> int:
     Raises:
         ConfigError: there is no such model, or it reads no pictures of one size.
     """
-    from transformers import AutoConfig
-
-    source, where = _source(name, revision)
-    with _told(name):
-        config: Any = AutoConfig.from_pretrained(source, **where)
-    size = getattr(getattr(config, "vision_config", None), "image_size", None)
-    if not isinstance(size, int):
-        raise ConfigError(f"{name!r} names no size of its pictures", key="model")
+    size: int = _load_config(open_source(name, revision).within("")).vision_config.image_size
     return size
 
 
@@ -266,38 +236,40 @@ def local_source(name: str) -> str:
     return str(BUILT_IN.get(name, name))
 
 
-def _source(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
-    source = local_source(name)
-    _check_local(name, source)
-    return source, {"revision": revision or "main", "trust_remote_code": False}
-
-
-@contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Say in one line what transformers says in many."""
-    try:
-        yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
+def _load_config(source: ModelSource) -> Any:
+    """The configuration of a dual encoder of a known family."""
+    config = load_config(source)
+    if config.model_type not in FAMILIES:
         raise ConfigError(
-            f"cannot load {name!r}: {_first_line(error)}",
+            f"{source.name!r} is a {config.model_type}, which has no image and text tower in one shared space that is "
+            "known here",
             key="model",
-            remedy="give tiny-clip, a Hugging Face name such as openai/clip-vit-base-patch32 (with a connection or a "
-            "filled cache), or a folder with config.json, model.safetensors, tokenizer and preprocessor_config.json",
-        ) from error
+            remedy=f"choose a model of type {', '.join(FAMILIES)}: CLIP, SigLIP (SigLIP 2 of fixed size), Chinese-CLIP "
+            "or MetaCLIP 2",
+        )
+    return config
 
 
-def _check_local(name: str, source: str) -> None:
-    """Give a wrong path its own message instead of the hub's about repository names."""
-    looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if looks_like_path and not (Path(source) / "config.json").is_file():
-        raise ConfigError(f"no config.json in {name!r}", key="model", remedy="give a folder written by save_pretrained")
+def _positions(config: Any) -> int:
+    """Longest text that a text tower has positions for."""
+    return int(config.text_config.max_position_embeddings)
 
 
-def _picture_input(model: Any, processor: Any) -> PictureInput:
-    size = int(model.config.vision_config.image_size)
-    mean, std = (tuple(float(v) for v in values) for values in (processor.image_mean, processor.image_std))
-    return PictureInput(size, mean, std, _RESAMPLE.get(int(processor.resample), "bicubic"))  # type: ignore[arg-type]
+def _check_end_mark(source: ModelSource, config: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer whose end of a text is not what the text tower pools, which nothing later would notice.
 
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    Raises:
+        ConfigError: they differ, or a mark is no token of the model.
+    """
+    name, text = source.name, config.text_config
+    with told(name):
+        ids = [int(i) for i in tokenizer("a")["input_ids"]]
+    check_vocabulary(name, max((*ids, int(tokenizer.pad_token_id))), text.vocab_size)
+    if config.model_type not in ("clip", "metaclip_2"):
+        return
+    # the number 2 is what old configurations say whatever the vocabulary, and then the highest token is pooled
+    end = max(ids) if config.model_type == "clip" and text.eos_token_id == 2 else text.eos_token_id
+    if ids.count(end) != 1 or ids[-1] != end:
+        message = f"says text_config.eos_token_id = {text.eos_token_id!r}, and its tokenizer ends a text with {ids[-1]}"
+        file = source.folder / "config.json"
+        raise ConfigError(message, file=file, key="model", remedy="take the tokenizer that belongs to the model")

@@ -6,16 +6,17 @@ V vocabulary, D width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForPreTraining
+from transformers import BertConfig, BertForPreTraining
 
-from vectoruniverse.encoders.text_files import find_commit_of_config, find_source
+from vectoruniverse.encoders.load import load_config, load_tokenizer, load_weights, longest_text
+from vectoruniverse.encoders.source import open_source
 from vectoruniverse.errors import ConfigError
 
 PARTS = {
@@ -119,30 +120,25 @@ def load_bert_for_pretraining(
     Raises:
         ConfigError: there is no such model, it is no BERT, or its encoder is not complete.
     """
-    source = find_source(name)
-    commit = find_commit_of_config(source, revision)
-    where: dict[str, Any] = {"revision": commit or revision or "main", "trust_remote_code": False}
-    with _told(name):
-        config: Any = AutoConfig.from_pretrained(source, **where)
+    source = open_source(name, revision).within("")
+    config = load_config(source)
     if config.model_type != "bert":
         raise ConfigError(
             f"{name!r} is a {config.model_type}, which has no next-sentence head", key="model", remedy="choose a BERT"
         )
-    with _told(name), _drawn_from(seed):
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        model, info = BertForPreTraining.from_pretrained(
-            source, dtype=torch.float32, attn_implementation=attention, use_safetensors=True,
-            output_loading_info=True, **where,
-        )  # fmt: skip
-    drawn = tuple(sorted(info["missing_keys"]))
-    if lacking := [key for key in drawn if not key.startswith((PARTS["mlm_head"], PARTS["nsp_head"], PARTS["pooler"]))]:
-        raise ConfigError(f"{name!r} lacks {lacking[0]} and {len(lacking) - 1} more weights", key="model")
+    tokenizer = load_tokenizer(source)
+    longest_text(source, tokenizer, config.max_position_embeddings)
+    heads = tuple(PARTS[part] for part in ("mlm_head", "nsp_head", "pooler"))
+    with _drawn_from(seed):
+        model, drawn = load_weights(
+            source, config, dtype=torch.float32, attention=attention, model_class=BertForPreTraining, may_lack=heads
+        )
     if len(tokenizer) > config.vocab_size:
         raise ConfigError(
             f"the tokenizer of {name!r} has {len(tokenizer):,} tokens, its model only {config.vocab_size:,}",
             key="model",
         )
-    return PretrainingBert(model.eval().to(device), tokenizer, name, commit, drawn)
+    return PretrainingBert(model.to(device), tokenizer, name, source.commit, drawn)
 
 
 def tokenize_sentences(tokenizer: Any, documents: Sequence[Sequence[str]]) -> Iterator[list[np.ndarray]]:
@@ -186,18 +182,3 @@ def _drawn_from(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-@contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Say in one line what transformers says in many."""
-    try:
-        yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        lines: Iterable[str] = (line.strip() for line in str(error).splitlines())
-        raise ConfigError(
-            f"cannot load {name!r}: {next((line for line in lines if line), type(error).__name__)}",
-            key="model",
-            remedy="give a BERT by its Hugging Face name (with a connection or a filled cache), or a folder with "
-            "config.json, model.safetensors and tokenizer.json",
-        ) from error

@@ -9,7 +9,8 @@ import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from vectoruniverse.encoders.activation import put_quick_gelu
-from vectoruniverse.encoders.dual import DualEncoder, PictureInput
+from vectoruniverse.encoders.dual import DualEncoder
+from vectoruniverse.encoders.picture_input import PictureInput
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

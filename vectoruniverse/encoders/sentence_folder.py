@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from vectoruniverse.encoders.source import FindFile
 from vectoruniverse.encoders.text_tower import Dense, Normalize, Pooling
+from vectoruniverse.encoders.weights import open_tensors, read_json, read_object
 from vectoruniverse.errors import ConfigError
-
-FindFile = Callable[[str], Path | None]
-"""A file of the model by its path within the folder; None where there is none."""
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "GELU": nn.GELU,
@@ -93,8 +92,9 @@ def read_layout(find: FindFile, name: str) -> SentenceLayout | None:
             layers.append(Normalize())
         elif kind != "Dropout":  # which does nothing where nothing is trained
             raise ConfigError(f"{name!r} has a part {kind!r}, which is not known", file=listing, key="model")
-    length = settings.get("max_seq_length")
-    max_tokens = length if isinstance(length, int) and length > 0 else None
+    max_tokens = settings.get("max_seq_length")
+    if max_tokens is not None and (type(max_tokens) is not int or max_tokens < 1):
+        raise ConfigError(f"{name!r} reads texts of {max_tokens!r:.40} tokens (max_seq_length)", key="model")
     return SentenceLayout(subfolder, pooling, layers, max_tokens, settings.get("do_lower_case") is True)
 
 
@@ -129,7 +129,7 @@ def write_layout(folder: Path, *, pooling: Pooling, hidden: int, layers: Sequenc
 
 
 def _entries(listing: Path) -> list[Any]:
-    entries = _parse(listing)
+    entries = read_json(listing)
     if not isinstance(entries, list):
         raise ConfigError("is no list of parts", file=listing, key="model")
     return entries
@@ -147,7 +147,7 @@ def _part(entry: Any, listing: Path) -> tuple[str, str]:
 def _refuse_prompt(find: FindFile, name: str) -> None:
     if (path := find("config_sentence_transformers.json")) is None:
         return
-    settings = _object(path)
+    settings = read_object(path)
     default, prompts = settings.get("default_prompt_name"), settings.get("prompts")
     if default is not None and isinstance(prompts, Mapping) and prompts.get(default):
         message = f"{name!r} puts the prompt {prompts[default]!r} before every text, which is not supported"
@@ -157,7 +157,7 @@ def _refuse_prompt(find: FindFile, name: str) -> None:
 def _transformer_settings(find: FindFile, subfolder: str) -> Mapping[str, Any]:
     for file in _SETTINGS:
         if (path := find(f"{subfolder}/{file}" if subfolder else file)) is not None:
-            return _object(path)
+            return read_object(path)
     return {}
 
 
@@ -188,13 +188,7 @@ def _dense(find: FindFile, folder: str) -> Dense:
 
 
 def _linear(path: Path) -> nn.Linear:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ConfigError(f"cannot be read: {error}", file=path, key="model") from error
+    tensors = {key: tensor.handle[...] for key, tensor in open_tensors(path).items()}
     weight, bias = tensors.pop("linear.weight", None), tensors.pop("linear.bias", None)
     if tensors or weight is None or weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         raise ConfigError("does not hold one linear layer", file=path, key="model")
@@ -216,21 +210,7 @@ def _dense_config(layer: Dense) -> dict[str, Any]:
 def _read(find: FindFile, file: str) -> Mapping[str, Any]:
     if (path := find(file)) is None:
         raise ConfigError(f"there is no {file}, which modules.json asks for", key="model")
-    return _object(path)
-
-
-def _object(path: Path) -> Mapping[str, Any]:
-    value = _parse(path)
-    if not isinstance(value, Mapping):
-        raise ConfigError("is no JSON object", file=path, key="model")
-    return value
-
-
-def _parse(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"is no JSON: {error}", file=path, key="model") from error
+    return read_object(path)
 
 
 def _write(path: Path, value: Any) -> None:

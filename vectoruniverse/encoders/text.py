@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from vectoruniverse.encoders.load import load_config, load_tokenizer, load_weights, longest_text
 from vectoruniverse.encoders.sentence_folder import read_layout
+from vectoruniverse.encoders.source import ModelSource, open_source
 from vectoruniverse.encoders.text_encoder import TextEncoder
-from vectoruniverse.encoders.text_files import (
-    count_positions,
-    find_commit,
-    find_file,
-    find_source,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
 from vectoruniverse.encoders.text_tower import POOLINGS, Dense, Normalize, Pooling, TextTower
+from vectoruniverse.encoders.told import told
 from vectoruniverse.encoders.wordpiece import train_wordpiece
 from vectoruniverse.errors import ConfigError
 
-__all__ = ["Pooling", "TextEncoder", "build_bert", "load_text_encoder", "random_like"]
+__all__ = ["Pooling", "TextEncoder", "build_bert", "count_positions", "load_text_encoder", "random_like"]
+
+FAMILIES = (
+    "albert",
+    "bert",
+    "camembert",
+    "deberta-v2",
+    "distilbert",
+    "electra",
+    "modernbert",
+    "mpnet",
+    "roberta",
+    "xlm-roberta",
+)
+"""Values of ``config.model_type`` that are known: encoders in which every token sees every other."""
 
 
 def load_text_encoder(
@@ -54,25 +61,20 @@ def load_text_encoder(
         ConfigError: there is no such model, it is no encoder, it needs its own code or pickles to load, it has no
             pooler, or its folder asks for something that is not known.
     """
-    source = find_source(name)
-    commit = find_commit(source, revision)
-    revision = commit or revision or "main"  # all files of one commit, whatever is pushed in the meantime
-    layout = read_layout(partial(find_file, source, revision), name)
-    where = {
-        "revision": revision,
-        "trust_remote_code": False,
-        "subfolder": layout.subfolder if layout else "",
-    }
-    config = load_config(name, source, where)
+    repository = open_source(name, revision, beside="modules.json")
+    layout = read_layout(repository.find, name)
+    source = repository.within(layout.subfolder if layout else "")
+    config = _load_config(source)
     chosen = pooling or _known_pooling(layout.pooling if layout else "mean", name)
-    model = load_model(name, source, config, where, dtype=weights, attn_implementation=attention)
+    tokenizer = _load_tokenizer(source, lowercase=layout is not None and layout.lowercase)
+    model, drawn = load_weights(source, config, dtype=weights, attention=attention, may_lack=("pooler.",))
+    if drawn:
+        model.pooler = None  # it would be random
     layers = [layer.to(weights) for layer in layout.layers] if layout else []
     module = TextTower(model, chosen, layers, name=name).to(device).eval()
-    tokenizer = load_tokenizer(name, source, where, lowercase=layout is not None and layout.lowercase)
-    limits = [count_positions(model), int(tokenizer.model_max_length)]
-    if layout and layout.max_tokens:
-        limits.append(layout.max_tokens)
-    return TextEncoder(module, tokenizer, name=name, dtype=dtype, max_tokens=min(limits), commit=commit)
+    limits = [count_positions(model), *([layout.max_tokens] if layout and layout.max_tokens else [])]
+    max_tokens = longest_text(source, tokenizer, *limits)
+    return TextEncoder(module, tokenizer, name=name, dtype=dtype, max_tokens=max_tokens, commit=source.commit)
 
 
 def build_bert(
@@ -153,6 +155,56 @@ def random_like(encoder: TextEncoder, seed: int) -> TextEncoder:
     for parameter in module.parameters():  # module.to(dtype) would round buffers too
         parameter.data = parameter.data.to(model.dtype)
     return TextEncoder(module.eval(), encoder.tokenizer, name=name, dtype=encoder.dtype, max_tokens=encoder.max_tokens)
+
+
+def count_positions(model: nn.Module) -> int:
+    """Longest text that a model has positions for; RoBERTa and MPNet number theirs from behind the padding's."""
+    for path, module in model.named_modules():
+        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    config: Any = model.config
+    return int(config.max_position_embeddings)
+
+
+def _load_config(source: ModelSource) -> Any:
+    """The configuration of an encoder of a known family."""
+    config = load_config(source)
+    if config.model_type not in FAMILIES or getattr(config, "is_decoder", False):
+        raise ConfigError(
+            f"{source.name!r} is of type {config.model_type!r}, which is no text encoder that is known here",
+            key="model",
+            remedy=f"choose a model of type {', '.join(FAMILIES)}",
+        )
+    return config
+
+
+def _load_tokenizer(source: ModelSource, *, lowercase: bool) -> Any:
+    """The tokenizer, its marks where an encoder wants them, ``[CLS] a [SEP] b [SEP]``; lowers texts where asked to."""
+    from tokenizers import normalizers
+
+    tokenizer = load_tokenizer(source)
+    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
+        raise ConfigError(f"the tokenizer of {source.name!r} lacks a mark for start or end", key="model")
+    with told(source.name):
+        if tokenizer("a")["input_ids"][0] != tokenizer.cls_token_id:
+            _put_start_first(tokenizer)
+        if lowercase:
+            backend = tokenizer.backend_tokenizer
+            rest = [] if backend.normalizer is None else [backend.normalizer]
+            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
+    return tokenizer
+
+
+def _put_start_first(tokenizer: Any) -> None:
+    """BERT's template in place of XLNet's, which has ``[CLS]`` behind the text; KoBERT comes with it by mistake."""
+    from tokenizers import processors
+
+    start, end = tokenizer.cls_token, tokenizer.sep_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start}:0 $A:0 {end}:0",
+        pair=f"{start}:0 $A:0 {end}:0 $B:1 {end}:1",
+        special_tokens=[(start, tokenizer.cls_token_id), (end, tokenizer.sep_token_id)],
+    )
 
 
 def _known_pooling(named: str, name: str) -> Pooling:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vectoruniverse.encoders.load import check_vocabulary
 from vectoruniverse.encoders.sentence_folder import write_layout
 from vectoruniverse.encoders.text_tower import Pooling, TextTower
 from vectoruniverse.encoders.tokens import TextBatch, TokenizedTexts
-from vectoruniverse.errors import ConfigError
 
 
 class TextEncoder:
@@ -93,10 +93,8 @@ class TextEncoder:
 
     def _check_vocabulary(self, tokens: TokenizedTexts) -> None:
         model: Any = self.model
-        known, highest = model.get_input_embeddings().num_embeddings, max(int(row.max()) for row in tokens.ids)
-        if highest >= known:
-            message = f"the tokenizer of {self.name!r} gives token {highest}, and the model knows {known}"
-            raise ConfigError(message, key="model", remedy="take the tokenizer that belongs to the model")
+        highest = max(int(row.max()) for row in tokens.ids)
+        check_vocabulary(self.name, highest, model.get_input_embeddings().num_embeddings)
 
     def pad(self, tokens: TokenizedTexts, rows: Sequence[int] | np.ndarray) -> TextBatch:
         """The chosen rows, B ≥ 1, padded on the right to the longest of them, on this encoder's device."""

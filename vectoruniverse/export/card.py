@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from vectoruniverse import __version__
-from vectoruniverse.encoders.dual import BUILT_IN
+from vectoruniverse.encoders.source import BUILT_IN
 from vectoruniverse.export.contract import Agreement, Format
 from vectoruniverse.library import LoadedRun
 from vectoruniverse.report import comparison_rows, drawn_over, markdown_table

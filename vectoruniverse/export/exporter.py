@@ -8,7 +8,7 @@ from pathlib import Path
 from vectoruniverse.adapters.prefix import PrefixAdapter
 from vectoruniverse.assembly.image_text import as_image_text
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.encoders.dual import BUILT_IN
+from vectoruniverse.encoders.source import BUILT_IN
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.export.card import hub_name, write_card
 from vectoruniverse.export.contract import Agreement, Format, Vectors, compare, others_silenced
