@@ -34,7 +34,7 @@ def check(
     counter, limit = _token_counter(experiment, display)
     report = check_data(
         Path(data.root).expanduser(),
-        recipe=PictureRecipe(_size(data, experiment, display), data.fit, max_pixels=data.max_pixels),
+        recipe=PictureRecipe(_size(data, experiment, display), data.fit or "crop", max_pixels=data.max_pixels),
         metadata=data.metadata,
         layout=data.layout,
         images=data.images,

@@ -23,7 +23,7 @@ from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.prefix import PrefixAdapter
 from vectoruniverse.assembly.identity import run_experiment
 from vectoruniverse.assembly.image_text import as_image_text
-from vectoruniverse.assembly.model import input_size, load_adapted, load_encoder
+from vectoruniverse.assembly.model import load_adapted, load_encoder, picture_recipe
 from vectoruniverse.config.image_text import ImageTextExperiment
 from vectoruniverse.data.decoding import (
     PictureError,
@@ -72,8 +72,7 @@ class LoadedRun:
         """Bind a model to the run that it belongs to; see ``load_run``."""
         self.run, self.experiment, self.compute = run, experiment, compute
         self.encoder, self.adapter = encoder, adapter
-        data, (size, resample) = experiment.data, input_size(experiment, encoder)
-        self.recipe = PictureRecipe(size, data.fit, resample, data.max_pixels)  # type: ignore[arg-type] # of a Literal
+        self.recipe = picture_recipe(experiment, encoder)
         encoder.model.eval()
 
     @functools.cached_property

@@ -14,6 +14,7 @@ from tests.encoders.models import save_clip
 from vectoruniverse.assembly.identity import BASE_FILE, describe_base, run_experiment
 from vectoruniverse.config.loading import dump_experiment, load_experiment
 from vectoruniverse.display import Display
+from vectoruniverse.encoders.source import ModelSource
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.experiment import evaluate_run, report_run, resume, train
 from vectoruniverse.library import load_run
@@ -106,7 +107,10 @@ def test_a_run_from_before_its_base_was_recorded_still_opens(run, tmp_path):
 def test_a_name_on_the_hub_is_loaded_at_the_recorded_commit(write, tmp_path, monkeypatch):
     """`main` has moved since: the run's own commit is asked for, not the newest."""
     commits = {"main": "b" * 40}
-    monkeypatch.setattr("vectoruniverse.assembly.identity.find_commit_of_config", lambda _, revision: commits["main"])
+    monkeypatch.setattr(
+        "vectoruniverse.assembly.identity.open_source",
+        lambda name, revision, **_: ModelSource(name, name, tmp_path, commits["main"]),
+    )
     experiment = write(model="somebody/some-clip")
     files = {"config.yaml": dump_experiment(experiment), BASE_FILE: json.dumps(describe_base(experiment).model_dump())}
     made = create_run(tmp_path, "shapes", files)

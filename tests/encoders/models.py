@@ -119,7 +119,7 @@ def save_altclip(folder: Path, seed: int = 0) -> Path:
         text_config=text, vision_config={**TOWER, "image_size": 32, "patch_size": 16}, projection_dim=16
     )
     AltCLIPModel(config).save_pretrained(folder)
-    _roberta_like_tokenizer(folder, 20)
+    _roberta_like_tokenizer(folder, 512)
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 

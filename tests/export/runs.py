@@ -21,7 +21,7 @@ def train_shapes(root: Path, shapes: Path, model: object = "clip", **sections: o
         model: a family of ``SAVE``, or anything that an experiment takes.
         sections: replace whole sections of the experiment.
     """
-    text = ["query", "value"] if model == "chinese_clip" else ["q_proj", "v_proj"]
+    text = ["query", "value"] if model in ("altclip", "chinese_clip") else ["q_proj", "v_proj"]
     base = {
         "name": "shapes",
         "task": "image_text",

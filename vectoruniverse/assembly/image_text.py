@@ -18,9 +18,9 @@ from vectoruniverse.assembly.contrastive import build_loss, false_negatives
 from vectoruniverse.assembly.model import (
     ADAPTERS,
     build_encoder,
-    input_size,
     load_adapted,
     load_encoder,
+    picture_recipe,
     save_adapted,
     trained_in_place,
 )
@@ -105,7 +105,7 @@ def share(experiment: ImageTextExperiment, display: Display, choice: RowChoice |
     compute = choose_compute(experiment.train.device, experiment.train.precision)
     metadata = read_rows(experiment.data)
     encoder = load_encoder(experiment, compute)
-    data = decode(experiment.data, metadata, *input_size(experiment, encoder), display, choice)
+    data = decode(experiment.data, metadata, picture_recipe(experiment, encoder), display, choice)
     refuse_lone_rows(data)
     encoder = encoder or build_encoder(experiment, compute, data.train_texts(), choice.trained if choice else None)
     pairs = build_pairs(encoder, data, experiment.eval.label_template, display)

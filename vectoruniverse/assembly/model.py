@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from vectoruniverse.adapters.prefix import PrefixAdapter, inject_prefix
 from vectoruniverse.adapters.prefix_format import load_prefix, save_prefix
 from vectoruniverse.assembly.lora import ATTENTION, put_lora, tower_targets
 from vectoruniverse.config.image_text import AdapterConfig, ImageTextExperiment, ScratchClip
+from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.encoders.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, load_dual_encoder, local_source
 from vectoruniverse.encoders.scratch import build_clip
 from vectoruniverse.errors import ConfigError, DataError, UserError
@@ -38,12 +40,17 @@ LOGIT_SCALARS = ("logit_scale", "logit_bias")
 """Scalars of the logits, where a model has them."""
 
 
-def input_size(experiment: ImageTextExperiment, encoder: DualEncoder | None) -> tuple[int, str]:
-    """Side of the stored pictures and the filter that makes them."""
+def picture_recipe(experiment: ImageTextExperiment, encoder: DualEncoder | None) -> PictureRecipe:
+    """How a picture becomes the stored square: as the model's own processor does, but for what the experiment says."""
+    data = experiment.data
     if encoder is None:
         assert isinstance(experiment.model, ScratchClip)
-        return experiment.data.cache_size or experiment.model.image_size, "bicubic"
-    return experiment.data.cache_size or encoder.picture.size, encoder.picture.resample
+        size = data.cache_size or experiment.model.image_size
+        return PictureRecipe(size, data.fit or "crop", max_pixels=data.max_pixels)
+    own = encoder.picture
+    size, fit = data.cache_size or own.size, data.fit or own.fit
+    short = round(size * own.short_side / own.size) if fit == "crop" and own.short_side else None
+    return PictureRecipe(size, fit, own.resample, data.max_pixels, short)
 
 
 def load_encoder(experiment: ImageTextExperiment, compute: Compute) -> DualEncoder | None:
@@ -55,7 +62,9 @@ def load_encoder(experiment: ImageTextExperiment, compute: Compute) -> DualEncod
     if isinstance(experiment.model, ScratchClip):
         return None
     weights = torch.float32 if experiment.adapter.method == "full" else compute.dtype
-    return _load(experiment.model, experiment.revision, compute, weights)
+    encoder = _load(experiment.model, experiment.revision, compute, weights)
+    _take_fit(encoder, experiment)
+    return encoder
 
 
 def build_encoder(
@@ -63,7 +72,7 @@ def build_encoder(
 ) -> DualEncoder:
     """The model from scratch, its tokenizer trained on ``texts``, or that of the run that wrote ``trained``."""
     assert isinstance(experiment.model, ScratchClip)
-    return build_clip(
+    encoder = build_clip(
         texts if trained is None else _load(str(trained), None, compute, torch.float32).tokenizer,
         seed=experiment.seed,
         device=compute.device,
@@ -71,6 +80,14 @@ def build_encoder(
         attention=compute.attention,
         **experiment.model.model_dump(exclude={"scratch"}),
     )
+    _take_fit(encoder, experiment)
+    return encoder
+
+
+def _take_fit(encoder: DualEncoder, experiment: ImageTextExperiment) -> None:
+    """Where the encoder is saved, its processor does what the experiment did; none in the CLIP family can pad."""
+    if experiment.data.fit in ("crop", "squash"):
+        encoder.picture = dataclasses.replace(encoder.picture, fit=experiment.data.fit)
 
 
 def adapt_lora(encoder: DualEncoder, config: AdapterConfig, seed: int) -> LoraAdapter:

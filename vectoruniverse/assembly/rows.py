@@ -146,15 +146,13 @@ def read_rows(data: DataConfig) -> Metadata:
 def decode(
     data: DataConfig,
     metadata: Metadata,
-    size: int,
-    resample: str,
+    recipe: PictureRecipe,
     display: Display,
     choice: RowChoice | None = None,
 ) -> ImageTextData:
     """Decode every picture once, set bad ones aside, divide the rest: by ``choice``, else as ``data.split`` says."""
     tell_doubts(metadata.doubts, metadata.file, display)
     cache = Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir()
-    recipe = PictureRecipe(size, data.fit, resample, data.max_pixels)  # type: ignore[arg-type]
     pictures = PictureStore.open(cache, recipe).ensure(
         [row.path for row in metadata.rows], on_progress=partial(display.advance, "pictures")
     )

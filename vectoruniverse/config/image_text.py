@@ -82,9 +82,10 @@ class DataConfig(Section):
     max_pixels: int = Field(
         64_000_000, ge=1, le=1_000_000_000, description="Refuse pictures with more pixels (width x height)."
     )
-    fit: Literal["crop", "squash", "pad"] = Field(
-        "crop",
-        description="Make a picture square: `crop` the middle as CLIP does, `squash` both sides, `pad` in black.",
+    fit: Literal["crop", "squash", "pad"] | None = Field(
+        None,
+        description="Make a picture square: `crop` the middle as CLIP does, `squash` both sides as SigLIP does, `pad` "
+        "in black; null: as the model's own image processor does.",
     )
     cache_size: int | None = Field(
         None, ge=8, le=2048, description="Side of the decoded pictures, pixels; null takes the model's input size."

@@ -133,13 +133,31 @@ def decode_content(content: bytes, source: Path, recipe: PictureRecipe) -> NDArr
     Raises:
         PictureError: the bytes are no picture of a known format, too large, or broken; names ``source``.
     """
+<<<<<<< HEAD
     if not content:
         raise PictureError(source, "has no bytes", "empty_file")
+=======
+    with _refused(source):
+        return np.array(fit_picture(upright_picture(content, source, recipe.max_pixels), recipe))
+
+
+def upright_picture(content: bytes, source: Path, max_pixels: int) -> Image.Image:
+    """Decode the bytes of a picture file to RGB, rotated as its EXIF data asks, in its own size.
+
+    Raises:
+        PictureError: as ``decode_content``.
+    """
+    with _refused(source), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        refuse_extremes(*image.size, source, max_pixels)
+        image.load()
+        return _upright(_to_rgb(image), image)
+
+
+@contextlib.contextmanager
+def _refused(source: Path) -> Iterator[None]:
+>>>>>>> 6c963da (Pictures are made square, filtered and scaled as the model's own processor declares, checked against it; data.fit overrides; saved models and exports say the same)
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            refuse_extremes(*image.size, source, recipe.max_pixels)
-            image.load()
-            return np.array(fit_picture(_upright(_to_rgb(image), image), recipe))
+        yield
     except PictureError:
         raise
     except UnidentifiedImageError as error:

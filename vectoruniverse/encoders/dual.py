@@ -189,10 +189,10 @@ def load_dual_encoder(
     tokenizer = load_tokenizer(source)
     longest_text(source, tokenizer, _positions(config))
     _check_end_mark(source, config, tokenizer)
+    model, _ = load_weights(source, config, dtype=weights, attention=attention)  # which holds the sizes to the weights
     with told(name):
         processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil", trust_remote_code=False)
     picture = read_picture_input(name, config.vision_config.image_size, processor)
-    model, _ = load_weights(source, config, dtype=weights, attention=attention)
     put_quick_gelu(model)
     return DualEncoder(model.to(device), tokenizer, picture, name=name, dtype=dtype, commit=source.commit)
 
@@ -251,8 +251,9 @@ def _load_config(source: ModelSource) -> Any:
 
 
 def _positions(config: Any) -> int:
-    """Longest text that a text tower has positions for."""
-    return int(config.text_config.max_position_embeddings)
+    """Longest text that a text tower has positions for; AltCLIP's, an XLM-R, numbers them from behind the padding's."""
+    text = config.text_config
+    return int(text.max_position_embeddings) - (text.pad_token_id + 1 if config.model_type == "altclip" else 0)
 
 
 def _check_end_mark(source: ModelSource, config: Any, tokenizer: Any) -> None:

@@ -254,6 +254,8 @@ def _checked(name: str, model: nn.Module, report: Mapping[str, Any], may_lack: t
 
 def _in_layers(model: nn.Module, unexpected: Any) -> list[str]:
     """Tensors that lie in the model's stacks of layers, unlike the heads of other tasks."""
-    stacks = [f".{path}." for path, module in model.named_modules() if isinstance(module, nn.ModuleList) and path]
+    base = f"{getattr(model, 'base_model_prefix', '')}."  # which the file of a bare model does without
+    paths = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList) and path]
+    stacks = [f".{path.removeprefix(base)}." for path in paths]
     computed = ".inv_freq"  # older releases saved what rotary positions are computed from
     return sorted(k for k in unexpected if any(stack in f".{k}" for stack in stacks) and not k.endswith(computed))

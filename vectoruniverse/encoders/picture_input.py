@@ -56,8 +56,8 @@ class PictureInput:
     fit: Literal["crop", "squash"] = "crop"
     short_side: int | None = None
 
-    def processor(self, *, fit: str | None = None, resample: str | None = None) -> Any:
-        """Transformers' image processor that does the same, or with a run's own ``fit`` and ``resample``."""
+    def processor(self, fit: Literal["crop", "squash"] | None = None) -> Any:
+        """An image processor of transformers that does the same, or makes pictures square as ``fit`` says."""
         from transformers import CLIPImageProcessorPil
 
         square = {"height": self.size, "width": self.size}
@@ -68,7 +68,7 @@ class PictureInput:
             do_center_crop=crops,
             image_mean=list(self.mean),
             image_std=list(self.std),
-            resample=Image.Resampling[(resample or self.resample).upper()].value,
+            resample=Image.Resampling[self.resample.upper()].value,
         )
 
 

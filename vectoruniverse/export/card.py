@@ -77,7 +77,7 @@ def _facts(loaded: LoadedRun) -> dict[str, str]:
         "data": f"`{Path(experiment.data.root).name}`" + (f", fingerprint `{fingerprint}`" if known else ""),
         "trained": "every parameter" if adapter.method == "full" else f"LoRA of rank {adapter.rank}",
         "loss": experiment.loss.name,
-        "pictures": f"{encoder.picture.size} x {encoder.picture.size} pixels, {experiment.data.fit}",
+        "pictures": f"{encoder.picture.size} x {encoder.picture.size} pixels, {loaded.recipe.fit}",
         "texts": f"up to {encoder.max_tokens} tokens, from the template `{experiment.data.text}`",
         "made with": f"vectoruniverse {__version__}",
     }

@@ -36,15 +36,17 @@ class Probe:
         squares: pictures at the size of the model's input, uint8 (N, S, S, 3).
         texts: texts of several lengths, one of them longer than the model reads.
         source: where they come from, for people.
+        pictures: what the squares were made of; none where no image processor can make them so.
     """
 
     squares: NDArray[np.uint8]
     texts: Sequence[str]
     source: str
+    pictures: Sequence[Image.Image] = ()
 
     def images(self) -> list[Image.Image]:
-        """The pictures as Pillow images."""
-        return [Image.fromarray(square) for square in self.squares]
+        """What the other library is given, and makes square by itself."""
+        return list(self.pictures) or [Image.fromarray(square) for square in self.squares]
 
 
 @dataclass(frozen=True, slots=True)

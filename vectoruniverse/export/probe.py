@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
 from vectoruniverse.assembly.rows import read_rows
-from vectoruniverse.data.decoding import PictureError, PictureRecipe, decode_picture, pillow_warnings_silenced
+from vectoruniverse.data.decoding import (
+    PictureError,
+    fit_picture,
+    pillow_warnings_silenced,
+    read_picture_file,
+    upright_picture,
+)
 from vectoruniverse.errors import UserError
 from vectoruniverse.export.contract import Probe
 from vectoruniverse.library import LoadedRun
@@ -26,30 +33,34 @@ def make_probe(loaded: LoadedRun) -> Probe:
     Not the split's held-out rows: to know these, every picture would have to be decoded, and whether two libraries
     agree does not depend on which side a row was on.
     """
-    found: list[tuple[NDArray[np.uint8], str]] = []
+    found: list[tuple[Image.Image, str]] = []
     with contextlib.suppress(UserError), pillow_warnings_silenced():
         rows = read_rows(loaded.experiment.data).rows
         for row in rows[:: max(1, len(rows) // ROWS)][:ROWS]:
             with contextlib.suppress(PictureError):
-                found.append((decode_picture(row.path, _recipe(loaded)), row.text))
+                content, _ = read_picture_file(row.path)
+                found.append((upright_picture(content, row.path, loaded.recipe.max_pixels), row.text))
     if not found:
         return _generated(loaded)
     texts = [text for _, text in found]
-    squares = np.stack([square for square, _ in found])
-    return Probe(squares, [*texts, _too_long(loaded, texts)], f"{len(found)} rows of the run's data")
+    return _probe(loaded, [picture for picture, _ in found], texts, f"{len(found)} rows of the run's data")
 
 
-def _recipe(loaded: LoadedRun) -> PictureRecipe:
-    """The run's, at the size of the model's input and not of the stored pictures."""
-    recipe = loaded.recipe
-    return PictureRecipe(loaded.encoder.picture.size, recipe.fit, recipe.resample, recipe.max_pixels)
+def _probe(loaded: LoadedRun, pictures: list[Image.Image], texts: list[str], source: str) -> Probe:
+    """The pictures squared by the run's recipe, at the size of the model's input and not of the stored pictures."""
+    own = loaded.encoder.picture
+    short = own.short_side if loaded.recipe.short_side else None
+    recipe = dataclasses.replace(loaded.recipe, size=own.size, short_side=short)
+    squares = np.stack([np.array(fit_picture(picture, recipe)) for picture in pictures])
+    return Probe(squares, [*texts, _too_long(loaded, texts)], source, [] if recipe.fit == "pad" else pictures)
 
 
 def _generated(loaded: LoadedRun) -> Probe:
     size = loaded.encoder.picture.size
-    squares = np.random.default_rng(0).integers(0, 256, (ROWS, size, size, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (ROWS, size, 2 * size, 3), dtype=np.uint8)
     texts = [" ".join(SENTENCE.split()[: 1 + 2 * i]) for i in range(ROWS)]
-    return Probe(squares, [*texts, _too_long(loaded, texts)], "generated noise, since the run's data cannot be read")
+    pictures = [Image.fromarray(each) for each in noise]
+    return _probe(loaded, pictures, texts, "generated noise, since the run's data cannot be read")
 
 
 def _too_long(loaded: LoadedRun, texts: list[str]) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.library import LoadedRun
 
@@ -21,7 +19,6 @@ def save_processor(loaded: LoadedRun, folder: Path) -> None:
         ConfigError: transformers knows no processor for this kind of model.
     """
     import transformers
-    from transformers import CLIPImageProcessorPil
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     encoder, recipe = loaded.encoder, loaded.recipe
@@ -29,16 +26,7 @@ def save_processor(loaded: LoadedRun, folder: Path) -> None:
     name = PROCESSOR_MAPPING_NAMES.get(config.model_type)
     if name is None:
         raise ConfigError(f"transformers has no processor for {config.model_type}", remedy="export it with --to peft")
-    size = encoder.picture.size
-    square = {"height": size, "width": size}
-    resize = {"size": {"shortest_edge": size}} if recipe.fit == "crop" else {"size": square, "do_center_crop": False}
-    images = CLIPImageProcessorPil(
-        crop_size=square,
-        image_mean=list(encoder.picture.mean),
-        image_std=list(encoder.picture.std),
-        resample=Image.Resampling[recipe.resample.upper()].value,
-        **resize,
-    )
+    images = encoder.picture.processor("crop" if recipe.fit == "crop" else "squash")
     getattr(transformers, name)(image_processor=images, tokenizer=_tokenizer(loaded)).save_pretrained(folder)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from vectoruniverse.adapters.prefix import PrefixAdapter
 from vectoruniverse.assembly.base_weights import BaseWeights
 from vectoruniverse.assembly.image_text import ImageTextShared, build_pairs, build_task, share
-from vectoruniverse.assembly.model import Blend, input_size, load_adapted, trained_in_place
+from vectoruniverse.assembly.model import Blend, load_adapted, picture_recipe, trained_in_place
 from vectoruniverse.assembly.rows import ImageTextData, decode, group_by, read_rows
 from vectoruniverse.config.image_text import ForgettingConfig, ImageTextExperiment, ScratchClip
 from vectoruniverse.config.sections import SplitConfig
@@ -114,7 +114,7 @@ def known_rows(
     kept = {row.id for row in by_content[: forgetting.rows]}
     chosen = dataclasses.replace(metadata, rows=[row for row in rows if row.id in kept], bad=[])
     encoder = None if isinstance(experiment.model, ScratchClip) else shared.encoder
-    data = decode(config, chosen, *input_size(experiment, encoder), display)
+    data = decode(config, chosen, picture_recipe(experiment, encoder), display)
     everything = Split(np.array([], dtype=np.int64), np.arange(len(data.rows)))
     digests = [str(data.pictures.digests[i]) for i in data.positions]
     groups = group_by(asked.split.group_by, data.rows, digests)
