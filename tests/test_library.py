@@ -34,9 +34,10 @@ def loaded(run):
 def held_out(run):
     """Paths and texts of the held-out rows, in the order of the evaluation."""
     from vectoruniverse.assembly.rows import decode, read_rows
+    from vectoruniverse.data.decoding import PictureRecipe
 
     experiment = load_experiment(run / "config.yaml")
-    data = decode(experiment.data, read_rows(experiment.data), 32, "bicubic", Display(quiet=True))
+    data = decode(experiment.data, read_rows(experiment.data), PictureRecipe(32), Display(quiet=True))
     rows = [data.rows[i] for i in data.split.val]
     return [row.path for row in rows], [row.text for row in rows]
 
