@@ -133,10 +133,6 @@ def decode_content(content: bytes, source: Path, recipe: PictureRecipe) -> NDArr
     Raises:
         PictureError: the bytes are no picture of a known format, too large, or broken; names ``source``.
     """
-<<<<<<< HEAD
-    if not content:
-        raise PictureError(source, "has no bytes", "empty_file")
-=======
     with _refused(source):
         return np.array(fit_picture(upright_picture(content, source, recipe.max_pixels), recipe))
 
@@ -147,6 +143,8 @@ def upright_picture(content: bytes, source: Path, max_pixels: int) -> Image.Imag
     Raises:
         PictureError: as ``decode_content``.
     """
+    if not content:
+        raise PictureError(source, "has no bytes", "empty_file")
     with _refused(source), Image.open(io.BytesIO(content), formats=FORMATS) as image:
         refuse_extremes(*image.size, source, max_pixels)
         image.load()
@@ -155,7 +153,6 @@ def upright_picture(content: bytes, source: Path, max_pixels: int) -> Image.Imag
 
 @contextlib.contextmanager
 def _refused(source: Path) -> Iterator[None]:
->>>>>>> 6c963da (Pictures are made square, filtered and scaled as the model's own processor declares, checked against it; data.fit overrides; saved models and exports say the same)
     try:
         yield
     except PictureError:
