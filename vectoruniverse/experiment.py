@@ -243,6 +243,8 @@ def dry_run(experiment: Experiment, display: Display) -> Plan:
     warnings = _warnings(prepared, steps)
     for said in warnings:
         display.warn_once(said)
+    for line in prepared.remarks():
+        display.say(line)
     return Plan(
         rows=prepared.data.counts(),
         steps_per_epoch=per_epoch,
@@ -343,7 +345,8 @@ def _train_prepared(
     if run.checkpoints.is_dir():
         remove_unfinished_saves(run.checkpoints)
         checkpoint = latest(run.checkpoints, "last", display.warn)
-    display.say(plan_line(prepared))
+    for line in (plan_line(prepared), *prepared.remarks()):
+        display.say(line)
     display.table("", PARAMETER_COLUMNS, parameter_rows(parameter_table(prepared.model)))
     per_epoch = steps_per_epoch(prepared.task.train_rows, experiment.train.batch_size)
     for said in _warnings(prepared, experiment.train.epochs * per_epoch):

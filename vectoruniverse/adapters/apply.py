@@ -11,6 +11,7 @@ from vectoruniverse.adapters.families import attention_targets
 from vectoruniverse.adapters.initialise import Initialisation
 from vectoruniverse.adapters.lora import LoraAdapter, LoraLinear, lora_plus_groups, refuse_adapted
 from vectoruniverse.adapters.patterns import check_patterns
+from vectoruniverse.adapters.prefix_layers import Prefix
 from vectoruniverse.adapters.targets import TowerTargets, resolve, suggest
 from vectoruniverse.errors import ConfigError
 
@@ -20,6 +21,7 @@ __all__ = [
     "TowerTargets",
     "also_train",
     "attention_targets",
+    "draws_dropout",
     "inject_lora",
     "lora_plus_groups",
     "parameter_table",
@@ -130,6 +132,19 @@ def also_train(model: nn.Module, names: Sequence[str]) -> list[nn.Parameter]:
             raise ConfigError(f"the model has no parameters called {name!r}", remedy=suggest(name, _parts(model)))
         chosen |= found
     return _train(chosen.values())
+
+
+def draws_dropout(part: nn.Module, config: object) -> bool:
+    """Whether two passes of the same input differ while training: by the model's own dropout, or an adapter's.
+
+    Args:
+        part: the model or a tower of it, with whatever is on it.
+        config: its configuration in transformers.
+    """
+    own = any(value for key, value in vars(config).items() if "dropout" in key and isinstance(value, float))
+    modules = list(part.modules())
+    lora = any(isinstance(module.dropout, nn.Dropout) for module in modules if isinstance(module, LoraLinear))
+    return own or lora or any(module.dropout > 0 for module in modules if isinstance(module, Prefix))
 
 
 def parameter_table(model: nn.Module) -> list[ParameterCount]:

@@ -52,6 +52,7 @@ class LoraAdapter:
     Attributes:
         model: the adapted model.
         layers: the layers by module path; empty after ``remove``.
+        dropout: probability of dropping an element of the input of every lora_A while training.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class LoraAdapter:
         self.rank, self.alpha, self.dropout, self.rank_stabilized = rank, alpha, dropout, rank_stabilized
         self.dora, self.initialisation = dora, initialisation
         self._trainable_before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-        self._overwritten: list[tuple[Tensor, Tensor]] = []
+        self._overwritten: list[tuple[str, Tensor, Tensor]] = []
         self.layers: dict[str, LoraLinear] = {}
         model.requires_grad_(False)
         try:
@@ -126,8 +127,13 @@ class LoraAdapter:
         for name, value in tensors.items():
             tensor = live[name]
             assert tensor.shape == value.shape, name
-            self._overwritten.append((tensor, tensor.data))
+            self._overwritten.append((name, tensor, tensor.data))
             tensor.data = value.to(device=tensor.device, dtype=tensor.dtype, copy=True)
+
+    @property
+    def overwritten(self) -> tuple[str, ...]:
+        """Names of what ``overwrite`` gave other values: part of the adapted model, so saved with the adapter."""
+        return tuple(dict.fromkeys(name for name, _, _ in self._overwritten))
 
     def remove(self) -> None:
         """Put the original layers back and undo the freezing: the model is bit for bit as before. Twice is once.
@@ -137,7 +143,7 @@ class LoraAdapter:
         self.unmerge()
         for path, layer in self.layers.items():
             _place(self.model, path, layer.base)
-        for tensor, data in reversed(self._overwritten):
+        for _, tensor, data in reversed(self._overwritten):
             tensor.data = data.to(tensor.device)
         for parameter, trainable in self._trainable_before:
             parameter.requires_grad_(trainable)

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,11 @@ def save_lora(
         folder: where ``adapter_model.safetensors`` and ``adapter_config.json`` go; made where absent.
         base_model: name or folder of the base model.
         revision: branch, tag or commit of the base model.
-        extra: modules of the model that were trained in full, by path; peft's ``modules_to_save``.
+        extra: modules of the model that were trained in full, by path; peft's ``modules_to_save``. Those that were
+            loaded with the adapter (``LoraAdapter.overwritten``) are saved again without being named.
     """
-    extra = extra or {}
+    loaded = {path: adapter.model.get_submodule(path) for path in _modules(adapter.overwritten)}
+    extra = loaded | dict(extra or {})
     state = _peft_tensors(adapter)
     for path, module in extra.items():
         state |= {f"{PEFT_PREFIX}{path}.{name}": tensor for name, tensor in module.state_dict().items()}
@@ -129,6 +131,11 @@ def _loaded(model: nn.Module, paths: list[str], lora: Mapping[str, Tensor], conf
         adapter.remove()
         raise
     return adapter
+
+
+def _modules(names: Iterable[str]) -> list[str]:
+    """Paths of the modules that hold named tensors; parameters of the model itself are in none."""
+    return sorted({name.rpartition(".")[0] for name in names} - {""})
 
 
 def _path(key: str) -> str:

@@ -144,6 +144,10 @@ class Prepared(ABC):
         """What a person should know of the training rows before the first step."""
         return ()
 
+    def remarks(self) -> tuple[str, ...]:
+        """What of the settings has no effect here, though each by itself is sound; a sentence each."""
+        return ()
+
     def findings(self, comparison: Comparison) -> Findings:
         """Figures, tables and retrievals that only this task has."""
         del comparison

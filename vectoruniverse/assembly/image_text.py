@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vectoruniverse.adapters.apply import draws_dropout
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.assembly.base_weights import BaseWeights
 from vectoruniverse.assembly.contract import Prepared, Shared
@@ -28,7 +29,8 @@ from vectoruniverse.assembly.prepared import sharing_key
 from vectoruniverse.assembly.rows import ImageTextData, decode, read_rows, refuse_lone_rows
 from vectoruniverse.assembly.text_rows import tell_truncated
 from vectoruniverse.comparison import Comparison
-from vectoruniverse.config.image_text import AdapterConfig, ImageTextExperiment, ViewsConfig
+from vectoruniverse.config.image_text import ImageTextExperiment, ViewsConfig
+from vectoruniverse.config.losses import positive_pairs
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.metadata import Row
 from vectoruniverse.data.row_record import RowChoice
@@ -72,6 +74,13 @@ def augmentation(config: ViewsConfig) -> Augmentation:
         saturation=config.saturation,
         flip=config.flip,
     )
+
+
+SAME_VIEW = {
+    "I": "no picture is augmented (views)",
+    "T": "no dropout makes two passes of a text differ (adapter.dropout, or a model with its own)",
+}
+"""Why a second view equals the first, and by which keys it would not."""
 
 
 @dataclass(slots=True)
@@ -182,7 +191,16 @@ class PreparedImageText(Prepared):
 
     def facts(self) -> dict[str, str]:
         """The loss."""
-        return {"loss": self.experiment.loss.name}
+        return {"loss": "; ".join([self.experiment.loss.name, *self.remarks()])}
+
+    def remarks(self) -> tuple[str, ...]:
+        """Which pairs of the loss compare a view with itself."""
+        drawn_together = positive_pairs(self.experiment.loss)
+        return tuple(
+            f"{pair} draws nothing together: {view}+ is {view}, since {SAME_VIEW[view]}"
+            for view in self.task.same_views
+            if (pair := f"{view}{view}+") in drawn_together
+        )
 
     def warnings(self) -> list[str]:
         """Rows that the loss takes for wrong answers to each other although they are right ones."""
@@ -225,7 +243,10 @@ def build_task(experiment: ImageTextExperiment, encoder: DualEncoder, pairs: Map
         loss=build_loss(experiment.loss, encoder),
         augmentation=augmentation(experiment.views),
         views=experiment.views.count,
-        text_is_random=_has_dropout(encoder, experiment.adapter),
+        text_is_random=draws_dropout(
+            encoder.model.get_submodule(TEXT_TOWER),
+            encoder.model.config.text_config,  # type: ignore[union-attr]
+        ),
         seed=experiment.seed,
         recall_at=experiment.eval.recall_at,
         eval_batch=experiment.eval.batch_size,
@@ -251,11 +272,3 @@ def label_texts(rows: Sequence[Row], encoder: DualEncoder, template: str | None)
 def row_key(row_id: str) -> int:
     """A stable 64-bit number for a row."""
     return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "big")
-
-
-def _has_dropout(encoder: DualEncoder, adapter: AdapterConfig) -> bool:
-    """Whether two passes of the same text differ while training."""
-    if adapter.method == "lora" and adapter.dropout > 0.0 and adapter.text_targets:
-        return True
-    text = vars(encoder.model.config.text_config)  # type: ignore[union-attr]
-    return any(value for key, value in text.items() if "dropout" in key and isinstance(value, float))

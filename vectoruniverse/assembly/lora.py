@@ -17,11 +17,17 @@ ATTENTION = "attention"
 """Stands for the attention projections of the model's family."""
 
 
-def put_lora(model: Any, targets: Sequence[TowerTargets], config: AdapterSettings, seed: int) -> LoraAdapter:
-    """Freeze the model and put LoRA on its target layers: a new one, or a saved one where ``init_from`` names it."""
+def put_lora(
+    model: Any, targets: Sequence[TowerTargets], config: AdapterSettings, seed: int, part: str = ""
+) -> LoraAdapter:
+    """Freeze the model and put LoRA on its target layers: a new one, or a saved one where ``init_from`` names it.
+
+    A folder of several encoders' adapters has one in a folder of its own for each ``part``.
+    """
     if config.init_from is not None:
         model.requires_grad_(False)
-        return load_lora(model, Path(config.init_from).expanduser())
+        folder = Path(config.init_from).expanduser()
+        return load_lora(model, folder / part if (folder / part).is_dir() else folder)
     return inject_lora(
         model,
         targets,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -34,7 +34,7 @@ PROJECTIONS = ("visual_projection", "text_projection")
 """Linear layers into the shared space, where a model has them."""
 
 SCALARS_FILE = "logit_scalars.safetensors"
-"""Trained logit scalars beside an adapter; peft has no place for bare parameters."""
+"""What peft's format has no place for: trained logit scalars, and beside a prefix trained projections too."""
 
 LOGIT_SCALARS = ("logit_scale", "logit_bias")
 """Scalars of the logits, where a model has them."""
@@ -94,6 +94,9 @@ def adapt_lora(encoder: DualEncoder, config: AdapterConfig, seed: int) -> LoraAd
     """Freeze the encoder and put LoRA on its target layers."""
     extra = extra_parameters(encoder, config)
     adapter = put_lora(encoder.model, lora_targets(encoder, config), config, seed)
+    if config.init_from is not None:
+        file = Path(config.init_from).expanduser() / SCALARS_FILE
+        adapter.overwrite(_read_beside(file, encoder.model, LOGIT_SCALARS))
     also_train(encoder.model, extra)
     return adapter
 
@@ -191,10 +194,9 @@ def save_adapted(
         revision=encoder.commit,
         extra={name: encoder.model.get_submodule(name) for name in modules},
     )
-    if config.train_logit_scale:
-        scalars = {
-            name: getattr(encoder.model, name).detach().cpu() for name in LOGIT_SCALARS if hasattr(encoder.model, name)
-        }
+    trained = LOGIT_SCALARS if config.train_logit_scale else [n for n in LOGIT_SCALARS if n in adapter.overwritten]
+    scalars = {name: getattr(encoder.model, name).detach().cpu() for name in trained if hasattr(encoder.model, name)}
+    if scalars:
         save_file(scalars, folder / SCALARS_FILE)
 
 
@@ -215,34 +217,36 @@ def load_adapted(
     """
     if experiment.adapter.method == "full":
         return _load(str(folder), None, compute, torch.float32), None
-    scalars = _read_scalars(folder / SCALARS_FILE, encoder.model)
     if experiment.adapter.method == "prefix":
+        beside = _read_beside(folder / SCALARS_FILE, encoder.model, extra_parameters(encoder, experiment.adapter))
         prefix = load_prefix(encoder.model, TEXT_TOWER, folder)
         with torch.no_grad():
-            for name, value in scalars.items():
+            for name, value in beside.items():
                 encoder.model.get_parameter(name).copy_(value)
         return encoder, prefix
+    scalars = _read_beside(folder / SCALARS_FILE, encoder.model, LOGIT_SCALARS)
     adapter = load_lora(encoder.model, folder)
     adapter.overwrite(scalars)
     return encoder, adapter
 
 
-def _read_scalars(file: Path, model: nn.Module) -> dict[str, Tensor]:
-    """The trained logit scalars, each fit for its place in the model; none where there is no such file."""
+def _read_beside(file: Path, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """Parameters saved beside an adapter, of these names and fit for their place; none where there is no such file."""
     if not file.exists():
         return {}
     remedy = "Take an intact copy of the adapter."
     try:
-        scalars: dict[str, Tensor] = load_file(file)
-        for name, value in scalars.items():
-            if name not in LOGIT_SCALARS or not isinstance(live := getattr(model, name, None), Tensor):
-                raise DataError(f"holds {name}, which is no logit scalar of the model", file=file, remedy=remedy)
-            check_tensor(name, value, live.shape)
+        beside: dict[str, Tensor] = load_file(file)
+        live = dict(model.named_parameters())
+        for name, value in beside.items():
+            if name not in names or name not in live:
+                raise DataError(f"holds {name}, which was not trained beside this adapter", file=file, remedy=remedy)
+            check_tensor(name, value, live[name].shape)
     except (SafetensorError, OSError) as error:
         raise DataError(f"cannot be read: {error}", file=file, remedy=remedy) from error
     except UserError as error:
         raise DataError(error.message, file=file, remedy=error.remedy) from error
-    return scalars
+    return beside
 
 
 class Blend:

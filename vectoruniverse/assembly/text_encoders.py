@@ -134,7 +134,7 @@ def adapt(encoders: Mapping[str, TextEncoder], config: TextAdapterConfig, seed: 
             continue
         encoder.module.requires_grad_(False)
         if config.method == "lora":
-            adapters[part] = put_lora(encoder.model, [text_targets(encoder.model, "", config)], config, seed)
+            adapters[part] = put_lora(encoder.model, [text_targets(encoder.model, "", config)], config, seed, part)
         else:
             adapters[part] = _prefix(encoder, config, seed)
     return Adapted(encoders, adapters, before)

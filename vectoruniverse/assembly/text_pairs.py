@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vectoruniverse.adapters.apply import draws_dropout
 from vectoruniverse.assembly.contract import Prepared, Shared
 from vectoruniverse.assembly.contrastive import build_loss, false_negatives
 from vectoruniverse.assembly.prepared import sharing_key
@@ -185,17 +186,9 @@ def build_task(
         train=pairs["train"],
         val=pairs["val"],
         loss=build_loss(experiment.loss, None),
-        text_is_random=has_dropout(encoder, experiment.adapter.dropout),
+        text_is_random=draws_dropout(encoder.module, encoder.module.config),
         recall_at=experiment.eval.recall_at,
         eval_batch=experiment.eval.batch_size,
-    )
-
-
-def has_dropout(encoder: TextEncoder, adapter: float) -> bool:
-    """Whether two passes of the same text differ while training."""
-    config = vars(encoder.module.config)
-    return adapter > 0.0 or any(
-        value > 0.0 for key, value in config.items() if "dropout" in key and isinstance(value, float)
     )
 
 

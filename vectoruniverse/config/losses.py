@@ -74,9 +74,16 @@ class SiglipConfig(Section):
 LossConfig = Annotated[AlignmentAnisotropyConfig | InfoNceConfig | SiglipConfig, Field(discriminator="name")]
 
 
+def positive_pairs(loss: object) -> list[str]:
+    """The kinds of pairs whose two views of the same row a loss draws together; none where it names no kinds."""
+    if isinstance(loss, AlignmentAnisotropyConfig):
+        return list(loss.alignment_pairs)
+    return list(loss.pairs) if isinstance(loss, InfoNceConfig) else []
+
+
 def loss_pairs(loss: object) -> list[str]:
     """The kinds of pairs that a loss uses."""
     if isinstance(loss, AlignmentAnisotropyConfig):
         # null stands for pairs of which I+T+ is one, in both forms
-        return [*loss.alignment_pairs, *(loss.anisotropy_pairs or ["I+T+"])]
-    return list(loss.pairs) if isinstance(loss, InfoNceConfig) else []
+        return [*positive_pairs(loss), *(loss.anisotropy_pairs or ["I+T+"])]
+    return positive_pairs(loss)

@@ -183,7 +183,9 @@ class AdapterSettings(Section):
     lora_plus_ratio: Positive | None = Field(
         None, description="Learning rate of B as a multiple of A's (lora; LoRA+ finds 2 to 16 good); null: the same."
     )
-    init_from: str | None = Field(None, description="Folder of a peft adapter to start from (lora); its rank counts.")
+    init_from: str | None = Field(
+        None, description="Folder of a peft adapter to start from (lora), with its own layers, rank and dropout."
+    )
     prefix_length: int = Field(
         16, ge=1, le=4_096, description="Learned keys and values of each layer of the text tower (prefix)."
     )
@@ -213,17 +215,19 @@ class AdapterSettings(Section):
         """Keys that the method leaves without meaning."""
         lora = () if self.method == "lora" else self.lora_keys
         prefix = () if self.method == "prefix" else ("prefix_length", "prefix_projection")
-        return {*lora, *prefix}
+        return {*lora, *prefix, *self._brought()}
+
+    def _brought(self) -> set[str]:
+        """Keys that the adapter in ``init_from`` decides."""
+        return set() if self.init_from is None else set(self.lora_keys) - {"init_from", "lora_plus_ratio"}
 
     @model_validator(mode="after")
     def _meaningful(self) -> AdapterSettings:
-        if given := sorted(self.model_fields_set & self._unused()):
+        if given := sorted(self.model_fields_set & (self._unused() - self._brought())):
             does = "trains everything" if self.method == "full" else "is not about that"
             raise ValueError(f"method: {self.method} {does}, so {', '.join(given)} would do nothing; remove it")
-        if self.init_from is not None:
-            shape = {"rank", "alpha", "rank_stabilized", "rank_pattern", "alpha_pattern", "dora", "initialisation"}
-            if given := sorted(self.model_fields_set & shape):
-                raise ValueError(f"init_from brings its own {', '.join(given)}; remove it")
+        if given := sorted(self.model_fields_set & self._brought()):
+            raise ValueError(f"init_from brings its own {', '.join(given)}; remove it")
         if self.dora and self.initialisation == "pissa":
             raise ValueError("dora and initialisation: pissa do not go together")
         return self

@@ -102,6 +102,12 @@ class ImageTextTask:
         self._std = torch.tensor(encoder.picture.std, device=encoder.device)
 
     @property
+    def same_views(self) -> tuple[str, ...]:
+        """Which of ``I`` and ``T`` have a second view that is the first one itself."""
+        pictures = () if self._augmentation.is_random and self._views > 1 else ("I",)
+        return (*pictures, *(() if self._text_is_random else ("T",)))
+
+    @property
     def train_rows(self) -> int:
         """Number of training rows."""
         return len(self.train)
