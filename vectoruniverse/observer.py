@@ -40,7 +40,7 @@ class RunObserver:
     def on_step(self, step: int, values: Mapping[str, float]) -> None:
         """Move the progress bar; every ``log_every`` steps tell the trackers."""
         self._effective_rank = values.get("effective_rank", self._effective_rank)
-        shown = {**values, "effective_rank": self._effective_rank} if self._effective_rank else values
+        shown = {**values, "effective_rank": self._effective_rank} if self._effective_rank is not None else values
         self._display.advance("training", step, self._total, step_detail(shown))
         if step % self._log_every == 1 or self._log_every == 1 or step == self._total:
             self._trackers.log(step, {f"train/{name}": value for name, value in values.items()})

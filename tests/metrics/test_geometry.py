@@ -68,6 +68,11 @@ def test_effective_rank_counts_directions() -> None:
     assert effective_rank(torch.cat([axes[:1], -axes[:1]])) == pytest.approx(1.0)  # two opposite points: one direction
 
 
+def test_effective_rank_of_rows_without_direction_is_zero_and_of_one_row_is_one() -> None:
+    assert effective_rank(torch.zeros(3, 4)) == effective_rank(torch.zeros(0, 4)) == 0.0
+    assert effective_rank(torch.tensor([[3.0, 4.0]])) == pytest.approx(1.0)
+
+
 def test_effective_rank_takes_rows_that_carry_gradients_and_halves() -> None:
     rows = torch.eye(4, dtype=torch.bfloat16).requires_grad_()
     assert effective_rank(rows) == pytest.approx(4.0)

@@ -330,6 +330,22 @@ def test_the_guard_warns_once_when_the_space_collapses():
     assert position.collapsed_at == 3
 
 
+class Vanishes(Line):
+    """Embeddings that are all zero from the start, as of a tower that passes nothing on."""
+
+    def embeddings(self, rows):
+        return torch.zeros(len(rows), 8)
+
+
+def test_embeddings_that_are_all_zero_are_a_collapse_and_no_fault_of_the_program():
+    seen = Recorder()
+    trainer(Vanishes(), seen).fit()
+    assert len(seen.warnings) == 1
+    assert "effective rank 0.0 at step 0" in seen.warnings[0]
+    with pytest.raises(DivergedError, match="collapsing"):
+        trainer(Vanishes(), Recorder(), guard="stop").fit()
+
+
 def test_the_guard_can_stop_or_be_off():
     with pytest.raises(DivergedError, match="collapsing"):
         trainer(Collapses(), Recorder(), guard="stop").fit()

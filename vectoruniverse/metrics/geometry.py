@@ -116,14 +116,18 @@ def spectrum(rows: Tensor) -> Tensor:
 def effective_rank(rows: Tensor) -> float:
     """Exponential of the entropy of the spectrum: the number of directions in use, from 1 to min(N, E).
 
+    Rows that are all zero use none: 0.
+
     Roy & Vetterli (2007) take the singular values; here their squares are taken, the shares of the variance.
 
     Args:
         rows: (N, E).
 
     Raises:
-        ValueError: as `spectrum`.
+        DivergedError: rows that are not finite.
     """
+    if not bool(rows.any()):
+        return 0.0
     return _effective_rank(spectrum(rows))
 
 

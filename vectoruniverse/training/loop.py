@@ -270,7 +270,8 @@ class Trainer:
         rank = effective_rank(embeddings)
         if position.initial_rank is None:
             position.initial_rank = rank
-        collapsed = rank < settings.guard_min_share * position.initial_rank
+        all_zero = rank == 0.0
+        collapsed = all_zero or rank < settings.guard_min_share * position.initial_rank
         if collapsed and position.collapsed_at is None and settings.guard != "off":
             position.collapsed_at = position.step
             message = (
