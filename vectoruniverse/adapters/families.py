@@ -16,7 +16,6 @@ _DISTILBERT = ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attenti
 _MPNET = ("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o")
 _GPT2 = ("attn.c_attn", "attn.c_proj")
 _VIT = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj")
-_VIT_BEFORE = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
 
 _TWO_TOWERS = {"vision_model": _CLIP, "text_model": _CLIP}
 _BERT_TEXT = {"vision_model": _CLIP, "text_model": _BERT}
@@ -40,9 +39,6 @@ ATTENTION: dict[str, dict[str, tuple[str, ...]]] = {
 X-CLIP's attention across frames (``message_attn``) and SigLIP's pooling head are not among them.
 """
 
-RENAMED: dict[_Names, _Names] = {_VIT: (*_VIT_BEFORE, "attention.output.dense")}
-"""What the first releases of transformers 5 call layers that later ones renamed."""
-
 
 def attention_targets(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Names of the attention layers of a transformers model, for ``TowerTargets``, by tower.
@@ -59,8 +55,4 @@ def attention_targets(model: nn.Module) -> dict[str, tuple[str, ...]]:
             f"the attention layers of model type {model_type!r} are not known",
             remedy=f"Name the layers. Known are {', '.join(ATTENTION)}.",
         )
-    paths = [f".{path}" for path, _ in model.named_modules()]
-    return {
-        tower: names if any(path.endswith(f".{names[0]}") for path in paths) else RENAMED.get(names, names)
-        for tower, names in ATTENTION[model_type].items()
-    }
+    return dict(ATTENTION[model_type])
