@@ -164,7 +164,7 @@ def test_full_training_from_scratch_learns_the_shapes(experiment, tmp_path):
 
 @pytest.mark.parametrize("family", sorted(SAVE))
 def test_every_family_trains_with_lora(family, experiment, tmp_path):
-    text = ["query", "value"] if family == "chinese_clip" else ["q_proj", "v_proj"]
+    text = ["query", "value"] if family in ("altclip", "chinese_clip") else ["q_proj", "v_proj"]
     outcome = train(
         experiment(
             model=str(SAVE[family](tmp_path / family)),
