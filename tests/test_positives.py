@@ -142,6 +142,26 @@ def test_rows_without_a_group_are_drawn_one_by_one_and_those_of_one_picture_toge
     assert share(experiment(alone), quiet()).data.units("val") is None
 
 
+def test_a_row_that_is_not_judged_ties_no_groups_of_judged_ones_together(experiment, tmp_path):
+    rows = [(f"{i}.png", f"thing {i}", f"channel {i // 4}") for i in range(24)]
+    bridges = [(f"{4 * i}.png", f"new text {i}", f"channel {i + 1}") for i in range(5)]
+    root = imagefolder(tmp_path / "bridged", rows + bridges)
+
+    class Recorded:
+        trained = tmp_path
+
+        def divide(self, named, file):
+            train, val = (
+                np.array([i for i, row in enumerate(named) if row.id in wanted], dtype=np.int64)
+                for wanted in ({f"{i}.png" for i in range(12)}, {f"{i}.png" for i in range(12, 24)})
+            )
+            return Split(train, val)
+
+    data = {"root": str(root), "split": {"group_by": "Channel"}}
+    found = share(experiment(root, data=data), quiet(), Recorded()).data
+    assert found.units("val") == [f"column:channel {i // 4}" for i in range(12, 24)]
+
+
 def test_the_forgetting_ledger_draws_the_groups_of_the_split(experiment, tmp_path):
     rows = [(f"{i}.png", f"thing {i}", f"{'new' if i < 24 else 'old'} {i // 6}") for i in range(48)]
     root = imagefolder(tmp_path / "ledger", rows)

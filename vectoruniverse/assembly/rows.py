@@ -169,6 +169,10 @@ def decode(
     _tell_groups(data.split.group_by, rows, display)
     if choice is not None:
         split = choice.divide(_named(rows, digests), metadata.file)
+        chosen = np.unique(np.concatenate(split))  # no other row may tie their groups together
+        found = group_by(data.split.group_by, [rows[i] for i in chosen], [digests[i] for i in chosen])
+        for i, name in zip(chosen, found, strict=True):
+            groups[i] = name
     else:
         ids, share = [row.id for row in rows], data.split.val_fraction
         split = split_rows(ids, groups=groups, val_fraction=share, seed=data.split.seed)
