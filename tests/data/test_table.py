@@ -181,7 +181,7 @@ def test_a_wrong_or_unknown_encoding_is_told_with_its_key(tmp_path: Path) -> Non
     with pytest.raises(TextFileError, match="UTF-16") as caught:
         read(tmp_path, KOREAN.encode("utf-16"), "t.csv")
     assert "utf-16" in str(caught.value.remedy)
-    for unknown in ("klingon", "rot13", "nul\0", ""):
+    for unknown in ("klingon", "rot13", "idna", "nul\0", ""):
         with pytest.raises(ConfigError, match="there is no encoding") as told:
             read(tmp_path, KOREAN, "t.csv", unknown)
         assert told.value.key == "data.encoding"

@@ -131,6 +131,14 @@ def test_a_label_in_two_unicode_forms_is_one_class(tmp_path: Path) -> None:
     assert (ids.tolist(), names) == ([1, 1, 1, 0, 0], ("개", "고양이"))
 
 
+def test_classes_of_an_earlier_run_are_those_of_the_labels_in_whichever_form_it_wrote_them() -> None:
+    mac = unicodedata.normalize("NFD", "축구")
+    ids, names = encode_labels(labelled("축구", "cafe", "축구"), names=[f"{mac} ", "cafe"])
+    assert list(ids) == [0, 1, 0] and names == (f"{mac} ", "cafe"), "names stay as the run's head has them"
+    with pytest.raises(DataError, match="'축구' stands twice"):
+        encode_labels(labelled("축구", "cafe"), names=["cafe", "축구", mac])
+
+
 @pytest.mark.parametrize(
     ("labels", "names", "line", "said"),
     [

@@ -220,8 +220,8 @@ class Tokenized(Protocol):
 
 
 def tell_truncated(tokens: Mapping[str, Tokenized], limit: int, display: Display) -> None:
-    """Say how many texts of each role are longer than the model reads; the role of a single text is empty."""
+    """Say how many texts of each role are longer than the model reads; a single text's role is ``text``, or empty."""
     for role, tokenized in tokens.items():
         if cut := len(tokenized.truncated):
-            texts = f"{role} texts".strip()
+            texts = "texts" if role in ("", "text") else f"{role} texts"
             display.warn(f"{cut} of {len(tokenized.ids)} {texts} are longer than {limit} tokens and were cut")

@@ -74,6 +74,7 @@ def read_text_file(file: Path, encoding: str = "utf-8", *, key: str = "data.enco
     """
     try:
         wide = "a".encode(encoding) != b"a"
+        b"a".decode(encoding, "ignore")  # host names (idna) are no text, and cannot be read so
     except (LookupError, ValueError):
         message, remedy = f"there is no encoding {encoding[:40]!r}", "Name one as in utf-8, cp949, utf-16 or latin-1."
         raise ConfigError(message, key=key, remedy=remedy) from None

@@ -150,8 +150,8 @@ def encode_labels(
 
     Args:
         rows: rows that were read with their labels.
-        names: the classes in order, such as those of an earlier run. None: those that occur, integers in order of
-            their values, other labels in order of their characters.
+        names: the classes in order, such as those of an earlier run, equal to labels up to Unicode form and space.
+            None: those that occur, integers in order of their values, other labels in order of their characters.
         file: for the message.
 
     Returns:
@@ -161,14 +161,19 @@ def encode_labels(
         DataError: a label is empty or not among ``names``; some labels are integers and some are not; there is only
             one class.
     """
+    known = None if names is None else {canonical(name): i for i, name in enumerate(names)}
+    if known is not None and names is not None and len(known) < len(names):
+        twice = next(name for i, name in enumerate(names) if known[canonical(name)] != i)
+        message = f"the class {shortened(canonical(twice))} stands twice among those of this run, in two spellings"
+        raise DataError(message, file=file, remedy="Train again: such labels are one class now.")
     for row in rows:
         assert row.label is not None, "read the table with its label column"
-        if not row.label or (names is not None and row.label not in names):
-            what = f"the label {shortened(row.label)} is none of {', '.join(names or ())}" if row.label else "no label"
+        if not row.label or (known is not None and row.label not in known):
+            what = f"the label {shortened(row.label)} is none of {', '.join(known or ())}" if row.label else "no label"
             raise DataError(what, file=file, line=row.line, remedy="Fill in a label of a known class, or remove it.")
     labels = [row.label or "" for row in rows]
     order = tuple(names) if names is not None else _classes(rows, file)
-    number = {name: i for i, name in enumerate(order)}
+    number = known or {name: i for i, name in enumerate(order)}
     return np.array([number[label] for label in labels], dtype=np.int64), order
 
 
