@@ -419,6 +419,14 @@ def test_pretraining_runs_are_compared_row_by_row(tmp_path):
     assert len(rows["drawn"]) == len(rows["adapted/mlm_loss"]) == runs[0].run.read_evaluation().rows > 8
 
 
+def test_rows_of_a_document_are_drawn_together(tmp_path):
+    outcome = train(pretraining(tmp_path), runs_dir=tmp_path / "runs", display=quiet())
+    drawn = load_file(outcome.run.path / "per_query.safetensors")["drawn"]
+    assert len(set(drawn.tolist())) == 8 < len(drawn), "a fifth of 40 documents, of several rows each"
+    record = outcome.run.read_evaluation()
+    assert record.intervals_drawn_by == "document" and record.rows == len(drawn)
+
+
 def test_pretraining_goes_on_with_lora_from_a_saved_bert(tmp_path):
     first = train(pretraining(tmp_path), runs_dir=tmp_path / "runs", display=quiet())
     config = pretraining(

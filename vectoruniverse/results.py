@@ -97,7 +97,7 @@ def best_earlier(run: Run, metric: str, data: str) -> Earlier | None:
 
 def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evaluation | None = None) -> Comparison:
     """The task's model beside its base on the same rows; ``adapted`` where it has been judged already."""
-    units = prepared.data.units(split)
+    units = prepared.units(split)
     column = None if units is None else prepared.data.grouped_by
     judged: Judged = "held-out" if split == "val" and prepared.data.holds_out else "training"
     found = adapted or prepared.task.evaluate(split)
@@ -186,7 +186,7 @@ def write_per_query(run: Run, prepared: Prepared, comparison: Comparison) -> Non
     ``per_query.safetensors`` holds ``base/<metric>`` and ``adapted/<metric>``, (N,) float32, NaN where a metric does
     not apply to a row; and ``drawn``, (N,) int64: the bootstrap draws rows of equal number together.
     """
-    units = prepared.data.units(comparison.split)
+    units = prepared.units(comparison.split)
     drawn = np.arange(comparison.rows) if units is None else np.unique(np.array(units), return_inverse=True)[1]
     arrays = {
         f"{model}/{metric}": np.ascontiguousarray(values, np.float32)

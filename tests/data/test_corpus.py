@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,19 @@ def test_nothing_and_too_much_are_refused(tmp_path: Path) -> None:
     for source in (file, tmp_path):
         with pytest.raises(DataError, match="more than 11"):
             read_corpus(source, max_bytes=11)
+
+
+def test_documents_that_differ_in_case_spacing_or_unicode_form_lie_on_one_side(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    forms = [str, str.upper, lambda text: unicodedata.normalize("NFD", text), lambda text: text.replace(" ", "  ")]
+    file.write_text(
+        "\n\n".join(form(f"Café number {i}. 먹방 {i}.") for form in forms for i in range(15)), encoding="utf-8"
+    )
+    found = read_corpus(file)
+    assert len(found.documents) == 60
+    sides = [{found.documents[i].name for i in part} for part in divide_corpus(found, val_fraction=0.2, seed=3)]
+    told = [{(int(name.partition(":")[2]) // 2) % 15 for name in side} for side in sides]
+    assert len(told[1]) == 3 and not told[0] & told[1]
 
 
 def test_equal_documents_lie_on_one_side_and_the_fingerprint_sees_the_split(tmp_path: Path) -> None:

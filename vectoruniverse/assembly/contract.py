@@ -105,6 +105,10 @@ class Prepared(ABC):
     task: Task
     starts_as_base: bool
 
+    def units(self, split: str) -> Sequence[str] | None:
+        """Group of each row that the task judges; see ``Data.units``."""
+        return self.data.units(split)
+
     @abstractmethod
     def release(self) -> None:
         """Make what is shared the base again."""

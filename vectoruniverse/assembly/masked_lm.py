@@ -65,9 +65,9 @@ class Documents:
         return self.config.source
 
     @property
-    def grouped_by(self) -> str | None:
-        """The bootstrap draws single rows."""
-        return None
+    def grouped_by(self) -> str:
+        """The division keeps documents whole, each of which may give several rows."""
+        return "document"
 
     @property
     def holds_out(self) -> bool:
@@ -92,7 +92,7 @@ class Documents:
         return {"training": len(split.train), "validation": len(split.val), "set aside": len(self.corpus.bad)}
 
     def units(self, split: str) -> None:
-        """Each row alone."""
+        """Rows are cut from the documents by the task: see ``PreparedMaskedLm.units``."""
 
     def division(self) -> str:
         """How documents were divided, in words."""
@@ -246,6 +246,11 @@ class PreparedMaskedLm(Prepared):
     bert: PretrainingBert
     base: PretrainingBert
     before: BaseWeights
+
+    def units(self, split: str) -> list[str] | None:
+        """Document of each row; None where each row is alone in its own."""
+        units = self.task.part(split).units()
+        return units if len(set(units)) < len(units) else None
 
     def release(self) -> None:
         """Make the model the base again."""

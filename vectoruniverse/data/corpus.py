@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vectoruniverse.data.metadata import BadRow, refuse_if_too_many_bad
+from vectoruniverse.data.normalise import caseless
 from vectoruniverse.data.splits import Split, split_rows
 from vectoruniverse.data.text_file import MAX_BYTES, read_text_file, refuse_unreadable
 from vectoruniverse.data.text_table import is_blank, read_text_table
@@ -150,13 +151,18 @@ def split_sentences(text: str) -> list[str]:
 
 
 def divide_corpus(corpus: Corpus, *, val_fraction: float, seed: int) -> Split:
-    """Training and validation documents; equal documents lie on one side.
+    """Training and validation documents; equal documents lie on one side, also where they differ in case, spacing or
+    Unicode form only.
 
     Raises:
         DataError: there is only one document.
     """
     ids = [document.id for document in corpus.documents]
-    return split_rows(ids, groups=[name.partition("#")[0] for name in ids], val_fraction=val_fraction, seed=seed)
+    same = [caseless(" ".join(document.sentences)) for document in corpus.documents]
+    first: dict[str, str] = {}  # the least id of equal documents names their group
+    for text, name in sorted(zip(same, ids, strict=True)):
+        first.setdefault(text, name.partition("#")[0])
+    return split_rows(ids, groups=[first[text] for text in same], val_fraction=val_fraction, seed=seed)
 
 
 def _sentences(words: list[str], *, lowered: bool) -> Iterator[str]:

@@ -20,6 +20,8 @@ Different on purpose:
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -150,6 +152,15 @@ class PackedDocuments:
     def __len__(self) -> int:
         """Rows."""
         return len(self._chunks)
+
+    def units(self) -> list[str]:
+        """Document of each row, by a digest of its tokens: rows of equal documents are of one."""
+        bounds = self.documents.documents
+        names = [
+            hashlib.blake2b(self.documents.tokens(int(begin), int(stop)).tobytes(), digest_size=8).hexdigest()
+            for begin, stop in itertools.pairwise(bounds)
+        ]
+        return [names[document] for document in self._chunks[:, 0]]
 
     def row(self, position: int, stream: Sequence[int]) -> PackedRow:
         """The row at this position; ``stream`` (such as seed and epoch) tells one drawing of it from another."""

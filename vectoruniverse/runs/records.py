@@ -106,8 +106,8 @@ class EvaluationRecord(Record):
         adapter: what LoRA says of itself, by tower; None without LoRA.
         base, adapted: metrics of the two models.
         intervals: metric → ``base`` and ``adapted`` as [low, high], ``difference`` as [estimate, low, high].
-        intervals_drawn_by: what the rows have in common that the bootstrap drew together: a column, ``picture`` or
-            ``text``; ``row`` where it drew each alone.
+        intervals_drawn_by: what the rows have in common that the bootstrap drew together: a column, ``picture``,
+            ``text`` or ``document``; ``row`` where it drew each alone.
         spectra: ``base`` and ``adapted`` → embedded inputs → singular values.
     """
 
