@@ -360,3 +360,8 @@ def test_rows_that_were_learned_from_are_called_so_and_never_better(tmp_path):
         assert "eld-out rows" not in text.replace("28 training and 0 held-out rows", "")
     assert "28 training rows" in vu("eval", str(run)).stdout
     assert "28 training pairs" in vu("eval", "-c", str(file)).stdout
+    done = vu("sweep", "-c", str(file), "--over", "train.lr=0.01", "-q")
+    assert ": 28 training rows, seeds" in done.stdout and "which says nothing of others" in done.stdout
+    (folder,) = (tmp_path / "runs").glob("texts-sweep-*")
+    assert json.loads((folder / "sweep.json").read_text())["data"]["judged"] == "training"
+    assert "held-out" not in done.stdout + (folder / "report.html").read_text()

@@ -346,6 +346,19 @@ def without_gain(record: dict) -> dict:
     return changed
 
 
+def test_rows_that_were_learned_from_are_called_so_and_nothing_is_better_on_them(record, tmp_path):
+    record = copy.deepcopy(record) | {"forgetting": None, "adapters": []}
+    record["data"] |= {"judged": "training"}
+    page = write_sweep_page(record, tmp_path)
+    text = text_of(page)
+    assert "Training rows: Rank 4 is the smallest" in text and "says nothing of others" in text
+    assert "440 training rows" in text and "recall@5 of the training rows by epoch" in text
+    assert "embeddings of all training rows" in text and "held-out" not in text
+    assert 'class="answer better"' not in page.read_text(encoding="utf-8")
+    for name in ("metric", "validation"):
+        assert "held-out" not in (tmp_path / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+
+
 def test_where_no_rank_beat_the_base_none_was_enough(record, tmp_path):
     said = text_of(write_sweep_page(without_gain(record), tmp_path))
     assert "cannot be told: no rank tried is credibly better than the base" in said

@@ -56,7 +56,7 @@ class ImageTextData:
     @property
     def grouped_by(self) -> str:
         """What rows of one group have in common."""
-        return self.config.split.group_by or "picture"
+        return canonical(self.config.split.group_by or "picture")
 
     def counts(self) -> dict[str, int]:
         """Rows by what became of them."""

@@ -147,6 +147,7 @@ def _print(outcome: SweepOutcome) -> None:
     from vectoruniverse.sweep_page import words
     from vectoruniverse.sweep_page.record import check_record
     from vectoruniverse.sweep_page.tables import better
+    from vectoruniverse.verdict import LEARNED
 
     record: dict[str, Any] = outcome.record
     found = record["statistics"]
@@ -170,9 +171,10 @@ def _print(outcome: SweepOutcome) -> None:
             "trained",
             "time",
         )
-        print_table(f"{record['name']}: {found['queries']} held-out rows, seeds {record['seeds']}", columns, rows)
-        typer.echo(found["answer"])
         sweep = check_record(record)
+        title = f"{record['name']}: {found['queries']} {sweep.judged} rows, seeds {record['seeds']}"
+        print_table(title, columns, rows)
+        typer.echo(f"{found['answer']}{'' if sweep.judged == 'held-out' else f' {LEARNED}'}")
         for sentence in words.health(sweep, words.verdicts(sweep, outcome.folder.path)):
             typer.echo(f"Health of the space: {sentence}")
     elif found is not None:

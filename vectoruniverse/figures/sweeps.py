@@ -68,7 +68,14 @@ class Position:
 
 
 def metric_by_value(
-    points: Sequence[Point], base: Bounds, swept: Swept, *, metric: str, chosen: float | None = None, title: str = ""
+    points: Sequence[Point],
+    base: Bounds,
+    swept: Swept,
+    *,
+    metric: str,
+    judged: str = "held-out",
+    chosen: float | None = None,
+    title: str = "",
 ) -> Figure:
     """The metric at each value with its interval, single seeds as faint dots, the base as a dashed line.
 
@@ -77,6 +84,7 @@ def metric_by_value(
         base: of the model before training.
         swept: the axis.
         metric: such as ``recall@5``; a recall is shown in percent.
+        judged: what the rows are: held-out, or training.
         chosen: place of the smallest value that is not worse than the best, which gets a ring.
         title: the answer, above the figure.
     """
@@ -93,7 +101,7 @@ def metric_by_value(
         ring = [point for point in points if point.place == chosen]
         for point in ring:
             axes.plot(point.place, point.mean[0], "o", color=GREEN, markersize=13, markerfacecolor="none", zorder=5)
-        axes.set_ylabel(f"{metric}, held-out")
+        axes.set_ylabel(f"{metric}, {judged}")
         metric_axis(axes.yaxis, metric)
         value_axis(axes, swept, places)
         if title:
@@ -131,7 +139,7 @@ def costs(kinds: Mapping[str, Mapping[float, Sequence[float]]], swept: Swept) ->
 
 
 def effective_ranks(by_place: Mapping[float, Sequence[float]], base: float | None, swept: Swept) -> Figure:
-    """Directions that the held-out embeddings use at each value: median as a line, seeds as dots, the base dashed."""
+    """Directions that the embeddings use at each value: median as a line, seeds as dots, the base dashed."""
     with drawing(2.8) as figure:
         axes = figure.subplots()
         _medians(axes, by_place, swept)
@@ -170,15 +178,21 @@ def plane(positions: Sequence[Position], swept: Swept) -> Figure:
 
 
 def validation_curves(
-    curves: Mapping[float, Sequence[Mapping[int, float]]], base: float | None, swept: Swept, *, metric: str
+    curves: Mapping[float, Sequence[Mapping[int, float]]],
+    base: float | None,
+    swept: Swept,
+    *,
+    metric: str,
+    judged: str = "held-out",
 ) -> Figure:
-    """The validation metric by epoch: the mean over seeds of each value as a line, seeds faint behind it.
+    """The metric of the judged rows by epoch: the mean over seeds of each value as a line, seeds faint behind it.
 
     Args:
         curves: by place, one mapping of epoch → metric for each seed.
         base: of the model before training.
         swept: the axis.
         metric: such as ``recall@5``.
+        judged: what the rows are: held-out, or training.
     """
     places = sorted(place for place, seeds in curves.items() if any(seeds))
     with drawing(3.3) as figure:
@@ -192,7 +206,7 @@ def validation_curves(
         if base is not None:
             axes.axhline(base, color=BASE, linestyle=DASHES, linewidth=1.2)
             ends.append((base, "base", GREY))
-        axes.set(xlabel="epoch", ylabel=f"{metric}, held-out")
+        axes.set(xlabel="epoch", ylabel=f"{metric}, {judged}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.margins(x=0.01)
         metric_axis(axes.yaxis, metric)

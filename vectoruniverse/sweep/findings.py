@@ -6,7 +6,8 @@ sweep.json, all of it JSON values (an *interval* is ``[estimate, low, high]``; `
   name; ``config``: all settings without any swept value; ``over``: swept key → values of the cells; ``seeds``;
   ``alpha``: how alpha follows the rank (``fixed:16``, ``proportional:1``, ``rank-stabilized:16``); ``metric``: the one
   that cells are compared by.
-- ``data``: ``root``, ``fingerprint`` (null where cells differ in it), ``rows`` judged.
+- ``data``: ``root``, ``fingerprint`` (null where cells differ in it), ``rows`` judged, and what they are: ``judged`` is
+  ``held-out``, or ``training`` where a cell learned from those that it is judged on.
 - ``base``: ``metrics`` and ``spectra`` (image, text, both: shares of the eigenvalues, descending) of the model before
   training.
 - ``cells``: for each ``values`` (swept key → value), ``seed``, ``name``, ``state`` (pending, running, finished, failed,
@@ -93,6 +94,7 @@ def base_facts(run: Run) -> Entry:
         "metrics": record.base,
         "spectra": {name: _rounded(values) for name, values in record.spectra["base"].items()},
         "rows": record.rows,
+        "judged": record.judged,
     }
 
 

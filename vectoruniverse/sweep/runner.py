@@ -321,6 +321,7 @@ class _Sweep:
                 "root": next(config["data"][key] for key in ("root", "file", "source") if key in config["data"]),
                 "fingerprint": next(iter(fingerprints)) if len(fingerprints) == 1 else None,
                 "rows": facts.pop("rows") if facts else None,
+                "judged": facts.pop("judged") if facts else None,
             },
             "base": facts if grid.one_base else None,
             "cells": entries,

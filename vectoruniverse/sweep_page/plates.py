@@ -57,14 +57,15 @@ def _metric(sweep: SweepRecord, statistics: Statistics, swept: Swept, title: str
         statistics.base,
         swept,
         metric=sweep.metric,
+        judged=sweep.judged,
         chosen=None if chosen is None else sweep.place(chosen),
         title=title,
     )
     over = f" and {len(statistics.seeds)} seeds" if len(statistics.seeds) > 1 else "; one seed only"
     caption = (
-        f"Bars: {statistics.level:.0%} intervals over {statistics.queries:,} held-out rows{over}. Bars of two values "
-        "may overlap although one is credibly better, as both answer the same rows: the table tells. Grey: the base "
-        "with its interval."
+        f"Bars: {statistics.level:.0%} intervals over {statistics.queries:,} {sweep.judged} rows{over}. Bars of two "
+        "values may overlap although one is credibly better, as both answer the same rows: the table tells. Grey: the "
+        "base with its interval."
     )
     return Plate("metric", f"{sweep.metric} by {swept.name}", "answer", caption, drawn)
 
@@ -89,8 +90,10 @@ def _curves(sweep: SweepRecord, swept: Swept, base: float | None) -> Iterator[Pl
         if cell.curve:
             curves.setdefault(sweep.place(cell.values), []).append({one.epoch: one.value for one in cell.curve})
     if curves:
-        caption = f"{sweep.metric} of the held-out rows by epoch: means over seeds, single seeds faint behind them."
-        drawn = validation_curves(curves, base, swept, metric=sweep.metric)
+        caption = (
+            f"{sweep.metric} of the {sweep.judged} rows by epoch: means over seeds, single ones faint behind them."
+        )
+        drawn = validation_curves(curves, base, swept, metric=sweep.metric, judged=sweep.judged)
         yield Plate("validation", "After each epoch", "curves", caption, drawn)
 
 
@@ -158,7 +161,7 @@ def _truncation(sweep: SweepRecord, first: Adapter, base: float | None) -> Plate
 def _space(sweep: SweepRecord, swept: Swept) -> Iterator[Plate]:
     ranks = _by_place(sweep, lambda cell: cell.metrics.get("effective_rank"))
     if any(ranks.values()):
-        caption = "Directions that the embeddings of all held-out rows use: median over seeds; dots: seeds."
+        caption = f"Directions that the embeddings of all {sweep.judged} rows use: median over seeds; dots: seeds."
         drawn = effective_ranks(ranks, sweep.base_metrics.get("effective_rank"), swept)
         yield Plate("effective_rank", "Directions in use", "health", caption, drawn)
     places = [(None, sweep.base_metrics), *((sweep.place(cell.values), cell.metrics) for cell in sweep.finished)]

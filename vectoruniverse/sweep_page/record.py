@@ -40,7 +40,7 @@ class Part(BaseModel):
 
 
 class CurvePoint(Part):
-    """The metric on the held-out rows after an epoch."""
+    """The metric on the judged rows after an epoch."""
 
     epoch: int
     value: float
@@ -168,6 +168,7 @@ class Data(Part):
     root: str
     fingerprint: str | None
     rows: int | None
+    judged: str | None = None
 
 
 class Base(Part):
@@ -204,6 +205,11 @@ class SweepRecord(Part):
     def judges_space(self) -> bool:
         """Whether the task has a space to judge."""
         return any(cell.judges_space for cell in self.finished)
+
+    @property
+    def judged(self) -> str:
+        """What the judged rows are to the cells: ``held-out``, or ``training``; earlier records are of the former."""
+        return self.data.judged or "held-out"
 
     @property
     def base_metrics(self) -> Mapping[str, float]:

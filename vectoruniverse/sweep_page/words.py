@@ -21,7 +21,7 @@ from vectoruniverse.sweep_page.record import (
     title_of,
 )
 from vectoruniverse.tracking.jsonl import read_metrics
-from vectoruniverse.verdict import Answer, Outcome, verdict
+from vectoruniverse.verdict import LEARNED, Answer, Outcome, verdict
 
 TOLD = 10
 """At most so many failed or unhealthy cells are named before the table of all cells."""
@@ -40,9 +40,12 @@ def answer(sweep: SweepRecord) -> Answer:
         return Answer("unclear", "No answer", f"{found.reason if found else 'no cell is done yet'}.")
     first, stop, rest = found.answer.partition(". ")
     headline, _, numbers = first.partition(": ")
+    headline, detail = headline[:1].upper() + headline[1:], f"{numbers}{stop if numbers else ''}{rest}"
+    if sweep.judged != "held-out":
+        return Answer("unclear", f"Training rows: {headline}", f"{detail} {LEARNED}")
     gain = next((one.gain for one in found.values if one.values == found.best), Interval(0.0, 0.0, 0.0))
     outcome: Outcome = "better" if gain.low > 0 else "worse" if gain.high < 0 else "unclear"
-    return Answer(outcome, headline[:1].upper() + headline[1:], f"{numbers}{stop if numbers else ''}{rest}")
+    return Answer(outcome, headline, detail)
 
 
 def warnings(sweep: SweepRecord) -> Iterator[str]:
@@ -181,7 +184,7 @@ def facts(sweep: SweepRecord) -> dict[str, str]:
         "swept": "; ".join(f"{key}: {', '.join(label_of({key: v}) for v in vs)}" for key, vs in sweep.over.items()),
         "seeds": ", ".join(map(str, sweep.seeds)),
         "alpha": _alpha(sweep.alpha),
-        "data": sweep.data.root + (f", {sweep.data.rows:,} held-out rows" if sweep.data.rows is not None else ""),
+        "data": sweep.data.root + (f", {sweep.data.rows:,} {sweep.judged} rows" if sweep.data.rows is not None else ""),
         "fingerprint": sweep.data.fingerprint[:16] if sweep.data.fingerprint else "differs from cell to cell",
     }
     if (timing := sweep.timing) and {"seconds", "outside_steps", "cells"} <= timing.keys():
