@@ -168,6 +168,18 @@ def test_a_held_out_row_with_another_truth_is_refused_a_training_row_is_not(run,
     )
 
 
+def test_a_table_in_another_encoding_or_without_its_groups_holds_the_same_rows(run, pictures, tmp_path):
+    before, table = judged(run), pictures / "metadata.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("Channel", "Kanal"), encoding="utf-16")
+    assert "data.encoding to utf-16" in vu("eval", str(run)).stderr
+    again = judged(run, "--set", "data.encoding=utf-16", "--set", "data.split.group_by=null")
+    assert (again["judged"], again["rows"]) == ("held-out", before["rows"])
+    assert again["adapted"] == pytest.approx(before["adapted"], abs=1e-5)
+    table.write_text("".join(table.read_text(encoding="utf-16").splitlines(keepends=True)[:2]), encoding="utf-8")
+    done = vu("eval", str(run), "--data", str(pictures))
+    assert done.returncode == 3 and "1 row can be judged" in done.stderr and "val_fraction" not in done.stderr
+
+
 def test_rows_that_were_renamed_or_reordered_are_the_same_rows(run, pictures):
     """As the captions of one picture are, which are numbered in the order of the file."""
     renamed = dict.fromkeys(noted(run)[:3])

@@ -62,7 +62,7 @@ from vectoruniverse.training.loop import (
 from vectoruniverse.training.optim import adamw, parameter_groups
 from vectoruniverse.training.threads import threads_of_run
 
-NOT_OTHER_DATA = ("data.max_bad_share", "data.cache_dir")
+NOT_OTHER_DATA = ("data.max_bad_share", "data.cache_dir", "data.encoding", "data.split.group_by")
 """Settings of the data that do not choose other rows."""
 
 

@@ -115,7 +115,7 @@ def share(experiment: ImageTextExperiment, display: Display, choice: RowChoice |
     metadata = read_rows(experiment.data)
     encoder = load_encoder(experiment, compute)
     data = decode(experiment.data, metadata, picture_recipe(experiment, encoder), display, choice)
-    refuse_lone_rows(data)
+    refuse_lone_rows(data, choice)
     encoder = encoder or build_encoder(experiment, compute, data.train_texts(), choice.trained if choice else None)
     pairs = build_pairs(encoder, data, experiment.eval.label_template, display)
     return ImageTextShared(sharing_key(experiment), compute, data, {}, encoder, pairs)

@@ -180,12 +180,19 @@ def decode(
     return ImageTextData(data, kept, rows, pictures, positions, split, groups)
 
 
-def refuse_lone_rows(data: ImageTextData) -> None:
-    """Raise where one side of the split has fewer rows than retrieval needs.
+def refuse_lone_rows(data: ImageTextData, choice: RowChoice | None = None) -> None:
+    """Raise where one side of the split, or what was chosen to be judged, has fewer rows than retrieval needs.
 
     Raises:
         DataError: with the keys that change the split.
     """
+    if choice is not None and len(data.split.val) < MIN_ROWS:
+        raise DataError(
+            f"{len(data.split.val)} row{'s' * (len(data.split.val) != 1)} can be judged; retrieval needs {MIN_ROWS} "
+            "or more",
+            file=data.metadata.file,
+            remedy="give more rows",
+        )
     for name, part in (("training", data.split.train), ("validation", data.split.val)):
         if len(part) < MIN_ROWS:
             raise DataError(
