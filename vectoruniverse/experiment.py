@@ -155,7 +155,7 @@ def report_run(reference: str, *, runs_dir: Path, display: Display) -> Path:
             facts["gone"] = f"{gone} held-out rows that were judged when the run ended are not there any more"
         report(run, prepared, beside_base(prepared, base, "val"), facts)
     if (lacking := undrawn()) is not None:
-        display.warn(lacking)
+        display.say(lacking)
     return run.report_file
 
 
@@ -430,7 +430,7 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
     )
     findings = write_results(prepared, outcome)
     if (lacking := undrawn()) is not None:
-        session.display.warn(lacking)
+        session.display.say(lacking)
     track_results(session.trackers, prepared, outcome, findings, position.step)
     run.set_state(
         "finished",

@@ -259,9 +259,8 @@ def test_union_alternatives_do_not_appear_in_messages(write: Write) -> None:
 
 def test_missing_keys_are_named_with_their_meaning(write: Write) -> None:
     lines = told(write("name: x\ntask: image_text\nmodel: m\ndata:\n  fit: pad\n"))
-    assert lines == [
-        "exp.yaml:4, data.root: required, and missing: text. Folder that holds the metadata file and the pictures."
-    ]
+    meaning = "Folder that holds the metadata file and the pictures; relative to the working directory, else to the "
+    assert lines == [f"exp.yaml:4, data.root: required, and missing: text. {meaning}experiment file."]
 
 
 def test_error_carries_file_line_and_key(write: Write) -> None:

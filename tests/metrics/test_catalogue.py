@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.metrics.catalogue import best_ends, describe, in_order
 from vectoruniverse.report import comparison_rows, metric_rows
 from vectoruniverse.tasks.classification import Examples, _evaluation
@@ -53,7 +54,7 @@ def test_all_numbers_of_a_classifier_are_told() -> None:
 
 def test_all_numbers_of_a_space_of_pairs_are_told() -> None:
     rows = torch.nn.functional.normalize(torch.randn(8, 4), dim=1)
-    found = judge_sides(rows, rows.flip(0), np.arange(8), (1, 5), names=("image", "text"))
+    found = judge_sides(rows, rows.flip(0), PairItems(np.arange(8), np.arange(8)), (1, 5), names=("image", "text"))
     labels = [label for label, _ in metric_rows(found.metrics)]
     assert len(labels) == len(set(labels)) == len(found.metrics)
     assert labels[0].startswith("recall@1, mean of both")

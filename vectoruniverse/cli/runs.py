@@ -163,7 +163,9 @@ def _check_subject(run: str | None, config: str | None, split: str, data: str | 
     if (run is None) == (config is None):
         raise UserError("give either a RUN or --config FILE", remedy="vu eval latest")
     if run is not None and (other := [given for given in overrides if not given.strip().startswith("data.")]):
-        raise UserError(f"a RUN is judged with its own config but for data.*, so {other[0]} does not go with it")
+        raise UserError(
+            f"--set goes with --config: a RUN is judged with its own settings, but for data.*, not {other[0]}"
+        )
     if run is None and data is not None:
         raise UserError("--data goes with a RUN", remedy=f"vu eval latest --data {data}")
 
