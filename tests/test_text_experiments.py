@@ -425,6 +425,11 @@ def test_rows_of_a_document_are_drawn_together(tmp_path):
     assert len(set(drawn.tolist())) == 8 < len(drawn), "a fifth of 40 documents, of several rows each"
     record = outcome.run.read_evaluation()
     assert record.intervals_drawn_by == "document" and record.rows == len(drawn)
+    stream = io.StringIO()
+    told = Display(Console(file=stream, width=200))
+    name, corpus = outcome.run.name, str(tmp_path / "corpus.txt")
+    evaluate_run(name, runs_dir=tmp_path / "runs", split="val", display=told, place=corpus)
+    assert "the run learned from 32 of these 40 rows" in stream.getvalue(), "documents of documents"
 
 
 def test_pretraining_goes_on_with_lora_from_a_saved_bert(tmp_path):

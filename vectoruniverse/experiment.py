@@ -181,7 +181,8 @@ def _beside_base_elsewhere(run: Run, place: str | None, settings: Sequence[str],
     elif not any(one.partition("=")[0].strip() == f"data.{place_key(experiment)}" for one in settings):
         experiment = locate_data(run, experiment, record, display)
     shared = setup(experiment).share(experiment, display, EveryRow(run.adapter))
-    seen = None if record is None else count_trained(record, shared.data.named_rows())
+    rows = shared.data.named_rows()
+    seen = None if record is None else count_trained(record, rows)
     base = judged_base(experiment, shared, "val")
     comparison = beside_base(setup(experiment).prepare(experiment, shared, run.adapter), base, "val")
     if seen is None:
@@ -189,7 +190,7 @@ def _beside_base_elsewhere(run: Run, place: str | None, settings: Sequence[str],
             "an earlier version made this run and did not note its rows: it may have learned from some of these"
         )
     elif seen:
-        display.warn(f"the run learned from {seen} of these {comparison.rows} rows")
+        display.warn(f"the run learned from {seen} of these {len(rows)} rows")
     return dataclasses.replace(comparison, judged="other", source=str(place_of(experiment)), trained_on=seen)
 
 

@@ -126,6 +126,25 @@ def test_nothing_and_too_much_are_refused(tmp_path: Path) -> None:
             read_corpus(source, max_bytes=11)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_blank_lines_part_documents_whichever_line_end_they_have(tmp_path: Path, end: str) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(end.join(["One is", "here.", "", "Two is here.", ""]).encode())
+    found = read_corpus(file).documents
+    assert [(one.name, one.sentences) for one in found] == [
+        ("a.txt:1", ("One is here.",)),
+        ("a.txt:4", ("Two is here.",)),
+    ]
+
+
+def test_one_document_cannot_be_divided_and_the_remedy_is_one_for_documents(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("One is here. " * 9)
+    with pytest.raises(DataError, match="one group") as caught:
+        divide_corpus(read_corpus(file), val_fraction=0.2, seed=3)
+    assert caught.value.file == file and "blank line" in str(caught.value.remedy)
+
+
 def test_documents_that_differ_in_case_spacing_or_unicode_form_lie_on_one_side(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     forms = [str, str.upper, lambda text: unicodedata.normalize("NFD", text), lambda text: text.replace(" ", "  ")]

@@ -182,8 +182,14 @@ def test_the_split_does_not_depend_on_the_order_of_the_rows() -> None:
     assert sides[0] == sides[1]
 
 
-def test_a_stock_answer_that_ties_all_rows_together_is_told_and_can_be_left_out() -> None:
+def test_a_stock_answer_that_ties_all_rows_together_is_told_and_can_be_left_out(tmp_path: Path) -> None:
     found = pairs(*((f"q{i}", "yes") for i in range(45)), *((f"r{i}", f"s{i}") for i in range(5)))
+    tied = read_text_table(
+        table(tmp_path, "a,b\n" + "".join(f"q {i},yes\n" for i in range(9))), texts={"a": "a", "b": "b"}
+    )
+    with pytest.raises(DataError, match="all 9 rows belong to one group") as caught:
+        divide_table(tied, val_fraction=0.2, seed=0)
+    assert caught.value.file == tied.file and "data.split.together" in str(caught.value.remedy)
     with pytest.raises(DataError, match="45 of 50 rows hang together"):
         divide_table(found, val_fraction=0.3, seed=1)
     drawn = divide_table(found, val_fraction=0.3, seed=1, together=["first"])

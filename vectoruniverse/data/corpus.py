@@ -162,7 +162,14 @@ def divide_corpus(corpus: Corpus, *, val_fraction: float, seed: int) -> Split:
     first: dict[str, str] = {}  # the least id of equal documents names their group
     for text, name in sorted(zip(same, ids, strict=True)):
         first.setdefault(text, name.partition("#")[0])
-    return split_rows(ids, groups=[first[text] for text in same], val_fraction=val_fraction, seed=seed)
+    return split_rows(
+        ids,
+        groups=[first[text] for text in same],
+        val_fraction=val_fraction,
+        seed=seed,
+        file=corpus.source,
+        remedy="Use more documents: rows of a table, files of a folder, or parts of a file with a blank line between.",
+    )
 
 
 def _sentences(words: list[str], *, lowered: bool) -> Iterator[str]:
@@ -241,5 +248,5 @@ def _text_files(folder: Path) -> Iterator[Path]:
 
 
 def _lines(text: str) -> list[str]:
-    """Lines without their ends."""
-    return [line.rstrip("\r") for line in text.split("\n")]
+    """Lines without their ends, whichever of the three they are; no other character ends a line."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

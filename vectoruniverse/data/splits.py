@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,15 @@ class Split(NamedTuple):
     val: npt.NDArray[np.int64]
 
 
-def split_rows(keys: Sequence[str], *, groups: Sequence[str], val_fraction: float, seed: int) -> Split:
+def split_rows(
+    keys: Sequence[str],
+    *,
+    groups: Sequence[str],
+    val_fraction: float,
+    seed: int,
+    file: Path | None = None,
+    remedy: str = "Use more rows, or group by another column (data.split.group_by).",
+) -> Split:
     """Divide rows so that each group lies wholly on one side.
 
     Groups are visited in ascending order of sha256("seed|group"); one goes to validation where that brings the
@@ -37,6 +46,8 @@ def split_rows(keys: Sequence[str], *, groups: Sequence[str], val_fraction: floa
         groups: the group of each row, such as ``group_rows`` gives.
         val_fraction: share of the rows wanted for validation, between 0 and 1.
         seed: another seed, another division.
+        file: for the message.
+        remedy: what makes more groups.
 
     Raises:
         DataError: the rows form fewer than two groups.
@@ -48,7 +59,8 @@ def split_rows(keys: Sequence[str], *, groups: Sequence[str], val_fraction: floa
     if len(sizes) < 2:
         raise DataError(
             f"all {len(keys)} rows belong to one group, so they cannot be divided into training and validation",
-            remedy="Use more rows, or group by another column (data.split.group_by).",
+            file=file,
+            remedy=remedy,
         )
     held_out = _choose(sizes, val_fraction * len(keys), seed)
     order = sorted(range(len(keys)), key=keys.__getitem__)

@@ -84,7 +84,14 @@ def fingerprint_table(table: TextTable, split: Split) -> str:
 
 def _draw(table: TextTable, val_fraction: float, seed: int, together: Sequence[str] | None) -> tuple[Split, list[str]]:
     rows, in_order = table.rows, group_texts(table.rows, together)
-    split = split_rows([row.id for row in rows], groups=in_order, val_fraction=val_fraction, seed=seed)
+    split = split_rows(
+        [row.id for row in rows],
+        groups=in_order,
+        val_fraction=val_fraction,
+        seed=seed,
+        file=table.file,
+        remedy="Use more rows, or name the texts that hold rows together in data.split.together.",
+    )
     if len(split.val) < 0.5 * val_fraction * len(rows):
         raise DataError(
             f"{max(Counter(in_order).values())} of {len(rows)} rows hang together by the texts that they share, "
