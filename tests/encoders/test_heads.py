@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -190,6 +191,14 @@ def test_class_names_are_readable_in_the_file(tmp_path):
     save_head(SequenceClassifier(build(), 3, dropout=0.0, seed=0), file, NAMES)
     with safetensors.safe_open(file, framework="pt") as stream:
         assert json.loads(stream.metadata()["classes"]) == NAMES
+
+
+def test_classes_are_read_in_canonical_form_where_that_keeps_them_apart(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "축구") for form in ("NFC", "NFD"))
+    save_head(SequenceClassifier(build(), 2, dropout=0.0, seed=0), tmp_path / "one", [decomposed, "b "])
+    assert read_head(tmp_path / "one").names == (composed, "b")
+    save_head(SequenceClassifier(build(), 2, dropout=0.0, seed=0), tmp_path / "two", [decomposed, composed])
+    assert read_head(tmp_path / "two").names == (decomposed, composed)
 
 
 def test_any_linear_head_of_torch_fits_the_format(tmp_path):

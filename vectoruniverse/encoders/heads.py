@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from vectoruniverse.data.normalise import canonical
 from vectoruniverse.encoders.text import TextEncoder
 from vectoruniverse.encoders.tokens import TextBatch, TokenizedTexts
 from vectoruniverse.errors import ConfigError, DataError
@@ -222,4 +223,5 @@ def _class_names(text: str, file: Path) -> tuple[str, ...]:
         names = None
     if not isinstance(names, list) or len(set(names)) != len(names):
         raise DataError("names no classes, each once", file=file, remedy=_INTACT)
-    return tuple(names)
+    plain = [canonical(name) for name in names]  # earlier versions wrote labels as they found them
+    return tuple(plain if len(set(plain)) == len(plain) else names)
