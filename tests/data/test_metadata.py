@@ -116,6 +116,13 @@ def test_of_two_files_that_differ_in_form_only_the_exact_one_comes_first(tmp_pat
     root = folder(tmp_path, f"file_name,text\n{composed}.png,t\n{decomposed}.png,u\n", f"{composed}.png")
     (root / f"{decomposed}.png").touch()
     assert [row.path.stem for row in read_metadata(root).rows] == [composed, decomposed]
+    files = [f"images/{composed}.png", f"images/{decomposed}.png"]
+    for number, name in enumerate((composed, decomposed)):
+        root = folder(tmp_path / f"id{number}", HEADER + f"{name},c,t,x\n", *files)
+        assert [row.path.stem for row in read_metadata(root).rows] == [name]
+    root = folder(tmp_path / "folders", HEADER + f"{composed},c,t,x\n", files[0], f"images/b/{decomposed}.png")
+    with pytest.raises(DataError, match="ambiguous"):  # two folders hold two pictures of one name
+        read_metadata(root)
 
 
 def test_an_id_in_two_unicode_forms_is_one_id(tmp_path: Path) -> None:

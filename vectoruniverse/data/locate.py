@@ -54,7 +54,8 @@ def by_id(root: Path, images: str, column: str) -> Finder:
     """Finder of pictures that are named after the id in the column, anywhere below ``root/images``.
 
     The folder is walked once. ``<Id> (1).jpg`` stands in for ``<Id>.jpg``; of several files one in
-    ``images/<Channel>/`` is preferred, then one without ``(1)``; what is still ambiguous is unusable.
+    ``images/<Channel>/`` is preferred, then one without ``(1)``, then, of one name in two Unicode forms, the
+    id's own; what is still ambiguous is unusable.
 
     Raises:
         ConfigError: ``images`` leads outside ``root``.
@@ -137,9 +138,14 @@ def _normal(name: str) -> str:
 
 
 def _preferred(found: list[Path], name: str, channel: Path) -> list[Path]:
-    """Those in the channel's folder where there are some; of these, those without ``(1)`` where there are some."""
+    """Those in the channel's folder where there are some; of these, those without ``(1)`` where there are some.
+
+    Where what is left differs in Unicode form only, the form that is asked for comes first, as in ``on_disk``.
+    """
     found = [path for path in found if _normal(str(path.parent)) == _normal(str(channel))] or found
-    return [path for path in found if _normal(path.stem) == _normal(name)] or found
+    found = [path for path in found if _normal(path.stem) == _normal(name)] or found
+    one_name = len({(path.parent, _normal(path.name)) for path in found}) == 1
+    return ([path for path in found if path.stem == name] if one_name else []) or found
 
 
 def _real(path: Path) -> Path:
