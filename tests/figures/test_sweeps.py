@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -137,3 +139,10 @@ def test_a_run_keeps_its_colour_and_many_runs_get_shades():
     assert line(figure.axes[0], "_child2").get_color() == few["B"]
     axes = curves_together({"A": [(0, 1.0), (1, 2.0)], "B": []}, few, xlabel="epoch", ylabel="loss").axes[0]
     assert texts(axes) == ["A"]
+
+
+def test_ticks_of_cells_that_lie_close_do_not_run_into_each_other():
+    figure = plane([Position(r, 2.01 - r / 1e4, -1.5757 - r / 1e4) for r in PLACES], RANKS)
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))

@@ -171,6 +171,7 @@ def plane(positions: Sequence[Position], swept: Swept) -> Figure:
             axes.plot(*np.array(middles).T, "-", color=GREY, linewidth=0.8, zorder=1)
         for place, (x, y) in zip(places, middles, strict=True):
             _named(axes, x, y, tick_label(swept.labels[place]), shades[place])
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, min_n_ticks=2))  # near-equal cells have long numbers
         axes.set(xlabel="uniformity (lower: more spread)", ylabel="alignment (lower: pairs closer)")
         axes.margins(0.15)
         axes.set_title(f"at each point: {drawable(swept.name)}", fontsize=9)
