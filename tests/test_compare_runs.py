@@ -79,6 +79,16 @@ def test_differences_are_the_paired_bootstrap_over_the_groups_that_were_drawn(tm
     assert ("train.epochs", "not set", "3") in config_table(record).rows
 
 
+def test_the_answer_says_what_was_drawn(tmp_path):
+    for name, groups in (("one", np.arange(200) // 4), ("two", np.arange(200) // 4)):
+        make_run(tmp_path, name, hits(0.5), drawn=groups)
+    assert "paired over the same rows;" in answer(compare_runs(["one", "two"], runs_dir=tmp_path)).detail
+    for file in tmp_path.glob("*/evaluation.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"intervals_drawn_by": "Studio"}))
+    said = answer(compare_runs(["one", "two"], runs_dir=tmp_path)).detail
+    assert "paired over the same groups of rows with the same Studio;" in said
+
+
 def test_bases_have_columns_of_their_own_one_where_all_set_out_from_the_same(tmp_path):
     for name, base in (("one", 0.1), ("two", 0.1), ("three", 0.2)):
         make_run(tmp_path, name, hits(0.5))
@@ -91,6 +101,14 @@ def test_bases_have_columns_of_their_own_one_where_all_set_out_from_the_same(tmp
     assert same.rows[0][:2] == ("recall@5, mean of both ↑", "0.100 [0.050,\N{NO-BREAK SPACE}0.150]")
     assert three.columns == ("metric", "base of A", "base of B", "A", "B")
     assert three.rows[0][2].startswith("0.200")
+
+
+def test_an_alpha_that_is_not_given_is_told_as_the_rank_that_it_stands_for(tmp_path):
+    adapter = "adapter:\n  method: lora\n  rank: {0}\n  alpha: {1}\n"
+    for name, rank, alpha in (("one", 6, "null"), ("two", 6, "6.0"), ("three", 3, "6.0")):
+        make_run(tmp_path, name, hits(0.5), config=adapter.format(rank, alpha))
+    assert compare_runs(["one", "two"], runs_dir=tmp_path)["config"] == {}
+    assert compare_runs(["one", "three"], runs_dir=tmp_path)["config"] == {"adapter.rank": {"one": 6, "three": 3}}
 
 
 def test_settings_that_change_no_result_are_not_told_as_differences(tmp_path):

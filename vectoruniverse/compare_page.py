@@ -13,6 +13,7 @@ from vectoruniverse.figures.runs import colours_of, curves_together, reached
 from vectoruniverse.figures.style import save
 from vectoruniverse.metrics.catalogue import in_order
 from vectoruniverse.page import Chapter, Table, write_csv, write_page
+from vectoruniverse.report import drawn_over
 from vectoruniverse.verdict import Answer, Outcome
 
 Record = Mapping[str, Any]
@@ -74,8 +75,14 @@ def answer(record: Record) -> Answer:
     headline = f"{', '.join(parts)} than A in {monitor}" if parts else f"No credible difference from A in {monitor}"
     outcome: Outcome = "unclear" if not parts or (better and worse) else "better" if better else "worse"
     told = [f"{letter} − A: {shown(gap, '+')}." for letter, gap in gaps.items()]
-    ground = "95 % intervals, paired over the same rows; each comparison by itself, and other seeds not counted."
+    ground = f"95 % intervals, paired over the same {drawn(record)}; each comparison by itself, and other seeds not "
+    ground += "counted."
     return Answer(outcome, headline, " ".join([*told, *without, ground]))
+
+
+def drawn(record: Record) -> str:
+    """What was drawn for the differences, in words: rows, or groups of them."""
+    return drawn_over(record["runs"][0]["drawn_by"])
 
 
 def rows_are(record: Record) -> str:
@@ -167,17 +174,17 @@ def _plates(record: Record) -> Iterator[Plate]:
         yield Plate("reached", "What each reached", "answer", caption, reached(reaches, colours, metric=monitor))
     gaps = {named[n]: tuple(found[monitor]) for n, found in record["differences"].items() if monitor in found}
     if gaps:
-        caption = "Paired over the same rows: an interval clear of 0 is a credible difference."
-        drawn = reached(gaps, colours, metric=monitor, difference_from="A")
-        yield Plate("difference", f"Differences in {monitor}", "differences", caption, drawn)
+        caption = f"Paired over the same {drawn(record)}: an interval clear of 0 is a credible difference."
+        figure = reached(gaps, colours, metric=monitor, difference_from="A")
+        yield Plate("difference", f"Differences in {monitor}", "differences", caption, figure)
     for name, title, xlabel, ylabel, caption in (
         ("validation", f"{judged.capitalize()} rows", "epoch", f"{monitor}, {judged}", "After each epoch."),
         ("loss", "Training loss", "optimizer step", "training loss", "Long runs: means of neighbouring steps."),
     ):
         curves = {named[run]: points for run, points in record[name].items()}
         if any(curves.values()):
-            drawn = curves_together(curves, colours, xlabel=xlabel, ylabel=ylabel)
-            yield Plate(name, title, "curves", caption, drawn)
+            figure = curves_together(curves, colours, xlabel=xlabel, ylabel=ylabel)
+            yield Plate(name, title, "curves", caption, figure)
 
 
 def _write_tables(record: Record, folder: Path) -> None:

@@ -105,7 +105,10 @@ def _config(run: Run) -> dict[str, Any]:
     except (DataError, UnicodeDecodeError) as error:
         raise ConfigError("cannot be read", file=run.config_file, remedy="give a run that vu train made") from error
     value = parse(text, str(run.config_file)).value
-    return flatten(value) if isinstance(value, dict) else {}
+    found = flatten(value) if isinstance(value, dict) else {}
+    if found.get("adapter.method") == "lora" and found.get("adapter.alpha") is None and "adapter.rank" in found:
+        found["adapter.alpha"] = float(found["adapter.rank"])  # what null stands for
+    return found
 
 
 def _evaluation(run: Run) -> EvaluationRecord | None:
@@ -129,6 +132,7 @@ def _facts(one: _Told) -> dict[str, Any]:
         "rows": evaluation.rows if evaluation else None,
         "judged": evaluation.judged if evaluation else None,
         "data": evaluation.data if evaluation else None,
+        "drawn_by": evaluation.intervals_drawn_by if evaluation else None,
         "trained_parameters": evaluation.trained_parameters if evaluation else None,
         "seconds": state.seconds,
         "peak_memory_bytes": state.peak_memory_bytes,

@@ -16,8 +16,8 @@ def value(number: float, mean: float, *, behind: tuple[float, float], gain: floa
     )
 
 
-def summary(*values: ValueSummary, seeds: tuple[int, ...] = (0, 1, 2)) -> SweepSummary:
-    return SweepSummary(values, Interval(0.5, 0.46, 0.54), seeds, (), 440, 0.95)
+def summary(*values: ValueSummary, seeds: tuple[int, ...] = (0, 1, 2), groups: int = 440) -> SweepSummary:
+    return SweepSummary(values, Interval(0.5, 0.46, 0.54), seeds, (), 440, 0.95, groups)
 
 
 SATURATING = summary(
@@ -95,3 +95,11 @@ def test_one_value_and_one_seed_answer_what_they_can() -> None:
     assert said.startswith("Only rank 8 was tried: recall@5 0.700 [0.660, 0.740] against the base's 0.500")
     assert "Where more stops helping takes several values." in said
     assert "(95 % intervals over 440 queries; with one seed they do not say what another would give.)" in said
+
+
+def test_the_answer_says_where_queries_were_drawn_in_groups() -> None:
+    one = value(8, 0.7, behind=(0.0, 0.0), gain=0.2)
+    assert "(95 % intervals over 440 queries in 37 groups drawn together and 3 seeds.)" in answer(
+        summary(one, groups=37)
+    )
+    assert "groups" not in answer(summary(one))

@@ -6,7 +6,7 @@ import csv
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from vectoruniverse.errors import DataError
 from vectoruniverse.runs.folder import Run
@@ -35,6 +35,16 @@ def test_the_smallest_rank_that_is_as_good_is_found(tmp_path):
     assert told["base"][0] == 0
     assert told["answer"].startswith("rank 4 is the best, and every smaller rank is credibly worse")
     assert (told["seeds"], told["queries"], told["values"][0]["seconds"]) == ([0, 1], 100, 2.0)
+
+
+def test_intervals_of_groups_are_called_so(tmp_path):
+    cells = [cell(tmp_path, {"adapter.rank": rank}, 0, [0, 1] * 30) for rank in (1, 2)]
+    for _, run in cells:
+        arrays = load_file(run.path / "per_query.safetensors")
+        save_file(arrays | {"drawn": np.arange(60) // 5}, run.path / "per_query.safetensors")
+    told = statistics(cells, "recall@5", one_base=True)
+    assert told["groups"] == 12
+    assert "intervals over 60 queries in 12 groups drawn together" in told["answer"]
 
 
 def test_combinations_without_an_order_are_compared_too(tmp_path):

@@ -80,6 +80,8 @@ def _grounds(summary: SweepSummary) -> str:
     """What the intervals stand on."""
     seeds, left_out = len(summary.seeds), len(summary.left_out)
     over = f"{summary.queries:,} queries"
+    if summary.groups < summary.queries:
+        over += f" in {summary.groups:,} groups drawn together"
     over += "; with one seed they do not say what another would give" if seeds == 1 else f" and {seeds} seeds"
     said = f"({100 * summary.level:g} % intervals over {over}.)"
     return f"{said} Cells whose seed not every value has are left out: {left_out}." if left_out else said

@@ -73,6 +73,7 @@ class SweepSummary:
         left_out: cells (value, seed) whose seed not every value has.
         queries: N.
         level: confidence level of the intervals.
+        groups: G, which were drawn; N where each query was drawn alone.
     """
 
     values: tuple[ValueSummary, ...]
@@ -81,6 +82,7 @@ class SweepSummary:
     left_out: tuple[tuple[float, int], ...]
     queries: int
     level: float
+    groups: int
 
     @property
     def best(self) -> ValueSummary:
@@ -135,7 +137,8 @@ def summarise_sweep(
         for i, value in enumerate(values)
     )
     left_out = tuple(sorted(cell for cell in cells if cell[1] not in seeds))
-    return SweepSummary(summaries, _alone(means[-1], draws[:, -1], level), seeds, left_out, len(before), level)
+    drawn = len(before) if groups is None else len(np.unique(np.asarray(groups)))
+    return SweepSummary(summaries, _alone(means[-1], draws[:, -1], level), seeds, left_out, len(before), level, drawn)
 
 
 def smallest_not_worse(summary: SweepSummary, *, margin: float | None = None) -> ValueSummary | None:

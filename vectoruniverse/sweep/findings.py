@@ -15,12 +15,13 @@ sweep.json, all of it JSON values (an *interval* is ``[estimate, low, high]``; `
   ``data``, ``metrics``, ``intervals`` (metric → base, adapted, difference), ``trained_parameters``, ``rank``,
   ``alpha``, ``scale``, ``best_epoch``, ``epoch`` (of the kept weights), ``epochs``, ``judges_space`` (whether the task
   has a space to judge), ``seconds`` (of the whole cell) and ``step_seconds`` (of its training
-  steps), both of the process that ended it, ``peak_memory_bytes``, ``effective_rank`` (of the
+  steps), both of all its processes, ``peak_memory_bytes``, ``effective_rank`` (of the
   embeddings), ``adapter`` (tower → ``adapters.svd.TowerSpectrum``; null without LoRA), ``spectrum`` (of both towers'
   embeddings) and ``curve`` (a list of ``epoch``, ``step``, ``value`` of the metric).
 - ``statistics``: null before the first cell is done; with ``reason`` alone where cells cannot be compared; else
-  ``metric``, ``level``, ``queries``, ``seeds`` (those that every value has), ``left_out`` ([values, seed]), ``base``
-  (interval), ``ordered`` (whether values are numbers of one key), ``values`` (for each: ``values``, ``mean``, ``gain``
+  ``metric``, ``level``, ``queries``, ``groups`` (how many are drawn; fewer than queries where some are drawn
+  together), ``seeds`` (those that every value has), ``left_out`` ([values, seed]), ``base`` (interval), ``ordered``
+  (whether values are numbers of one key), ``values`` (for each: ``values``, ``mean``, ``gain``
   over the base and ``shortfall`` behind the best, intervals on the same queries, ``seed_spread``,
   ``trained_parameters``, ``seconds``, ``peak_memory_bytes``), ``best`` and ``smallest_not_worse`` (values), ``answer``.
 - ``adapters``: for each seed what ``analysis.analyse_adapter`` tells of the largest rank; empty for other sweeps.
@@ -181,6 +182,7 @@ def _told(
         "metric": metric,
         "level": summary.level,
         "queries": summary.queries,
+        "groups": summary.groups,
         "seeds": list(summary.seeds),
         "left_out": [[values[value], seed] for value, seed in summary.left_out],
         "base": _interval(summary.base),

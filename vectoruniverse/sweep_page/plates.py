@@ -61,11 +61,13 @@ def _metric(sweep: SweepRecord, statistics: Statistics, swept: Swept, title: str
         chosen=None if chosen is None else sweep.place(chosen),
         title=title,
     )
+    rows = f"{statistics.queries:,} {sweep.judged} rows"
+    if statistics.groups is not None and statistics.groups < statistics.queries:
+        rows += f" in {statistics.groups:,} groups drawn together"
     over = f" and {len(statistics.seeds)} seeds" if len(statistics.seeds) > 1 else "; one seed only"
     caption = (
-        f"Bars: {statistics.level:.0%} intervals over {statistics.queries:,} {sweep.judged} rows{over}. Bars of two "
-        "values may overlap although one is credibly better, as both answer the same rows: the table tells. Grey: the "
-        "base with its interval."
+        f"Bars: {statistics.level:.0%} intervals over {rows}{over}. Bars of two values may overlap although one is "
+        "credibly better, as both answer the same rows: the table tells. Grey: the base with its interval."
     )
     return Plate("metric", f"{sweep.metric} by {swept.name}", "answer", caption, drawn)
 
@@ -78,8 +80,8 @@ def _costs(sweep: SweepRecord, swept: Swept) -> Iterator[Plate]:
     }
     if any(found for kind in kinds.values() for found in kind.values()):
         caption = (
-            "Line: median over seeds; dots: seeds. Time is that of the process that ended the cell, so that one that "
-            "was interrupted shows less, and whatever else the machine did shows as well."
+            "Line: median over seeds; dots: seeds. Time is that of all processes of a cell, where one was interrupted, "
+            "and whatever else the machine did shows as well."
         )
         yield Plate("costs", "What it costs", "cost", caption, costs(kinds, swept))
 

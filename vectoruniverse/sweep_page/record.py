@@ -85,6 +85,7 @@ class Statistics(Part):
     metric: str
     level: float
     queries: int
+    groups: int | None = None
     seeds: list[int]
     base: Interval
     values: list[Value]
