@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.display import Display
 from vectoruniverse.experiment import resume, train
 from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.terminal import Display
 
 CALLS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate", "shutil.rmtree")
 """Python's audit events of what changes a folder; safetensors writes its files in between, unseen."""

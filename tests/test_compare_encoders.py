@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vectoruniverse.compare_encoders import answer, compare_encoders, missed_pairs
 from vectoruniverse.data.pair_items import same_texts
+from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.evaluation.retrieval import judge_sides
 from vectoruniverse.metrics.bootstrap import paired_bootstrap
 from vectoruniverse.metrics.pair_scores import pair_scores
-from vectoruniverse.tasks.contract import Evaluation
-from vectoruniverse.tasks.judging import judge_sides
+from vectoruniverse.tasks.text_pairs.encoders import answer, compare_encoders, missed_pairs
 
 FIRST = [f"question {i}" for i in range(60)]
 SECOND = [f"질문 {i}" for i in range(60)]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from vectoruniverse.compare_page import answer, config_table, difference_table, metric_table, write_compare_page
-from vectoruniverse.compare_runs import compare_runs, flatten
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.evaluation.runs import compare_runs, flatten
 from vectoruniverse.metrics.bootstrap import bootstrap_mean, paired_bootstrap
+from vectoruniverse.report.comparison import answer, config_table, difference_table, metric_table, write_compare_page
 
 HOSTILE = "</style><script>1</script>"
 

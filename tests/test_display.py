@@ -7,7 +7,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from vectoruniverse.display import Display, FittedTable, LogConsole, step_detail
+from vectoruniverse.terminal import Display, FittedTable, LogConsole, step_detail
 
 
 def a_display(terminal: bool, quiet: bool = False) -> tuple[Display, io.StringIO]:

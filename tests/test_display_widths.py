@@ -15,11 +15,11 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from vectoruniverse.display import Display, duration, show_table, step_detail
+from vectoruniverse.terminal import Display, duration, show_table, step_detail
 
 TRAIN = """
 import time
-from vectoruniverse.display import Display, step_detail
+from vectoruniverse.terminal import Display, step_detail
 display = Display()
 values = {"loss": -12.345, "loss/alignment": -62.1234, "loss/anisotropy": 50.1234, "lr": 1.2e-5}
 for step in (1, 2, 1199):
@@ -115,7 +115,7 @@ def test_a_table_in_a_file_is_never_folded():
 def test_without_a_terminal_a_long_stage_says_how_long_it_still_takes(monkeypatch):
     console = Console(width=80, force_terminal=False, color_system=None)
     display, clock = Display(console), iter(range(0, 10_000, 20))
-    monkeypatch.setattr("vectoruniverse.display.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("vectoruniverse.terminal.time.monotonic", lambda: float(next(clock)))
     detail = step_detail({"loss": 1.0, "lr": 1e-3, "pairs_per_second": 9.0})
     with console.capture() as printed:
         for step in (1, 2, 3, 4, 301):

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.test_compare_encoders import FIRST, SECOND, judged
-from vectoruniverse.compare_encoders import answer, compare_encoders
-from vectoruniverse.encoder_page import (
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.report.figures.album import Plate
+from vectoruniverse.tasks.text_pairs.encoders import answer, compare_encoders
+from vectoruniverse.tasks.text_pairs.figures import Scored, cosine_histograms
+from vectoruniverse.tasks.text_pairs.page import (
     difference_table,
     encoder_table,
     missed_table,
     space_table,
     write_encoder_page,
 )
-from vectoruniverse.errors import ConfigError
-from vectoruniverse.figures.album import Plate
-from vectoruniverse.figures.text_pairs import Scored, cosine_histograms
 
 HOSTILE = "<script>document.title = 'pwned'</script>"
 

@@ -20,16 +20,16 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.encoders.models import SAVE, save_clip
-from vectoruniverse.assembly.loop import schedule_misfit
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DataError, DivergedError
 from vectoruniverse.experiment import dry_run, evaluate_base, evaluate_run, resume, train
-from vectoruniverse.reporting import judgement
+from vectoruniverse.report.run import judgement
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
-from vectoruniverse.tasks.image_text import ImageTextTask
+from vectoruniverse.tasks.image_text.task import ImageTextTask
+from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics
+from vectoruniverse.training.build import schedule_misfit
 from vectoruniverse.training.checkpoint import pointed
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 from tests.encoders.models import save_clip
 from tests.encoders.text_models import save_encoder
 from tests.test_cli import vu
-from vectoruniverse.assembly.contract import setup
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.display import Display
+from vectoruniverse.tasks.table import setup
+from vectoruniverse.terminal import Display
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 
 from tests.encoders.models import save_clip
 from tests.killing import count_calls, faults_of_a_kill, tiny
-from vectoruniverse.display import Display
 from vectoruniverse.experiment import train
+from vectoruniverse.terminal import Display
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL and fork")
 

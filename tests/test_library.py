@@ -13,12 +13,12 @@ from PIL import Image
 import vectoruniverse
 from tests.conftest import COLOURS, draw_shape
 from tests.export.runs import train_shapes
+from vectoruniverse.api.run import load_run
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.data.decoding import PictureError
-from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import evaluate_run
-from vectoruniverse.library import load_run
+from vectoruniverse.terminal import Display
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def loaded(run):
 
 def held_out(run):
     """Paths and texts of the held-out rows, in the order of the evaluation."""
-    from vectoruniverse.assembly.rows import decode, read_rows
     from vectoruniverse.data.decoding import PictureRecipe
+    from vectoruniverse.tasks.image_text.data import decode, read_rows
 
     experiment = load_experiment(run / "config.yaml")
     data = decode(experiment.data, read_rows(experiment.data), PictureRecipe(32), Display(quiet=True))

@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity, normalize, pad
 from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisionConfig
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from vectoruniverse.losses import alignment_anisotropy, info_nce, siglip
+from vectoruniverse.losses.contrastive import alignment_anisotropy, info_nce, siglip
 
 TEMPERATURE = 0.05
 

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vectoruniverse import page
 from vectoruniverse.errors import ConfigError, ResourceError
-from vectoruniverse.figures import style
-from vectoruniverse.figures.album import Plate
-from vectoruniverse.figures.gallery import Found, Gallery, Retrieval
-from vectoruniverse.page import Table, write_page
-from vectoruniverse.verdict import Answer
+from vectoruniverse.report import page
+from vectoruniverse.report.figures import style
+from vectoruniverse.report.figures.album import Plate
+from vectoruniverse.report.figures.gallery import Found, Gallery, Retrieval
+from vectoruniverse.report.page import Table, write_page
+from vectoruniverse.report.verdict import Answer
 
 SCRIPT = "<script>parent.pwned = 1; window.pwned = 1</script>"
 HOSTILE = [

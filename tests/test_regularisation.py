@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vectoruniverse.regularisation import l1_penalty, l2_penalty, penalised
+from vectoruniverse.losses.penalties import l1_penalty, l2_penalty, penalised
 from vectoruniverse.training.optim import adamw, parameter_groups
 
 

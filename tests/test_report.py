@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from vectoruniverse.report import comparison_rows, markdown_table, model_card
+from vectoruniverse.report.tables import comparison_rows, markdown_table, model_card
 
 
 def test_comparison_shows_both_directions_then_geometry_then_others_with_signed_changes():

@@ -18,11 +18,11 @@ from transformers import CLIPModel
 
 from tests.encoders.models import save_clip
 from tests.encoders.text_models import save_encoder
-from vectoruniverse.assembly.contract import setup
 from vectoruniverse.config.loading import dump_experiment, load_experiment
-from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import dry_run, evaluate_run, train
+from vectoruniverse.tasks.table import setup
+from vectoruniverse.terminal import Display
 
 quiet = partial(Display, quiet=True)
 BESIDE = {"train_projections": True, "train_logit_scale": True}

@@ -16,7 +16,6 @@ import pytest
 
 import vectoruniverse
 from vectoruniverse.errors import ConfigError, DataError, LockedError, ResourceError
-from vectoruniverse.results import Earlier, best_earlier
 from vectoruniverse.runs.durable import write_durably
 from vectoruniverse.runs.environment import environment, without_secrets
 from vectoruniverse.runs.files import read_record
@@ -24,6 +23,7 @@ from vectoruniverse.runs.folder import Run, create_run
 from vectoruniverse.runs.listing import find_run, find_trained_run, list_runs
 from vectoruniverse.runs.locks import lock_file
 from vectoruniverse.runs.records import EvaluationRecord, RunState
+from vectoruniverse.tasks.results import Earlier, best_earlier
 
 
 def named_run(runs: Path, name: str, started: str) -> Run:

@@ -28,18 +28,27 @@ def block(language: str, holding: str) -> str:
 
 @pytest.fixture
 def package(tmp_path):
-    """A copy of the package with the example's module and its line in the table of tasks."""
-    shutil.copytree(ROOT / "vectoruniverse", tmp_path / "vectoruniverse", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "vectoruniverse" / "assembly" / "simcse.py").write_text(block("python", "SimcseTask"), encoding="utf-8")
-    table = tmp_path / "vectoruniverse" / "config" / "tasks.py"
-    (line,) = re.findall(r'`("simcse": \w+,)`', GUIDE)
-    text = table.read_text(encoding="utf-8")
-    assert text.count("\n}\n") == 1
-    table.write_text(text.replace("\n}\n", f"\n    {line}\n}}\n"), encoding="utf-8")
+    """A copy of the package with the example's folder and its lines in both tables."""
+    room = tmp_path / "vectoruniverse"
+    shutil.copytree(ROOT / "vectoruniverse", room, ignore=shutil.ignore_patterns("__pycache__"))
+    (room / "tasks" / "simcse").mkdir()
+    (room / "tasks" / "simcse" / "__init__.py").touch()
+    (room / "tasks" / "simcse" / "setup.py").write_text(block("python", "SimcseTask"), encoding="utf-8")
+    settings, task = re.findall(r'`("simcse": \w+,)`', GUIDE)
+    (loaded,) = re.findall(r"`(from \S+ import setup as simcse)`", GUIDE)
+    add_line(room / "config" / "tasks.py", settings)
+    add_line(room / "tasks" / "table.py", task, loaded)
     return tmp_path
 
 
-def test_the_example_trains_and_is_judged(package):
+def add_line(table, line, loaded=""):
+    text = table.read_text(encoding="utf-8")
+    assert text.count("\n}\n") == 1
+    text = text.replace("from __future__ import annotations\n", f"from __future__ import annotations\n\n{loaded}\n", 1)
+    table.write_text(text.replace("\n}\n", f"\n    {line}\n}}\n"), encoding="utf-8")
+
+
+def test_the_example_trains_and_is_evaluated(package):
     bert = save_encoder(package / "bert", "bert")
     rows = [f"{a} {b},{b} {a} {c}" for a, b, c in zip(WORDS, WORDS[1:], WORDS[2:], strict=False)]
     table = package / "pairs.csv"

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.sweep_page.page import write_sweep_page
-from vectoruniverse.sweep_page.plates import updates
-from vectoruniverse.sweep_page.record import Adapter, check_record, read_record
-from vectoruniverse.sweep_page.words import adapter_words, enough
+from vectoruniverse.report.sweep.page import write_sweep_page
+from vectoruniverse.report.sweep.plates import updates
+from vectoruniverse.report.sweep.record import Adapter, check_record, read_record
+from vectoruniverse.report.sweep.words import adapter_words, enough
 
 HOSTILE = "</style><script>parent.pwned = 1</script> =1+1"
 LEVELS = {1: 0.605, 2: 0.69, 4: 0.735, 8: 0.741, 16: 0.732}

@@ -19,18 +19,18 @@ from typer.testing import CliRunner
 
 from tests.encoders.text_models import save_encoder
 from vectoruniverse import load_classifier
-from vectoruniverse.assembly.contract import judged_base, setup
-from vectoruniverse.assembly.prepared import sharing_key
 from vectoruniverse.cli import app
-from vectoruniverse.compare_runs import compare_runs
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.evaluation.runs import compare_runs
 from vectoruniverse.experiment import evaluate_run, report_run, resume, train
-from vectoruniverse.observer import RunObserver
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.tasks.sharing import sharing_key
+from vectoruniverse.tasks.table import judged_base, setup
+from vectoruniverse.terminal import Display
 from vectoruniverse.training.loop import InterruptedTraining
+from vectoruniverse.training.observer import RunObserver
 
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS, SHAPES, PLACES = ("red", "green", "blue"), ("circle", "square"), ("left", "right")

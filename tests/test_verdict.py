@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from vectoruniverse.verdict import answer, verdict
+from vectoruniverse.report.verdict import answer, verdict
 
 BASE = {"effective_rank": 9.0, "largest_eigenvalue_share": 0.3, "image/mean_cosine": 0.3, "text/mean_cosine": 0.3}
 

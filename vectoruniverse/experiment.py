@@ -16,23 +16,24 @@ import torch
 
 from vectoruniverse.adapters.apply import ParameterCount, parameter_table
 from vectoruniverse.adapters.lora import LoraAdapter, lora_plus_groups
-from vectoruniverse.assembly.contract import Prepared, Shared, judged_base, setup
-from vectoruniverse.assembly.identity import BASE_FILE, check_adapters_base, describe_base, run_experiment
-from vectoruniverse.assembly.loop import build_schedule, build_trackers, check_tracking, loop_settings, schedule_misfit
-from vectoruniverse.assembly.prepared import RunTimes, TimedTask
-from vectoruniverse.assembly.recorded_rows import DATA_FILE, hold_to_data, locate_data, read_rows_of, refuse_other_data
-from vectoruniverse.comparison import Comparison
 from vectoruniverse.config.loading import dump_experiment
 from vectoruniverse.config.places import place_key, place_of, with_place
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.row_record import EveryRow, RecordedRows, count_trained
-from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DivergedError, UserError
-from vectoruniverse.figures.style import undrawn
-from vectoruniverse.observer import Rehearsal, RunObserver
-from vectoruniverse.report import PARAMETER_COLUMNS, parameter_rows
-from vectoruniverse.reporting import kept_epochs
-from vectoruniverse.results import (
+from vectoruniverse.evaluation.comparison import Comparison
+from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.models.identity import BASE_FILE, check_adapters_base, describe_base, run_experiment
+from vectoruniverse.report.figures.style import undrawn
+from vectoruniverse.report.run import kept_epochs
+from vectoruniverse.report.tables import PARAMETER_COLUMNS, parameter_rows
+from vectoruniverse.runs.environment import environment
+from vectoruniverse.runs.files import json_text, record_text
+from vectoruniverse.runs.folder import Run, create_run
+from vectoruniverse.runs.listing import find_run, find_trained_run
+from vectoruniverse.tasks.base import Prepared, Shared
+from vectoruniverse.tasks.recorded_rows import DATA_FILE, hold_to_data, locate_data, read_rows_of, refuse_other_data
+from vectoruniverse.tasks.results import (
     Outcome,
     beside_base,
     best_earlier,
@@ -41,12 +42,11 @@ from vectoruniverse.results import (
     track_results,
     write_results,
 )
-from vectoruniverse.runs.environment import environment
-from vectoruniverse.runs.files import json_text, record_text
-from vectoruniverse.runs.folder import Run, create_run
-from vectoruniverse.runs.listing import find_run, find_trained_run
-from vectoruniverse.tasks.contract import Evaluation, Task
+from vectoruniverse.tasks.sharing import RunTimes, TimedTask
+from vectoruniverse.tasks.table import judged_base, setup
+from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.contract import Trackers
+from vectoruniverse.training.build import build_schedule, build_trackers, check_tracking, loop_settings, schedule_misfit
 from vectoruniverse.training.checkpoint import Checkpoint, latest, remove_unfinished_saves
 from vectoruniverse.training.device import peak_memory
 from vectoruniverse.training.interruption import Interruption
@@ -59,7 +59,9 @@ from vectoruniverse.training.loop import (
     restore_parameters,
     steps_per_epoch,
 )
+from vectoruniverse.training.observer import Rehearsal, RunObserver
 from vectoruniverse.training.optim import adamw, parameter_groups
+from vectoruniverse.training.task import Task
 from vectoruniverse.training.threads import threads_of_run
 
 NOT_OTHER_DATA = ("data.max_bad_share", "data.cache_dir", "data.encoding", "data.split.group_by")

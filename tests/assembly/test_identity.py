@@ -11,14 +11,14 @@ import pytest
 import yaml
 
 from tests.encoders.models import save_clip
-from vectoruniverse.assembly.identity import BASE_FILE, describe_base, run_experiment
+from vectoruniverse.api.run import load_run
 from vectoruniverse.config.loading import dump_experiment, load_experiment
-from vectoruniverse.display import Display
-from vectoruniverse.encoders.source import ModelSource
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.experiment import evaluate_run, report_run, resume, train
-from vectoruniverse.library import load_run
+from vectoruniverse.models.identity import BASE_FILE, describe_base, run_experiment
+from vectoruniverse.models.source import ModelSource
 from vectoruniverse.runs.folder import create_run
+from vectoruniverse.terminal import Display
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_name_on_the_hub_is_loaded_at_the_recorded_commit(write, tmp_path, mon
     """`main` has moved since: the run's own commit is asked for, not the newest."""
     commits = {"main": "b" * 40}
     monkeypatch.setattr(
-        "vectoruniverse.assembly.identity.open_source",
+        "vectoruniverse.models.identity.open_source",
         lambda name, revision, **_: ModelSource(name, name, tmp_path, commits["main"]),
     )
     experiment = write(model="somebody/some-clip")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vectoruniverse.assembly.loop import check_tracking
 from vectoruniverse.config.document import json_schema
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.training.build import check_tracking
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NUMBERS = ("integer", "number")

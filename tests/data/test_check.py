@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vectoruniverse.data.check import check_data
-from vectoruniverse.data.findings import (
+from vectoruniverse.data.audit.check import check_data
+from vectoruniverse.data.audit.findings import (
     KINDS,
     DataReport,
     Finding,
@@ -27,8 +27,8 @@ from vectoruniverse.data.findings import (
     report_json,
     summary_rows,
 )
-from vectoruniverse.data.row_checks import unprintable
-from vectoruniverse.data.stats import DataStats, data_stats
+from vectoruniverse.data.audit.row_checks import unprintable
+from vectoruniverse.data.audit.stats import DataStats, data_stats
 from vectoruniverse.data.thumbnails import PictureRecipe
 from vectoruniverse.errors import ConfigError, DataError
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from vectoruniverse.data import demo_texts
 from vectoruniverse.data.corpus import read_corpus
-from vectoruniverse.data.demo_texts import DEMO_TEXTS, DemoTexts
-from vectoruniverse.data.docstrings import Docstring, read_docstrings
 from vectoruniverse.data.text_split import divide_table
 from vectoruniverse.data.text_table import encode_labels, read_text_table
+from vectoruniverse.demo import texts as demo_texts
+from vectoruniverse.demo.docstrings import Docstring, read_docstrings
+from vectoruniverse.demo.texts import DEMO_TEXTS, DemoTexts
 from vectoruniverse.errors import ConfigError, DataError
 
 EMOJI = [name for name in DEMO_TEXTS if name.startswith("emoji")]

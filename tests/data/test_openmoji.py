@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from vectoruniverse.data.openmoji import DemoSummary, build_demo
+from vectoruniverse.demo.openmoji import DemoSummary, build_demo
 from vectoruniverse.errors import DataError, ResourceError, UserError
 
 SIZE = 24

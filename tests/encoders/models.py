@@ -21,7 +21,7 @@ from transformers import (
     SiglipModel,
 )
 
-from vectoruniverse.encoders.scratch import build_clip
+from vectoruniverse.models.scratch import build_clip
 
 WORDS = "a on the red green blue yellow circle square triangle cross left right one two three four".split()
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -7,8 +7,8 @@ import torch
 from transformers.activations import QuickGELUActivation
 
 from tests.encoders.models import save_clip
-from vectoruniverse.encoders.activation import QuickGelu, put_quick_gelu
-from vectoruniverse.encoders.dual import load_dual_encoder
+from vectoruniverse.models.activation import QuickGelu, put_quick_gelu
+from vectoruniverse.models.dual import load_dual_encoder
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from tests.encoders.models import save_clip
 from tests.encoders.text_models import load as load_text
 from tests.encoders.text_models import save_encoder
-from vectoruniverse.encoders.dual import load_dual_encoder
-from vectoruniverse.encoders.pretraining import load_bert_for_pretraining
 from vectoruniverse.errors import ConfigError, UserError
+from vectoruniverse.models.dual import load_dual_encoder
+from vectoruniverse.models.pretraining import load_bert_for_pretraining
 
 CPU = torch.device("cpu")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
 from tests.encoders.models import SAVE, save_clip
-from vectoruniverse.encoders.dual import load_dual_encoder
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.dual import load_dual_encoder
 
 TEXTS = ["a red circle", "the green square on the left", "blue"]
 

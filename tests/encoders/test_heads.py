@@ -11,8 +11,8 @@ from torch import nn
 
 from tests.encoders.test_text_training import build
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
-from vectoruniverse.encoders.heads import PairClassifier, SequenceClassifier, load_head, read_head, save_head
 from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.models.heads import PairClassifier, SequenceClassifier, load_head, read_head, save_head
 
 FIRST = ["the red circle", "a green square on the left", "red"]
 SECOND = ["is on the right", "left", "the circle is red and on the left"]

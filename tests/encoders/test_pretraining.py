@@ -5,14 +5,14 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel, GPT2Config
 
-from vectoruniverse.encoders.pretraining import (
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.pretraining import (
     build_bert_for_pretraining,
     load_bert_for_pretraining,
     parameter_counts,
     tokenize_sentences,
 )
-from vectoruniverse.encoders.wordpiece import train_wordpiece
-from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.wordpiece import train_wordpiece
 
 CPU = torch.device("cpu")
 SIZES = {"width": 16, "layers": 1, "heads": 2, "intermediate": 32, "max_tokens": 24, "dropout": 0.1}

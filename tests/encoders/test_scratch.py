@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from tests.encoders.models import WORDS, save_clip
-from vectoruniverse.encoders.scratch import train_clip_tokenizer
+from vectoruniverse.models.scratch import train_clip_tokenizer
 
 TEXTS = ["waving hand: medium-dark skin tone", "waving hand: light skin tone", "grinning face"] * 20
 

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import AutoModel
 
 from tests.encoders.text_models import TEXTS, embed, load, save_encoder
-from vectoruniverse.encoders.text import random_like
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.text import random_like
 
 TRANSFORMER = '[{{"type": "sentence_transformers.models.Transformer", "path": ""}}, {}]'
 

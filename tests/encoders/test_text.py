@@ -19,9 +19,9 @@ from transformers import (
 )
 
 from tests.encoders.text_models import BERT_MARKS, FAMILIES, TEXTS, WORDS, embed, load, save_encoder, word_tokenizer
-from vectoruniverse.encoders.text_tower import without_normalize
-from vectoruniverse.encoders.tokens import TokenizedTexts
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.text_tower import without_normalize
+from vectoruniverse.models.tokens import TokenizedTexts
 
 MINILM = "all-MiniLM-L6-v2"
 needs_minilm = pytest.mark.skipif(

@@ -5,8 +5,8 @@ import torch
 
 from tests.encoders.text_models import TEXTS, embed, load, save_encoder
 from vectoruniverse.adapters.apply import TowerTargets, attention_targets, inject_lora
-from vectoruniverse.encoders.text import build_bert, random_like
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.text import build_bert, random_like
 
 CORPUS = ["the red circle is on the left", "the green square is on the right", "파란 원은 왼쪽에 있다"] * 3
 

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from vectoruniverse.encoders.wordpiece import SPECIAL_TOKENS, train_wordpiece
 from vectoruniverse.errors import DataError
+from vectoruniverse.models.wordpiece import SPECIAL_TOKENS, train_wordpiece
 
 TEXTS = [
     "the cat sat on the mat, and the cats were sitting",

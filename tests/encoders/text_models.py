@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from vectoruniverse.encoders.text import TextEncoder, load_text_encoder
+from vectoruniverse.models.text import TextEncoder, load_text_encoder
 
 WORDS = "a on the red green blue circle square left right one two 파란 원 왼쪽 빨간".split()
 TEXTS = ["a red circle", "The green square on the left", "blue", "파란 원 왼쪽"]

@@ -8,8 +8,8 @@ import yaml
 
 from tests.encoders.models import SAVE
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.display import Display
 from vectoruniverse.experiment import train
+from vectoruniverse.terminal import Display
 
 
 def train_shapes(root: Path, shapes: Path, model: object = "clip", **sections: object) -> Path:

@@ -8,10 +8,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tests.export.runs import train_shapes
+from vectoruniverse.api.run import load_run
 from vectoruniverse.export.card import hub_name, write_card
 from vectoruniverse.export.contract import Agreement
 from vectoruniverse.export.exporter import FORMATS, export_run
-from vectoruniverse.library import load_run
 
 AGREEMENT = Agreement(1e-7, 2e-7, 1e-5, "peft 1.0", "8 rows of the run's data")
 

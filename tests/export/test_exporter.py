@@ -16,13 +16,13 @@ import yaml
 from tests.conftest import draw_shape
 from tests.encoders.models import SAVE
 from tests.export.runs import train_shapes
+from vectoruniverse.api.run import load_run
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.export import to_transformers
 from vectoruniverse.export.contract import ExportError, Vectors, compare
 from vectoruniverse.export.exporter import FORMATS, export_run
 from vectoruniverse.export.packages import PACKAGES
 from vectoruniverse.export.probe import make_probe
-from vectoruniverse.library import load_run
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 
 from vectoruniverse.data.pair_items import PairItems
-from vectoruniverse.figures import album, style
-from vectoruniverse.figures.space import Embedded
+from vectoruniverse.report.figures import album, style
+from vectoruniverse.report.figures.space import Embedded
 
 
 def test_figures_without_numbers_are_left_out() -> None:

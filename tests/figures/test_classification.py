@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from vectoruniverse.figures import classification, style
 from vectoruniverse.metrics.classification import reliability
+from vectoruniverse.report.figures import style
+from vectoruniverse.tasks.classification import figures as classification
 
 MATRIX = [[30, 10, 0], [0, 1200, 0], [0, 0, 0]]
 NAMES = ["pos", "neg", "a very long name of a class that never occurs"]

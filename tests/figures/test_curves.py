@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from vectoruniverse.figures import curves, style
+from vectoruniverse.report.figures import curves, style
+from vectoruniverse.tracking.series import grouped
 
 
 def _history(steps: int = 20) -> list[dict[str, float | int | str]]:
@@ -84,7 +85,7 @@ def test_long_series_are_drawn_as_means_within_their_range() -> None:
     steps = np.arange(1000.0)
     values = np.sin(steps)
     values[10] = np.nan
-    mean_steps, mean, low, high = curves.grouped(steps, values, 10)
+    mean_steps, mean, low, high = grouped(steps, values, 10)
     for i in range(10):
         part = [v for v in values[i * 100 : (i + 1) * 100] if v == v]
         assert (mean[i], low[i], high[i]) == pytest.approx((sum(part) / len(part), min(part), max(part)))

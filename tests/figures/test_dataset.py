@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from vectoruniverse.figures.dataset import label_counts, lengths
-from vectoruniverse.figures.style import png
+from vectoruniverse.report.figures.dataset import label_counts, lengths
+from vectoruniverse.report.figures.style import png
 
 
 def test_labels_are_bars_with_their_counts_most_frequent_on_top():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vectoruniverse.data.pair_items import PairItems
-from vectoruniverse.figures import gallery, style
-from vectoruniverse.figures.space import Embedded
+from vectoruniverse.report.figures import gallery, style
+from vectoruniverse.report.figures.space import Embedded
 
 N, SIDE = 30, 8
 PLAIN = PairItems(np.arange(N), np.arange(N))

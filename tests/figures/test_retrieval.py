@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vectoruniverse.figures import retrieval, style
+from vectoruniverse.report.figures import retrieval, style
 
 BASE = {"image_to_text/recall@10": 0.3, "image_to_text/recall@1": 0.1, "text_to_image/recall@1": 0.2, "alignment": 1.0}
 ADAPTED = {"image_to_text/recall@10": 0.8, "image_to_text/recall@1": 0.05, "text_to_image/recall@1": 0.4, "extra": 1.0}

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.patches import StepPatch
 
 from vectoruniverse.data.pair_items import PairItems
-from vectoruniverse.figures import space, style
+from vectoruniverse.report.figures import space, style
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vectoruniverse.errors import ConfigError, ResourceError
-from vectoruniverse.figures import style
+from vectoruniverse.report.figures import style
 
 
 def _drawn() -> style.Figure:
@@ -69,7 +69,9 @@ def test_settings_of_the_person_neither_count_nor_change() -> None:
 
 def test_pyplot_stays_out() -> None:
     modules = "curves, gallery, retrieval, space, style"
-    code = f"import sys; from vectoruniverse.figures import {modules}; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = (
+        f"import sys; from vectoruniverse.report.figures import {modules}; sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 

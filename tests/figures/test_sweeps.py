@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from vectoruniverse.figures import style
-from vectoruniverse.figures.adapter import (
+from vectoruniverse.report.figures import style
+from vectoruniverse.report.figures.adapter import (
     Balance,
     Truncation,
     by_place,
@@ -17,8 +17,8 @@ from vectoruniverse.figures.adapter import (
     singular_values,
     truncation,
 )
-from vectoruniverse.figures.runs import colours_of, curves_together, reached
-from vectoruniverse.figures.sweeps import (
+from vectoruniverse.report.figures.runs import colours_of, curves_together, reached
+from vectoruniverse.report.figures.sweeps import (
     Point,
     Position,
     costs,
@@ -28,7 +28,7 @@ from vectoruniverse.figures.sweeps import (
     plane,
     validation_curves,
 )
-from vectoruniverse.figures.swept import Swept
+from vectoruniverse.report.figures.swept import Swept
 
 RANKS = Swept("rank", {1.0: "1", 2.0: "2", 4.0: "4", 16.0: "16"})
 PLACES = tuple(RANKS.labels)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.patches import StepPatch
 
-from vectoruniverse.figures import style
-from vectoruniverse.figures.text_pairs import Scored, cosine_histograms, share_histograms, shown_name, spectra
+from vectoruniverse.report.figures import style
+from vectoruniverse.tasks.text_pairs.figures import Scored, cosine_histograms, share_histograms, shown_name, spectra
 
 NAMES = ("한국어 문장 임베딩, 평균", "KoBERT <b>[CLS]</b> $x$", "distiluse")
 

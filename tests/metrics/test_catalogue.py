@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from vectoruniverse.data.pair_items import PairItems
+from vectoruniverse.evaluation.retrieval import judge_sides
 from vectoruniverse.metrics.catalogue import best_ends, describe, in_order
-from vectoruniverse.report import comparison_rows, metric_rows
-from vectoruniverse.tasks.classification import Examples, _evaluation
-from vectoruniverse.tasks.judging import judge_sides
+from vectoruniverse.report.tables import comparison_rows, metric_rows
+from vectoruniverse.tasks.classification.task import Examples, _evaluation
 
 
 @pytest.mark.parametrize(

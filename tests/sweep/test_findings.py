@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from vectoruniverse.errors import DataError
 from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.sweep.findings import statistics, sweep_csv
-from vectoruniverse.sweep.outcomes import outcomes
 
 
 def cell(tmp_path, values, seed, hits, data="d"):

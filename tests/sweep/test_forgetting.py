@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from vectoruniverse.assembly.contract import judged_base
-from vectoruniverse.assembly.image_text import share
 from vectoruniverse.config.image_text import ForgettingConfig
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import train
 from vectoruniverse.sweep.forgetting import best_scale, forgetting_curve, known_rows, weigh
+from vectoruniverse.tasks.image_text.setup import share
+from vectoruniverse.tasks.table import judged_base
+from vectoruniverse.terminal import Display
 
 YELLOW = ForgettingConfig(include={"Category": ["yellow"]}, scales=[0.0, 0.5, 1.0])
 

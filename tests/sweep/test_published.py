@@ -11,11 +11,11 @@ from tests.test_cli import vu
 from tests.tracking.conftest import WELL_FORMED_KEY, lonely_wandb  # noqa: F401  (fixture)
 from tests.tracking.server import serving
 from tests.tracking.wandb_file import WandbFile, read_wandb
-from vectoruniverse.display import Display
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.sweep.grid import Over, make_grid
 from vectoruniverse.sweep.published import publish
 from vectoruniverse.sweep.runner import run_sweep
+from vectoruniverse.terminal import Display
 
 pytestmark = pytest.mark.usefixtures("lonely_wandb")
 

@@ -17,16 +17,16 @@ import torch
 from safetensors.torch import load_file
 
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError, DataError, LockedError
 from vectoruniverse.experiment import evaluate_run, train
 from vectoruniverse.metrics.bootstrap import paired_bootstrap
 from vectoruniverse.metrics.sweeps import summarise_sweep
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.sweep.grid import Over, make_grid, parse_over
-from vectoruniverse.sweep.outcomes import outcomes
 from vectoruniverse.sweep.runner import run_sweep
+from vectoruniverse.terminal import Display
 
 
 def quiet():

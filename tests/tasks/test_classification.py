@@ -8,9 +8,9 @@ import torch
 
 from tests.training.test_loop import Recorder
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
-from vectoruniverse.encoders.heads import PairClassifier, SequenceClassifier
-from vectoruniverse.encoders.text import build_bert
-from vectoruniverse.tasks.classification import ClassificationTask, Examples, balanced_weights
+from vectoruniverse.models.heads import PairClassifier, SequenceClassifier
+from vectoruniverse.models.text import build_bert
+from vectoruniverse.tasks.classification.task import ClassificationTask, Examples, balanced_weights
 from vectoruniverse.training.loop import Settings, Trainer
 from vectoruniverse.training.optim import adamw, constant, parameter_groups
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from tests.encoders.models import save_clip
-from vectoruniverse import losses
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
 from vectoruniverse.data.pair_items import PairItems, number
 from vectoruniverse.data.views import Augmentation
-from vectoruniverse.encoders.dual import load_dual_encoder
-from vectoruniverse.tasks.image_text import ImageTextTask, Pairs
+from vectoruniverse.losses import contrastive as losses
+from vectoruniverse.models.dual import load_dual_encoder
+from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs
 
 TITLES = [
     "red circle",

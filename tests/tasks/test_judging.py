@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from vectoruniverse.data.pair_items import PairItems
+from vectoruniverse.evaluation.retrieval import Embeddings, Labels, judge, judge_labels, judge_sides
 from vectoruniverse.metrics.geometry import geometry
 from vectoruniverse.metrics.ranking import retrieval_ranks, summarise_ranks
-from vectoruniverse.tasks.judging import Embeddings, Labels, judge, judge_labels, judge_sides
 
 
 def test_labels_are_judged_by_hand_drawn_vectors():

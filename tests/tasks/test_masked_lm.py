@@ -11,11 +11,11 @@ import torch
 
 from vectoruniverse.data.masking import IGNORED
 from vectoruniverse.data.sentence_pairs import NO_PAIR, collect_documents
-from vectoruniverse.encoders.pretraining import build_bert_for_pretraining, tokenize_sentences
-from vectoruniverse.encoders.wordpiece import train_wordpiece
 from vectoruniverse.errors import DataError
-from vectoruniverse.tasks.contract import Task
-from vectoruniverse.tasks.masked_lm import MaskedLmTask
+from vectoruniverse.models.pretraining import build_bert_for_pretraining, tokenize_sentences
+from vectoruniverse.models.wordpiece import train_wordpiece
+from vectoruniverse.tasks.masked_lm.task import MaskedLmTask
+from vectoruniverse.training.task import Task
 
 
 def docstrings(module):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from vectoruniverse import losses
 from vectoruniverse.data.pair_items import same_texts
-from vectoruniverse.encoders.text import build_bert
+from vectoruniverse.losses import contrastive as losses
 from vectoruniverse.metrics import geometry
-from vectoruniverse.tasks.text_pairs import TextPairs, TextPairsTask
+from vectoruniverse.models.text import build_bert
+from vectoruniverse.tasks.text_pairs.task import TextPairs, TextPairsTask
 
 FIRST = ["red circle", "blue square", "green triangle on the left", "red circle", "two", "three"]
 SECOND = ["빨간 원", "파란 네모", "왼쪽 초록 세모", "빨간 동그라미", "둘", "셋"]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vectoruniverse.errors import DataError, DivergedError
-from vectoruniverse.tasks.contract import Evaluation, StepLoss
+from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.training.loop import (
     InterruptedTraining,
     Settings,
@@ -18,6 +18,7 @@ from vectoruniverse.training.loop import (
     steps_per_epoch,
 )
 from vectoruniverse.training.optim import adamw, constant, parameter_groups
+from vectoruniverse.training.task import StepLoss
 
 ROWS = 10
 

@@ -35,8 +35,8 @@ def data_demo(
     quiet: QuietOption = False,
 ) -> None:
     """Build a real data set offline: OpenMoji pictograms, their names and groups."""
-    from vectoruniverse.data.openmoji import build_demo
-    from vectoruniverse.display import Display
+    from vectoruniverse.demo.openmoji import build_demo
+    from vectoruniverse.terminal import Display
 
     display = Display(quiet=quiet)
     try:
@@ -54,7 +54,7 @@ def data_texts(
     out: Annotated[Path, typer.Option(help="Folder of the table and its attribution.")] = Path("data/texts"),
 ) -> None:
     """Build real texts offline, one set for each text task: names of emoji, documentation of Python."""
-    from vectoruniverse.data.demo_texts import DEMO_TEXTS
+    from vectoruniverse.demo.texts import DEMO_TEXTS
 
     if name is None:
         rows = [(one, (build.__doc__ or "").partition("\n")[0]) for one, build in DEMO_TEXTS.items()]
@@ -82,8 +82,8 @@ def data_check(
     quiet: QuietOption = False,
 ) -> None:
     """Find what is wrong with a data folder: every finding with file, line and reason; exit code 3 above the share."""
-    from vectoruniverse import datasets
-    from vectoruniverse.data.findings import report_csv, report_json, summary_rows
+    from vectoruniverse.data.audit.findings import report_csv, report_json, summary_rows
+    from vectoruniverse.tasks.image_text import check as datasets
 
     table = None if csv_file is None else _open_table(csv_file)
     display = open_display(quiet)
@@ -119,7 +119,7 @@ def data_stats(
     out: Annotated[Path | None, typer.Option(help="Folder for the figures (PNG and SVG).")] = None,
 ) -> None:
     """Describe a data folder: how often each label occurs, how long the texts are."""
-    from vectoruniverse import datasets
+    from vectoruniverse.tasks.image_text import check as datasets
 
     stats = datasets.describe(root, config, overrides, encoding)
     if as_json:

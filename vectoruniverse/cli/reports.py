@@ -33,8 +33,8 @@ def report(
     """Write the page of a run or a sweep again: one self-contained HTML file, with figures and tables beside it."""
     sweeps = [folder for folder in (Path(subject), runs_dir / subject) if (folder / "sweep.json").is_file()]
     if sweeps:
-        from vectoruniverse.sweep_page.page import write_sweep_page
-        from vectoruniverse.sweep_page.record import read_record
+        from vectoruniverse.report.sweep.page import write_sweep_page
+        from vectoruniverse.report.sweep.record import read_record
 
         page = write_sweep_page(read_record(sweeps[0] / "sweep.json"), sweeps[0], page=page_file(out))
     elif out is not None:
@@ -61,8 +61,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Put runs side by side: settings that differ, metrics with intervals, paired differences from the first."""
-    from vectoruniverse import compare_page
-    from vectoruniverse.compare_runs import compare_runs
+    from vectoruniverse.evaluation.runs import compare_runs
+    from vectoruniverse.report import comparison as compare_page
 
     record = compare_runs(runs, runs_dir=runs_dir)
     if (page := page_file(out)) is not None:

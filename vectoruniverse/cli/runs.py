@@ -26,12 +26,12 @@ from vectoruniverse.cli.shell import (
 from vectoruniverse.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from vectoruniverse.comparison import Comparison
     from vectoruniverse.config.sections import Experiment
     from vectoruniverse.config.text import TextPairsExperiment
+    from vectoruniverse.evaluation.comparison import Comparison
     from vectoruniverse.experiment import Plan
-    from vectoruniverse.results import Outcome
     from vectoruniverse.runs.folder import Run
+    from vectoruniverse.tasks.results import Outcome
 
 MOST_BAD = 5
 """Unusable rows that are told one by one."""
@@ -121,10 +121,10 @@ def evaluate(
     """Judge a run's adapter beside its base, on the rows it held out; or an experiment's encoders."""
     _check_subject(run, config, split, data, overrides)
     from vectoruniverse import experiment as runner
-    from vectoruniverse.comparison import evaluation_record, spectra
     from vectoruniverse.config.loading import load_experiment
     from vectoruniverse.config.text import TextPairsExperiment
-    from vectoruniverse.report import metric_rows
+    from vectoruniverse.evaluation.comparison import evaluation_record, spectra
+    from vectoruniverse.report.tables import metric_rows
 
     loaded = None if config is None else load_experiment(config, overrides)
     if isinstance(loaded, TextPairsExperiment):
@@ -177,9 +177,9 @@ def _judged(loaded: Experiment, split: str) -> str:
 
 def _evaluate_encoders(loaded: TextPairsExperiment, split: str, page: Path | None, quiet: bool, as_json: bool) -> None:
     """One table over the encoders of an experiment, and the page where it is wanted."""
-    from vectoruniverse import encoder_page
-    from vectoruniverse.assembly.text_pairs import judge_encoders, pair_findings
-    from vectoruniverse.compare_encoders import answer
+    from vectoruniverse.tasks.text_pairs import page as encoder_page
+    from vectoruniverse.tasks.text_pairs.encoders import answer
+    from vectoruniverse.tasks.text_pairs.setup import judge_encoders, pair_findings
 
     display = open_display(quiet)
     try:
@@ -243,7 +243,7 @@ def predict(
     quiet: QuietOption = False,
 ) -> None:
     """Put the rows of a table into a classifier's classes: a CSV of the table, its predictions and probabilities."""
-    from vectoruniverse.prediction import described, load_classifier
+    from vectoruniverse.api.classifier import described, load_classifier
     from vectoruniverse.runs.durable import write_durably, write_errors_are_told
 
     display = open_display(quiet)
@@ -318,8 +318,8 @@ def _from_json(text: str) -> list[str]:
 
 
 def _print_comparison(title: str, comparison: Comparison) -> None:
-    from vectoruniverse.comparison import plain_intervals
-    from vectoruniverse.report import comparison_rows
+    from vectoruniverse.evaluation.comparison import plain_intervals
+    from vectoruniverse.report.tables import comparison_rows
 
     rows = comparison_rows(comparison.base.metrics, comparison.adapted.metrics, plain_intervals(comparison))
     print_table(title, ("metric", "base", "adapted", "change [95 % interval]"), rows)
@@ -327,7 +327,7 @@ def _print_comparison(title: str, comparison: Comparison) -> None:
 
 def _print_judgement(run: Run, comparison: Comparison) -> None:
     """What the page says first, in words; nothing where the run does not tell what it was after."""
-    from vectoruniverse.reporting import judgement
+    from vectoruniverse.report.run import judgement
 
     record = run.read_evaluation()
     if record is not None and record.monitor in comparison.adapted.metrics:
@@ -346,7 +346,7 @@ def _print_finished(reference: str, runs_dir: Path, quiet: bool, as_json: bool) 
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     if as_json:
-        from vectoruniverse.verdict import kept_words
+        from vectoruniverse.report.verdict import kept_words
 
         record = {"run": str(outcome.run.path), "best_epoch": outcome.best_epoch, "epoch": outcome.epoch}
         record |= {"kept": kept_words(outcome.epoch, outcome.best_epoch), "seconds": outcome.seconds}
@@ -371,7 +371,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
 
         print_json(dataclasses.asdict(plan))
         return
-    from vectoruniverse.display import duration
+    from vectoruniverse.terminal import duration
 
     rows = [(f"{name} rows", f"{count:,}") for name, count in plan.rows.items()]
     rows += [
@@ -384,6 +384,6 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         ("peak memory so far", "unknown" if plan.memory is None else f"{plan.memory / 2**20:,.0f} MiB"),
     ]
     print_table("plan", ("", ""), rows)
-    from vectoruniverse.report import PARAMETER_COLUMNS, parameter_rows
+    from vectoruniverse.report.tables import PARAMETER_COLUMNS, parameter_rows
 
     print_table("parameters", PARAMETER_COLUMNS, parameter_rows(plan.parameters))

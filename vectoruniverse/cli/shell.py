@@ -18,7 +18,7 @@ from vectoruniverse.errors import ConfigError, ResourceError, UserError
 from vectoruniverse.training.interruption import Terminated
 
 if TYPE_CHECKING:
-    from vectoruniverse.display import Display
+    from vectoruniverse.terminal import Display
 
 P = ParamSpec("P")
 
@@ -110,7 +110,7 @@ def tell_fault() -> None:
 
 def _drop_unwritten() -> None:
     """Forget what the standard streams cannot be rid of, or Python would fail on it at exit with a code of its own."""
-    from vectoruniverse.display import drop_output
+    from vectoruniverse.terminal import drop_output
 
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
@@ -126,7 +126,7 @@ def open_display(quiet: bool = False) -> Display:
     keep_freed_memory()
     import transformers
 
-    from vectoruniverse.display import Display
+    from vectoruniverse.terminal import Display
     from vectoruniverse.training.threads import choose_threads
 
     transformers.utils.logging.set_verbosity_error()
@@ -141,7 +141,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Print a table to standard output: no wider than a terminal if its words allow, in a pipe without any folding."""
     from rich.console import Console
 
-    from vectoruniverse.display import show_table
+    from vectoruniverse.terminal import show_table
 
     console = Console(highlight=False)
     with console.capture() as printed:

@@ -143,11 +143,11 @@ def _sweep(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: b
 
 
 def _print(outcome: SweepOutcome) -> None:
+    from vectoruniverse.report.sweep import words
+    from vectoruniverse.report.sweep.record import check_record
+    from vectoruniverse.report.sweep.tables import better
+    from vectoruniverse.report.verdict import LEARNED
     from vectoruniverse.sweep.grid import describe
-    from vectoruniverse.sweep_page import words
-    from vectoruniverse.sweep_page.record import check_record
-    from vectoruniverse.sweep_page.tables import better
-    from vectoruniverse.verdict import LEARNED
 
     record: dict[str, Any] = outcome.record
     found = record["statistics"]

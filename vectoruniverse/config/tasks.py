@@ -1,7 +1,6 @@
-"""THE TABLE OF TASKS: the settings that each task's experiment file has.
+"""The settings that each task's experiment file has; ``tasks.table`` says how the runs of each are put together.
 
-The module of the same name in ``assembly`` puts its runs together. A new task is a line here, a module there, and an
-experiment file; one with the keys of another task shares that task's settings.
+A task with the keys of another shares that task's settings.
 """
 
 from __future__ import annotations

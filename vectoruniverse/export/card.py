@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 from vectoruniverse import __version__
-from vectoruniverse.encoders.source import BUILT_IN
+from vectoruniverse.api.run import LoadedRun
 from vectoruniverse.export.contract import Agreement, Format
-from vectoruniverse.library import LoadedRun
-from vectoruniverse.report import comparison_rows, drawn_over, markdown_table
+from vectoruniverse.models.source import BUILT_IN
+from vectoruniverse.report.tables import comparison_rows, drawn_over, markdown_table
 from vectoruniverse.runs.records import EvaluationRecord
 
 COLUMNS = ("metric", "base", "adapted", "change [95 % interval]")

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vectoruniverse.api.run import LoadedRun
 from vectoruniverse.errors import UserError
-from vectoruniverse.library import LoadedRun
 
 
 class ExportError(UserError):

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vectoruniverse.adapters.prefix import PrefixAdapter
-from vectoruniverse.assembly.image_text import as_image_text
+from vectoruniverse.api.run import LoadedRun, load_run
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.encoders.source import BUILT_IN
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.export.card import hub_name, write_card
 from vectoruniverse.export.contract import Agreement, Format, Vectors, compare, others_silenced
@@ -19,8 +18,9 @@ from vectoruniverse.export.to_onnx import ONNX
 from vectoruniverse.export.to_peft import PEFT
 from vectoruniverse.export.to_sentence_transformers import SENTENCE_TRANSFORMERS
 from vectoruniverse.export.to_transformers import TRANSFORMERS
-from vectoruniverse.library import LoadedRun, load_run
+from vectoruniverse.models.source import BUILT_IN
 from vectoruniverse.runs.listing import find_trained_run
+from vectoruniverse.tasks.image_text.setup import as_image_text
 
 FORMATS = {form.name: form for form in (PEFT, TRANSFORMERS, SENTENCE_TRANSFORMERS, ONNX)}
 """What a run can be written as."""

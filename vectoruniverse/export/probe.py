@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-from vectoruniverse.assembly.rows import read_rows
+from vectoruniverse.api.run import LoadedRun
 from vectoruniverse.data.decoding import (
     PictureError,
     fit_picture,
@@ -18,7 +18,7 @@ from vectoruniverse.data.decoding import (
 )
 from vectoruniverse.errors import UserError
 from vectoruniverse.export.contract import Probe
-from vectoruniverse.library import LoadedRun
+from vectoruniverse.tasks.image_text.data import read_rows
 
 ROWS = 8
 """Rows that a check asks for: enough for batches with texts of several lengths."""

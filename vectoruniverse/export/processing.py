@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vectoruniverse.api.run import LoadedRun
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.library import LoadedRun
 
 
 def save_processor(loaded: LoadedRun, folder: Path) -> None:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vectoruniverse.api.run import LoadedRun
 from vectoruniverse.export.contract import Format, Probe, Vectors
 from vectoruniverse.export.processing import pads_to_end, save_processor
 from vectoruniverse.export.to_transformers import merged_model
-from vectoruniverse.library import LoadedRun
 
 IMAGE_FILE, TEXT_FILE = "image.onnx", "text.onnx"
 

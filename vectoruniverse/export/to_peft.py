@@ -6,12 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
-from vectoruniverse.encoders.source import BUILT_IN
+from vectoruniverse.api.run import LoadedRun
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.export.contract import Format, Probe, Vectors
 from vectoruniverse.export.processing import pads_to_end, save_processor
 from vectoruniverse.export.to_transformers import embed_with
-from vectoruniverse.library import LoadedRun
+from vectoruniverse.models.source import BUILT_IN
 
 CONFIG_FILE = "adapter_config.json"
 BASE_FOLDER = "base"

@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
+from vectoruniverse.adapters.base_weights import BaseWeights
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.svd import effective_rank, singular_values, tower_spectra, truncate
-from vectoruniverse.assembly.base_weights import BaseWeights
-from vectoruniverse.assembly.image_text import ImageTextShared, build_task
-from vectoruniverse.assembly.model import extra_parameters, load_adapted, trained_in_place
 from vectoruniverse.config.image_text import ImageTextExperiment
-from vectoruniverse.encoders.dual import TEXT_TOWER, VISION_TOWER
+from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.bootstrap import Interval, bootstrap_mean, paired_bootstrap
+from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER
 from vectoruniverse.runs.folder import Run
-from vectoruniverse.sweep.outcomes import outcomes
-from vectoruniverse.tasks.contract import Evaluation
+from vectoruniverse.runs.outcomes import outcomes
+from vectoruniverse.tasks.image_text.model import extra_parameters, load_adapted, trained_in_place
+from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_task
 
 
 def analyse_adapter(

@@ -42,15 +42,15 @@ from typing import Any
 import numpy as np
 
 from vectoruniverse.config.loading import load_experiment
-from vectoruniverse.data.findings import spreadsheet_cell
+from vectoruniverse.data.audit.findings import spreadsheet_cell
 from vectoruniverse.metrics.answers import answer
 from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.metrics.sweeps import SweepSummary, ValueSummary, smallest_not_worse, summarise_sweep
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.outcomes import Outcomes, outcomes
 from vectoruniverse.runs.records import EvaluationRecord
 from vectoruniverse.sweep.grid import describe
-from vectoruniverse.sweep.outcomes import Outcomes, outcomes
 from vectoruniverse.tracking.jsonl import read_metrics
 
 Entry = dict[str, Any]

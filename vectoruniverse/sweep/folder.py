@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from vectoruniverse.errors import ConfigError, DataError, LockedError
+from vectoruniverse.report.sweep.record import MAX_BYTES, REMEDY
 from vectoruniverse.runs.durable import remove_unfinished, write_durably
 from vectoruniverse.runs.files import read_bytes
 from vectoruniverse.runs.locks import lock_file
 from vectoruniverse.sweep.findings import sweep_csv
-from vectoruniverse.sweep_page.record import MAX_BYTES, REMEDY
 
 VERSION = 1
 

@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from vectoruniverse.adapters.base_weights import BaseWeights
 from vectoruniverse.adapters.prefix import PrefixAdapter
-from vectoruniverse.assembly.base_weights import BaseWeights
-from vectoruniverse.assembly.image_text import ImageTextShared, build_pairs, build_task, share
-from vectoruniverse.assembly.model import Blend, load_adapted, picture_recipe, trained_in_place
-from vectoruniverse.assembly.rows import ImageTextData, decode, group_by, read_rows
 from vectoruniverse.config.image_text import ForgettingConfig, ImageTextExperiment, ScratchClip
 from vectoruniverse.config.sections import SplitConfig
 from vectoruniverse.data.splits import Split
-from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.metrics.bootstrap import bootstrap_mean
-from vectoruniverse.tasks.image_text import ImageTextTask
+from vectoruniverse.tasks.image_text.data import ImageTextData, decode, group_by, read_rows
+from vectoruniverse.tasks.image_text.model import Blend, load_adapted, picture_recipe, trained_in_place
+from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_pairs, build_task, share
+from vectoruniverse.tasks.image_text.task import ImageTextTask
+from vectoruniverse.terminal import Display
 
 RULE = (
     "largest harmonic mean of two shares: the new rows' metric relative to its best along the path, "

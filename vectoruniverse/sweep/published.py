@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vectoruniverse.display import Display
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.report.sweep.page import write_sweep_page
+from vectoruniverse.report.sweep.record import check_record, read_record
+from vectoruniverse.report.sweep.words import answer
 from vectoruniverse.runs.durable import write_durably
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.sweep.folder import SweepFolder
-from vectoruniverse.sweep_page.page import write_sweep_page
-from vectoruniverse.sweep_page.record import check_record, read_record
-from vectoruniverse.sweep_page.words import answer
+from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.wandb_run import WandbSettings
 from vectoruniverse.tracking.wandb_sweep import JOB_TYPE, SweepFindings, WandbSweepTracker
 from vectoruniverse.tracking.wandb_sync import sync

@@ -16,20 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from vectoruniverse import experiment as runner
-from vectoruniverse.assembly.contract import Shared, setup
-from vectoruniverse.assembly.identity import describe_base, recorded_base, run_experiment
-from vectoruniverse.assembly.image_text import ImageTextShared
-from vectoruniverse.assembly.prepared import sharing_key
-from vectoruniverse.assembly.recorded_rows import DATA_FILE
 from vectoruniverse.config.image_text import ImageTextExperiment
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.display import Display
 from vectoruniverse.errors import DivergedError, LockedError, UserError
-from vectoruniverse.results import PER_QUERY_FILE, Outcome
+from vectoruniverse.models.identity import describe_base, recorded_base, run_experiment
 from vectoruniverse.runs.files import check_regular, read_bytes
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.runs.outcomes import PER_QUERY_FILE
 from vectoruniverse.sweep.analysis import analyse_adapter
 from vectoruniverse.sweep.findings import Entry, base_facts, finished_facts, statistics
 from vectoruniverse.sweep.folder import VERSION, SweepFolder
@@ -37,6 +32,13 @@ from vectoruniverse.sweep.forgetting import forgetting_curve
 from vectoruniverse.sweep.grid import RANK, Cell, Grid, identity
 from vectoruniverse.sweep.memory import peak, reset_peak
 from vectoruniverse.sweep.published import publish
+from vectoruniverse.tasks.base import Shared
+from vectoruniverse.tasks.image_text.setup import ImageTextShared
+from vectoruniverse.tasks.recorded_rows import DATA_FILE
+from vectoruniverse.tasks.results import Outcome
+from vectoruniverse.tasks.sharing import sharing_key
+from vectoruniverse.tasks.table import setup
+from vectoruniverse.terminal import Display
 from vectoruniverse.training.interruption import Interruption
 from vectoruniverse.training.loop import InterruptedTraining
 

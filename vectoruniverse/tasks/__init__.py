@@ -1,1 +1,1 @@
-"""What is learned and how it is judged, one file per task."""
+"""What can be learned: one folder a task, and what the runner asks of each."""

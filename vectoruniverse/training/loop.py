@@ -18,11 +18,12 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from vectoruniverse.errors import DataError, DivergedError
+from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.geometry import effective_rank
 from vectoruniverse.runs.files import Record, check_record
-from vectoruniverse.tasks.contract import Evaluation, StepLoss, Task
 from vectoruniverse.training.optim import Schedule
 from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
+from vectoruniverse.training.task import StepLoss, Task
 
 _DAMAGED = "delete that folder to go on from an earlier checkpoint, or train a new run"
 """What to do about a checkpoint."""

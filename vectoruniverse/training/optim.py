@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from vectoruniverse.regularisation import penalised
+from vectoruniverse.losses.penalties import penalised
 
 Schedule = Callable[[int], float]
 """Learning rate of the update number ``step`` (0 for the first)."""

@@ -1,0 +1,1 @@
+"""What a program or notebook imports: vectors and classes from finished runs."""

@@ -1,0 +1,212 @@
+"""A finished run in a program of your own: its model turns pictures and texts into unit vectors.
+
+Shapes: N inputs, S side of the stored picture, E shared embedding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vectoruniverse.adapters.lora import LoraAdapter
+from vectoruniverse.adapters.prefix import PrefixAdapter
+from vectoruniverse.config.image_text import ImageTextExperiment
+from vectoruniverse.data.decoding import (
+    PictureError,
+    PictureRecipe,
+    decode_content,
+    decode_picture,
+    pillow_warnings_silenced,
+)
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.dual import DualEncoder, load_dual_encoder
+from vectoruniverse.models.embedding import embed_squares, embed_tokens
+from vectoruniverse.models.identity import run_experiment
+from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.listing import default_runs_dir, find_trained_run
+from vectoruniverse.tasks.image_text.model import load_adapted, load_encoder, picture_recipe
+from vectoruniverse.tasks.image_text.setup import as_image_text
+from vectoruniverse.training.device import Compute, choose_compute
+
+Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+"""A file, an open Pillow image, or RGB bytes of shape (height, width, 3)."""
+
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
+"""Pillow modes that a PNG holds without loss."""
+
+
+class LoadedRun:
+    """The model of a run: base and adapter together, in evaluation mode.
+
+    Vectors are equal to those that ``vu eval`` judges: the same recipe makes the pictures square, the same tokenizer
+    cuts the texts, the same code encodes them.
+
+    Attributes:
+        run: the run folder.
+        experiment: its configuration.
+        encoder: the model, with the adapter on it.
+        adapter: what was put on the encoder; None where every parameter was trained, or where this is a run's base.
+        compute: where and in which format it computes.
+        recipe: how a picture becomes a square.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        experiment: ImageTextExperiment,
+        encoder: DualEncoder,
+        adapter: LoraAdapter | PrefixAdapter | None,
+        compute: Compute,
+    ) -> None:
+        """Bind a model to the run that it belongs to; see ``load_run``."""
+        self.run, self.experiment, self.compute = run, experiment, compute
+        self.encoder, self.adapter = encoder, adapter
+        self.recipe = picture_recipe(experiment, encoder)
+        encoder.model.eval()
+
+    @functools.cached_property
+    def base(self) -> LoadedRun:
+        """The model as it was before training, loaded beside this one the first time it is asked for.
+
+        Raises:
+            ConfigError: the run trained a model from random weights, or its base cannot be loaded any more.
+        """
+        encoder = load_encoder(as_image_text(run_experiment(self.run), self.run.name), self.compute)
+        if encoder is None:
+            raise ConfigError(f"{self.run.name} began with random weights, which are no model to compare with")
+        return LoadedRun(self.run, self.experiment, encoder, None, self.compute)
+
+    def embed_images(self, pictures: Sequence[Picture], *, batch_size: int = 64) -> NDArray[np.float32]:
+        """Unit vectors of pictures, (N, E).
+
+        Args:
+            pictures: files, Pillow images and uint8 arrays (height, width, 3), mixed as you like. Rotation by EXIF,
+                transparency, and the limits on pixels and aspect ratio are as in training.
+            batch_size: pictures decoded and encoded at a time.
+
+        Raises:
+            PictureError: a picture cannot be used; names its file, or its place among ``pictures``.
+        """
+        if isinstance(pictures, str | os.PathLike | Image.Image):
+            raise TypeError("embed_images takes a sequence of pictures, not one picture")
+        blocks: list[NDArray[np.float32]] = []
+        with pillow_warnings_silenced(), ThreadPoolExecutor() as pool:
+            for part in _parts(len(pictures), batch_size):
+                squares = pool.map(functools.partial(_square, recipe=self.recipe), [pictures[i] for i in part], part)
+                blocks.append(self.embed_squares(np.stack(list(squares)), batch_size=batch_size))
+        return np.concatenate(blocks) if blocks else self.embed_texts([""])[:0]
+
+    def embed_squares(self, squares: NDArray[np.uint8], *, batch_size: int = 64) -> NDArray[np.float32]:
+        """Unit vectors of pictures that are square already: uint8 (N, S, S, 3) → float32 (N, E)."""
+        return _array(embed_squares(self.encoder, lambda part: squares[part], len(squares), batch_size=batch_size))
+
+    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
+        """Unit vectors of texts, (N, E).
+
+        Args:
+            texts: texts; one that is longer than the model reads is cut. The template ``data.text`` is not applied.
+            batch_size: texts encoded at a time.
+        """
+        if isinstance(texts, str):
+            raise TypeError("embed_texts takes a sequence of texts, not one text")
+        tokens = self.encoder.tokenize(texts or [""]).ids
+        return _array(embed_tokens(self.encoder, tokens, batch_size=batch_size))[: len(texts)]
+
+
+def load_run(
+    reference: str | os.PathLike[str],
+    *,
+    runs_dir: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> LoadedRun:
+    """Load the model of a finished run.
+
+    Args:
+        reference: a path; a full name; ``latest`` (of the finished ones); the name of an experiment, for its latest
+            run; a unique prefix.
+        runs_dir: folder of the runs; without it ``VU_RUNS``, else ``runs``.
+        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``; not necessarily what the run was trained on.
+        precision: ``auto`` (the fastest that the device is good at), ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        ConfigError: there is no such run, it has no adapter yet, its base cannot be loaded, or the device is absent.
+        DataError: the adapter is damaged.
+    """
+    run = find_trained_run(Path(runs_dir or default_runs_dir()), os.fspath(reference))
+    experiment = run_experiment(run, trained_model_only=True)
+    if not isinstance(experiment, ImageTextExperiment):
+        said = f"is of task {experiment.task}; only runs of task image_text can be loaded so, or exported"
+        raise ConfigError(said, file=run.path, key="task")
+    compute = choose_compute(device, precision)
+    if experiment.adapter.method == "full":
+        encoder = load_dual_encoder(
+            str(run.adapter.absolute()),
+            revision=None,
+            device=compute.device,
+            dtype=compute.dtype,
+            weights=torch.float32,
+            attention=compute.attention,
+        )
+        return LoadedRun(run, experiment, encoder, None, compute)
+    base = load_encoder(experiment, compute)
+    assert base is not None, "the config refuses LoRA on a model from scratch"
+    encoder, adapter = load_adapted(experiment, base, compute, run.adapter)
+    return LoadedRun(run, experiment, encoder, adapter, compute)
+
+
+def _parts(count: int, batch_size: int) -> Iterator[range]:
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is below 1")
+    return (range(start, min(start + batch_size, count)) for start in range(0, count, batch_size))
+
+
+def _array(embedded: Tensor) -> NDArray[np.float32]:
+    rows: NDArray[np.float32] = embedded.cpu().numpy()
+    return rows
+
+
+def _square(picture: Picture, position: int, recipe: PictureRecipe) -> NDArray[np.uint8]:
+    """Any kind of picture as RGB bytes (S, S, 3), through the one door that files of a data set go through."""
+    if isinstance(picture, str | os.PathLike):
+        path = Path(picture)
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # told by decode_picture, which comes next
+            path = path.resolve()
+        return decode_picture(path, recipe)
+    source = Path(f"picture {position}")
+    image = picture if isinstance(picture, Image.Image) else _image(picture, source)
+    return decode_content(_png(image, source, recipe.max_pixels), source, recipe)
+
+
+def _image(array: object, source: Path) -> Image.Image:
+    usable = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3
+    if not usable or not array.size:  # type: ignore[attr-defined] # an array, as the line above says
+        raise PictureError(source, "is neither a path, nor a Pillow image, nor uint8 of shape (height, width, 3)")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _png(image: Image.Image, source: Path, max_pixels: int) -> bytes:
+    """An open image as the bytes of a file; its size is looked at before its pixels are loaded."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PictureError(source, f"has {width} x {height} pixels, more than data.max_pixels allows ({max_pixels:,})")
+    content, exif = io.BytesIO(), None
+    try:
+        with contextlib.suppress(Exception):  # broken EXIF beside sound pixels is common, and raises anything
+            exif = image.getexif().tobytes() if image.getexif() else None
+        pixels = image if image.mode in _PNG_MODES else image.convert("RGB")
+        pixels.save(content, "PNG", compress_level=0, exif=exif)
+    except Exception as error:  # an image over a broken file raises anything when its pixels are loaded
+        raise PictureError(source, f"cannot be decoded ({error or type(error).__name__})") from error
+    return content.getvalue()

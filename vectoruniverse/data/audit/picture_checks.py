@@ -1,0 +1,194 @@
+"""What can be wrong with pictures: files that cannot be decoded, copies, copies across the split, and orphans."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vectoruniverse.data.audit.findings import Finding, Place, finding
+from vectoruniverse.data.audit.near import Looks, looks
+from vectoruniverse.data.decoding import FORMATS, PictureError, pillow_warnings_silenced
+from vectoruniverse.data.locate import on_disk
+from vectoruniverse.data.metadata import Metadata, Row
+from vectoruniverse.data.thumbnails import Pictures
+
+_FLAT = 4  # of 255: largest difference between the pixels of a picture of one colour
+_CHUNK = 256
+_COPY_MARK = re.compile(r" \(\d+\)$")
+_PICTURE_FORMATS = {*FORMATS, "TIFF", "AVIF"}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Usable rows and what is known of their pictures, position by position.
+
+    Attributes:
+        file: the metadata file, relative to the data folder.
+        rows: usable rows.
+        digests: sha256 of each row's picture file.
+        squares: position of each row's picture among ``distinct``.
+        distinct: one row of each distinct picture file.
+    """
+
+    file: str
+    rows: Sequence[Row]
+    digests: Sequence[str]
+    squares: Sequence[int]
+    distinct: Sequence[int]
+
+    def place(self, position: int) -> Place:
+        """Where the row is written."""
+        return Place(self.file, self.rows[position].line, self.rows[position].id)
+
+    def with_squares(self, squares: Collection[int]) -> list[int]:
+        """Positions of the rows that show one of these distinct pictures."""
+        return [position for position, square in enumerate(self.squares) if square in squares]
+
+
+def seen(file: str, rows: Sequence[Row], digests: Sequence[str]) -> Seen:
+    """Number the distinct pictures in the order in which rows show them."""
+    numbers: dict[str, int] = {}
+    squares = [numbers.setdefault(digest, len(numbers)) for digest in digests]
+    distinct = dict(zip(reversed(squares), reversed(range(len(rows))), strict=True))
+    return Seen(file, rows, digests, squares, [distinct[number] for number in range(len(numbers))])
+
+
+def picture_finding(row: Row, error: PictureError, root: Path, file: str) -> Finding:
+    """Why a row's picture cannot be used."""
+    return finding(error.kind, Place(file, row.line, row.id), f"{_below(row.path, root)}: {error.message}")
+
+
+def header_findings(pictures: Seen, root: Path, size: int) -> Iterator[Finding]:
+    """Pictures whose name belies their format, and those with a side shorter than ``size`` pixels. Headers only."""
+    with pillow_warnings_silenced():
+        suffixes = Image.registered_extensions()
+        for position in pictures.distinct:
+            path = pictures.rows[position].path
+            header = _header(path)
+            if header is None:  # decoded a moment ago, so somebody is changing it; the next check tells
+                continue
+            width, height, form = header
+            named = suffixes.get(path.suffix.lower(), form)
+            if named != form:
+                reason = f"{_below(path, root)} is {form} by its content and {named} by its name"
+                yield finding("wrong_suffix", pictures.place(position), reason)
+            if min(width, height) < size:
+                reason = f"{_below(path, root)} has {width} x {height} pixels; the model sees {size} x {size}"
+                yield finding("tiny_picture", pictures.place(position), reason)
+
+
+def _header(path: Path) -> tuple[int, int, str] | None:
+    """Width, height and format."""
+    with contextlib.suppress(Exception), Image.open(path, formats=FORMATS) as image:
+        # MPO: a JPEG that holds further pictures, as phones make them
+        return *image.size, "JPEG" if image.format == "MPO" else str(image.format)
+    return None
+
+
+def examine_squares(
+    pictures: Seen, decoded: Pictures, positions: NDArray[np.int64]
+) -> Iterator[tuple[Looks, list[bool]]]:
+    """Looks and flatness of the distinct pictures, some at a time; ``positions`` are the rows' in ``decoded``."""
+    of_distinct = positions[np.array(pictures.distinct, np.int64)]
+    for start in range(0, len(of_distinct), _CHUNK):
+        squares = decoded.take(of_distinct[start : start + _CHUNK])
+        spread = squares.max(axis=(1, 2)).astype(np.int16) - squares.min(axis=(1, 2))  # (B, 3)
+        yield looks(squares), (spread.max(axis=1) <= _FLAT).tolist()
+
+
+def flat_findings(pictures: Seen, flat: Sequence[int], root: Path) -> Iterator[Finding]:
+    """Pictures that show one colour, by their numbers among the distinct ones."""
+    for number in flat:
+        position = pictures.distinct[number]
+        reason = f"all that the model sees of {_below(pictures.rows[position].path, root)} is one colour"
+        yield finding("flat_picture", pictures.place(position), reason)
+
+
+def same_picture_findings(pictures: Seen) -> Iterator[Finding]:
+    """Identical files under several names. One file that several rows name on purpose is none."""
+    for positions in _grouped(pictures.digests):
+        rows = [pictures.rows[position] for position in positions]
+        files, titles = len({row.path for row in rows}), len({row.title for row in rows})
+        if files > 1:
+            first, *others = map(pictures.place, positions)
+            told = f"{titles} different titles" if titles > 1 else "the same title"
+            kind = "same_picture" if titles > 1 else "repeated_pair"
+            yield finding(kind, first, f"{files} identical picture files with {told}", (*others,))
+
+
+def same_title_findings(pictures: Seen) -> Iterator[Finding]:
+    """Titles that stand beside more than one picture."""
+    for positions in _grouped([row.title for row in pictures.rows]):
+        title, count = pictures.rows[positions[0]].title, len({pictures.squares[position] for position in positions})
+        if title and count > 1:
+            first, *others = map(pictures.place, positions)
+            yield finding("same_title", first, f"{count} different pictures have the title {title!r}", (*others,))
+
+
+def near_findings(pictures: Seen, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
+    """Groups of nearly the same pictures, given by their numbers among the distinct ones."""
+    for group in groups:
+        first, *others = map(pictures.place, pictures.with_squares(set(group)))
+        yield finding("near_picture", first, f"{len(group)} nearly identical pictures", (*others,))
+
+
+def leak_findings(pictures: Seen, groups: Sequence[Sequence[int]], val: Collection[int]) -> Iterator[Finding]:
+    """Groups of alike pictures with rows on both sides of the split; ``val`` are positions of validation rows."""
+    group_of = {number: index for index, group in enumerate(groups) for number in group}
+    keys = [str(group_of.get(number, f"alone {number}")) for number in pictures.squares]
+    for positions in _grouped(keys):
+        held_out = [position for position in positions if position in val]
+        trained = [position for position in positions if position not in val]
+        if held_out and trained:
+            reason = f"alike pictures: {len(held_out)} rows in validation, {len(trained)} in training"
+            first, *others = map(pictures.place, [*held_out, *trained])
+            yield finding("leak", first, reason, (*others,))
+
+
+def orphan_findings(metadata: Metadata, folder: Path) -> Iterator[Finding]:
+    """Picture files below ``folder`` that no row names, be it a row that was set aside."""
+    named = {row.path for row in metadata.rows}
+    written = _written_names(metadata)
+    beside = {Path(os.path.realpath(on_disk(metadata.file.parent / name))) for name in written}
+    for path in _picture_files(folder):
+        real = Path(os.path.realpath(path)) if path.is_symlink() else path
+        stem = unicodedata.normalize("NFC", path.stem)
+        if real not in named and real not in beside and not {stem, _COPY_MARK.sub("", stem)} & written:
+            yield finding("orphan_picture", Place(_below(path, metadata.root)), "no row names this picture")
+
+
+def _written_names(metadata: Metadata) -> set[str]:
+    """What rows that were set aside name: their ids, or all cells where it is not known which is the id."""
+    names = {row.id for row in metadata.bad} | {cell.strip() for row in metadata.bad for cell in row.cells}
+    return {unicodedata.normalize("NFC", name) for name in names if name}
+
+
+def _picture_files(folder: Path) -> Iterator[Path]:
+    suffixes = {suffix for suffix, form in Image.registered_extensions().items() if form in _PICTURE_FORMATS}
+    for parent, _, names in os.walk(os.path.realpath(folder)):
+        for name in sorted(names):
+            path = Path(parent, name)
+            if path.suffix.lower() in suffixes and not name.startswith("."):
+                yield path
+
+
+def _grouped(keys: Sequence[str]) -> list[list[int]]:
+    """Positions of each key that occurs more than once."""
+    positions: dict[str, list[int]] = defaultdict(list)
+    for position, key in enumerate(keys):
+        positions[key].append(position)
+    return [found for found in positions.values() if len(found) > 1]
+
+
+def _below(path: Path, root: Path) -> str:
+    return os.path.relpath(path, root)

@@ -1,0 +1,121 @@
+"""What can be wrong with rows without looking at a picture: why they were set aside, their titles and their labels."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from vectoruniverse.data.audit.findings import Finding, Place, finding
+from vectoruniverse.data.metadata import BadRow, Row, split_labels
+from vectoruniverse.data.normalise import shown, spellings
+from vectoruniverse.data.text_file import TextFileError
+from vectoruniverse.errors import DataError
+
+_INVISIBLE = {"Zs", "Zl", "Zp", "Cf", "Cc"}
+_BLANK = "\u034f\u115f\u1160\u2800\u3164\uffa0"  # fillers that belong to visible categories
+
+
+def table_finding(error: DataError, file: str) -> Finding:
+    """Why the whole metadata file cannot be used."""
+    if isinstance(error, TextFileError):
+        return finding(error.kind, Place(file, error.line), error.message)
+    elsewhere = "" if error.file is None else f"{error.file}: "
+    return finding("unreadable_table", Place(file), elsewhere + error.message)
+
+
+def bad_row_finding(row: BadRow, file: str) -> Finding:
+    """Why a row was set aside, or is doubtful."""
+    others = () if row.other_line is None else (Place(file, row.other_line, row.id),)
+    return finding(row.kind, Place(file, row.line, row.id or None), row.reason, others)
+
+
+def title_findings(rows: Sequence[Row], file: str) -> Iterator[Finding]:
+    """Titles that are empty, invisible or damaged; where no row has a title, the texts instead."""
+    have_titles = any(row.title for row in rows)
+    for row in rows:
+        place, what = Place(file, row.line, row.id), "title" if have_titles else "text"
+        written = row.title if have_titles else row.text
+        if not written:
+            yield finding("empty_title", place, f"the title is empty; the text is {_quoted(row.text)}")
+        elif fault := unprintable(written):
+            yield finding("unprintable_title", place, f"the {what} {fault}")
+
+
+def unprintable(text: str) -> str | None:
+    """Why a text cannot be read by a person, or None. Every script, emoji and combining mark is readable.
+
+    Unassigned code points pass too: they may be emoji younger than this Python. So do tabs and line ends, which a
+    tokenizer takes for spaces.
+    """
+    if all(char in _BLANK or _is_variation(char) or unicodedata.category(char) in _INVISIBLE for char in text):
+        return f"has no visible character ({text[:12]!a})"
+    for position, char in enumerate(text, 1):
+        if what := _damage(char):
+            return f"holds U+{ord(char):04X}, {what}, as its character {position}"
+    return None
+
+
+def _damage(char: str) -> str | None:
+    code, category = ord(char), unicodedata.category(char)
+    if char == "\ufffd":
+        return "which replaces what an earlier program could not decode"
+    if category == "Cc" and char not in "\t\n\r":
+        return "a control character"
+    if category == "Cs":
+        return "half of a surrogate pair"
+    if category == "Co":
+        return "a private-use character"
+    return "no character" if code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF else None
+
+
+def _is_variation(char: str) -> bool:
+    return "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
+
+
+def length_findings(
+    rows: Sequence[Row], file: str, token_counts: Sequence[int] | None, max_tokens: int | None
+) -> Iterator[Finding]:
+    """Texts that the model does not read to their end; counts and limit include the model's marks."""
+    for row, count in zip(rows, token_counts or (), strict=token_counts is not None):
+        if max_tokens is not None and count > max_tokens:
+            reason = f"the text has {count} tokens, the model reads {max_tokens}: {_quoted(row.text)}"
+            yield finding("too_long_text", Place(file, row.line, row.id), reason)
+
+
+def label_findings(rows: Sequence[Row], file: str, *, column: str | None, separator: str) -> Iterator[Finding]:
+    """Rows without a label (where some have one), labels of one row only, and labels spelt in several ways."""
+    with_label: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        for label in row.labels:
+            with_label[label].append(row)
+    for row in rows if with_label else ():
+        if not row.labels:
+            yield finding("no_label", Place(file, row.line, row.id), "the row has no label")
+    for label, (first, *more) in with_label.items():
+        if not more:
+            yield finding("rare_label", Place(file, first.line, first.id), f"no other row has the label {label!r}")
+    written = [(row, label) for row in rows if column for label in split_labels(row.columns[column], separator)]
+    yield from _spelling_findings("similar_labels", "label", written, file)
+
+
+def group_findings(rows: Sequence[Row], file: str, column: str | None) -> Iterator[Finding]:
+    """Groups of the split that are spelt in several ways."""
+    if column is not None:
+        yield from _spelling_findings("similar_groups", column, [(row, row.columns[column]) for row in rows], file)
+
+
+def _spelling_findings(kind: str, what: str, written: Sequence[tuple[Row, str]], file: str) -> Iterator[Finding]:
+    """Names that are ``alike`` and written differently; the rarest spelling first, since it is likely the slip."""
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for row, name in written:
+        rows[name].append(row)
+    for names in spellings(rows):
+        names.sort(key=lambda name: (len(rows[name]), name))
+        first, *others = (Place(file, rows[name][0].line, rows[name][0].id) for name in names)
+        counted = ", ".join(f"{shown(name)} ({len(rows[name])})" for name in names)
+        yield finding(kind, first, f"the same {what}, spelt in {len(names)} ways: {counted}", (*others,))
+
+
+def _quoted(text: str, limit: int = 60) -> str:
+    return repr(text if len(text) <= limit else text[: limit - 1] + "…")

@@ -1,0 +1,1 @@
+"""What exists to show the product: pictograms, texts, and the tiny CLIP that comes with the package."""

@@ -1,1 +1,0 @@
-"""Hugging Face models that turn pictures and texts into vectors."""

@@ -1,0 +1,1 @@
+"""Models on the same rows: retrieval, paired differences, runs beside each other."""

@@ -1,0 +1,34 @@
+"""What is known of a model on one split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How good the model is on one split.
+
+    Attributes:
+        metrics: named numbers.
+        per_query: what the metrics are means of, one value per row, so that two models can be compared row by row.
+        ranks: rank of each row's best right answer, by direction, for whoever shows single rows.
+        vectors: the rows as vectors (N, D) float32 on the CPU, by what they are of, such as ``image`` and ``text``.
+        loss: what training lowers, without its penalties, on these rows; of two models with equal metrics the one with
+            the lower loss is better. None where a loss of these rows would say nothing, as one over whole batches does.
+    """
+
+    metrics: Mapping[str, float]
+    per_query: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ranks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    loss: float | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows judged."""
+        return len(next(iter(self.per_query.values())))

@@ -1,0 +1,228 @@
+"""Runs beside each other, as plain values: what they were told to do, what each reached, how they got there.
+
+Everything comes from the run folders; no model and no data is loaded. Two runs are compared row by row only where they
+were judged on the same rows of the same data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vectoruniverse.config.loading import NOT_IN_FINGERPRINT
+from vectoruniverse.config.strict_yaml import MAX_BYTES, parse
+from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.metrics.bootstrap import paired_bootstrap
+from vectoruniverse.runs.files import read_bytes, read_record
+from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.listing import find_run
+from vectoruniverse.runs.outcomes import PER_QUERY_FILE, outcomes
+from vectoruniverse.runs.records import EvaluationRecord
+from vectoruniverse.tracking.jsonl import read_metrics
+from vectoruniverse.tracking.series import Record, grouped, series
+
+MOST_RUNS = 26
+"""As many as there are letters."""
+
+LOSS_POINTS = 200
+"""A longer loss curve is given as means of so many groups of steps."""
+
+MIN_ROWS = 2
+"""A bootstrap needs two rows, or groups of rows, to draw from."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A run with what its folder tells."""
+
+    run: Run
+    config: Mapping[str, Any]
+    evaluation: EvaluationRecord | None
+
+
+def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]:
+    """Put runs side by side; the first is the one that differences are taken from.
+
+    Args:
+        references: as ``vectoruniverse.runs.listing.find_run`` takes them, at least two.
+        runs_dir: where names are looked up.
+
+    Returns:
+        JSON values: ``runs`` (``name``, ``state``, ``best_epoch``, ``epoch`` (of the kept weights), ``rows``,
+        ``judged``, ``data``, ``trained_parameters``, ``seconds``, ``peak_memory_bytes``, in the order given);
+        ``monitor``; ``config``: dotted key → run → value, of settings that the result depends on, where they differ;
+        ``metrics``: metric → run → [value, low, high], the last two null without an interval; ``bases``: ``runs`` that
+        set out from a base and its ``metrics``, metric → [value, low, high]; ``differences``: run → metric →
+        [estimate, low, high] of its rows minus the first run's; ``no_differences``: run → why there are none;
+        ``validation`` and ``loss``: run → list of [epoch, monitored metric] and of [step, loss].
+
+    Raises:
+        ConfigError: fewer than two runs, too many, one twice, or one that cannot be read.
+    """
+    if not 2 <= len(references) <= MOST_RUNS:
+        raise ConfigError(f"give 2 to {MOST_RUNS} runs, not {len(references)}", remedy="vu runs lists them")
+    runs = [find_run(runs_dir, reference) for reference in references]
+    names = [run.name for run in runs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"{twice[0]} is given twice", remedy="name each run once; vu runs lists them")
+    told = [_Told(run, _config(run), _evaluation(run)) for run in runs]
+    monitor = next((one.evaluation.monitor for one in told if one.evaluation), "recall@5")
+    gaps = {one.run.name: _difference(told[0], one) for one in told[1:]}
+    histories = {one.run.name: _history(one.run) for one in told}
+    return {
+        "runs": [_facts(one) for one in told],
+        "monitor": monitor,
+        "config": _config_differences(told),
+        "metrics": _metrics(told),
+        "bases": _bases(told),
+        "differences": {name: found for name, found in gaps.items() if not isinstance(found, str)},
+        "no_differences": {name: why for name, why in gaps.items() if isinstance(why, str)},
+        "validation": {name: _by_epoch(history, f"val/{monitor}") for name, history in histories.items()},
+        "loss": {name: _by_step(history, "train/loss") for name, history in histories.items()},
+    }
+
+
+def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key; lists and empty sections are values."""
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _config(run: Run) -> dict[str, Any]:
+    try:
+        text = read_bytes(run.config_file, limit=MAX_BYTES, inside=run.path).decode("utf-8")
+    except (DataError, UnicodeDecodeError) as error:
+        raise ConfigError("cannot be read", file=run.config_file, remedy="give a run that vu train made") from error
+    value = parse(text, str(run.config_file)).value
+    found = flatten(value) if isinstance(value, dict) else {}
+    if found.get("adapter.method") == "lora" and found.get("adapter.alpha") is None and "adapter.rank" in found:
+        found["adapter.alpha"] = float(found["adapter.rank"])  # what null stands for
+    return found
+
+
+def _evaluation(run: Run) -> EvaluationRecord | None:
+    """None where the run has not come so far."""
+    if not run.evaluation_file.exists():
+        return None
+    remedy = "leave that run out, or train it again"
+    try:
+        return read_record(run.evaluation_file, EvaluationRecord, inside=run.path, remedy=remedy)
+    except DataError as error:
+        raise ConfigError(error.message, file=error.file, key=error.key, remedy=remedy) from error
+
+
+def _facts(one: _Told) -> dict[str, Any]:
+    state, evaluation = one.run.read_state(), one.evaluation
+    return {
+        "name": one.run.name,
+        "state": state.state or "unknown",
+        "best_epoch": evaluation.best_epoch if evaluation else None,
+        "epoch": evaluation.kept if evaluation else None,
+        "rows": evaluation.rows if evaluation else None,
+        "judged": evaluation.judged if evaluation else None,
+        "data": evaluation.data if evaluation else None,
+        "drawn_by": evaluation.intervals_drawn_by if evaluation else None,
+        "trained_parameters": evaluation.trained_parameters if evaluation else None,
+        "seconds": state.seconds,
+        "peak_memory_bytes": state.peak_memory_bytes,
+    }
+
+
+def _config_differences(told: Sequence[_Told]) -> dict[str, dict[str, Any]]:
+    keys = dict.fromkeys(key for one in told for key in one.config if not _is_noise(key))
+    absent = object()
+    return {
+        key: {one.run.name: one.config[key] for one in told if key in one.config}
+        for key in keys
+        if any(one.config.get(key, absent) != told[0].config.get(key, absent) for one in told)
+    }
+
+
+def _is_noise(key: str) -> bool:
+    """Whether a setting says nothing of the result, as the run's name and where it is logged."""
+    left_out = (*NOT_IN_FINGERPRINT, "eval.report")
+    return any(key == noise or key.startswith(f"{noise}.") for noise in left_out)
+
+
+def _bases(told: Sequence[_Told]) -> list[dict[str, Any]]:
+    """What the runs set out from: one for all where they were judged on the same rows and reached the same."""
+    found: list[tuple[tuple[str, str], dict[str, Any]]] = []
+    for one in told:
+        if (evaluation := one.evaluation) is None:
+            continue
+        rows, metrics = (evaluation.data, evaluation.split), _with_bounds(evaluation, "base")
+        same = next((base for seen, base in found if seen == rows and base["metrics"] == metrics), None)
+        if same is not None:
+            same["runs"].append(one.run.name)
+        elif metrics:
+            found.append((rows, {"runs": [one.run.name], "metrics": metrics}))
+    return [base for _, base in found]
+
+
+def _with_bounds(evaluation: EvaluationRecord, model: Literal["base", "adapted"]) -> dict[str, list[float | None]]:
+    """Metrics of one of the two models as [value, low, high]."""
+
+    def bounds(name: str) -> Sequence[float | None]:
+        known = evaluation.intervals.get(name, {}).get(model, [])
+        return known if len(known) == 2 else (None, None)
+
+    return {name: [value, *bounds(name)] for name, value in getattr(evaluation, model).items()}
+
+
+def _metrics(told: Sequence[_Told]) -> dict[str, dict[str, list[float | None]]]:
+    judged = {one.run.name: _with_bounds(one.evaluation, "adapted") for one in told if one.evaluation}
+    names = dict.fromkeys(name for metrics in judged.values() for name in metrics)
+    return {name: {run: metrics[name] for run, metrics in judged.items() if name in metrics} for name in names}
+
+
+def _difference(first: _Told, other: _Told) -> dict[str, list[float]] | str:
+    """Paired differences of all metrics that both have single rows of, or why there are none."""
+    a, b = first.evaluation, other.evaluation
+    if a is None or b is None:
+        return f"{(first if a is None else other).run.name} has not been judged yet"
+    if (a.data, a.split) != (b.data, b.split):
+        return "judged on other data than the first run, so the numbers do not say which is better"
+    found = {}
+    for metric in [metric for metric in a.intervals if metric in b.intervals]:
+        try:
+            before, after = outcomes(first.run, metric), outcomes(other.run, metric)
+        except DataError:
+            return f"{PER_QUERY_FILE}, which holds the single rows, is missing or damaged"
+        if before.adapted.shape != after.adapted.shape or before.drawn.shape != before.adapted.shape:
+            return f"the {PER_QUERY_FILE} of the two do not hold the same rows"
+        both = np.isfinite(before.adapted) & np.isfinite(after.adapted)
+        if len(np.unique(before.drawn[both])) >= MIN_ROWS:
+            gap = paired_bootstrap(before.adapted[both], after.adapted[both], seed=0, groups=before.drawn[both])
+            found[metric] = [gap.estimate, gap.low, gap.high]
+    return found or "no metric has single rows in both"
+
+
+def _history(run: Run) -> list[Record]:
+    return list(read_metrics(run.metrics_file)) if run.metrics_file.is_file() else []
+
+
+def _by_epoch(history: Sequence[Record], key: str) -> list[list[float]]:
+    judged = [record for record in history if key in record and isinstance(record.get("epoch"), int)]
+    _, values = series(judged, key)
+    return _points([float(record["epoch"]) for record in judged], values.tolist())
+
+
+def _by_step(history: Sequence[Record], key: str) -> list[list[float]]:
+    steps, values = series(history, key)
+    if len(steps) > LOSS_POINTS:
+        steps, values, _, _ = grouped(steps, values, LOSS_POINTS)
+    return _points(steps.tolist(), values.tolist())
+
+
+def _points(x: Sequence[float], y: Sequence[float]) -> list[list[float]]:
+    return [[a, b] for a, b in zip(x, y, strict=True) if math.isfinite(b)]

@@ -1,0 +1,1 @@
+"""What is minimised: contrastive losses, penalties, and the loss that an experiment asks for."""

@@ -1,0 +1,1 @@
+"""From what was found to pages: tables, verdict, figures, one page builder."""

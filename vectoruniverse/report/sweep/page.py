@@ -1,0 +1,62 @@
+"""The page of a sweep: the answer, what it costs, what the adapters say, the health of the space, forgetting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vectoruniverse.report.figures.style import save
+from vectoruniverse.report.page import Chapter, write_page
+from vectoruniverse.report.sweep import words
+from vectoruniverse.report.sweep.csv_tables import write_tables
+from vectoruniverse.report.sweep.plates import sweep_plates
+from vectoruniverse.report.sweep.record import Statistics, check_record
+from vectoruniverse.report.sweep.tables import cell_table, cost_tables, health_tables, value_table
+
+
+def write_sweep_page(record: Mapping[str, Any], folder: Path, *, page: Path | None = None) -> Path:
+    """Write the page, ``figures/`` (PNG and SVG) and ``tables/`` (CSV).
+
+    Args:
+        record: what sweep.json holds.
+        folder: of the sweep: paths of its runs start here, and figures and tables go here.
+        page: the page; None: ``report.html`` in the folder. Elsewhere, figures and tables go beside it, into a folder
+            of its name.
+
+    Returns:
+        The page.
+
+    Raises:
+        ConfigError: the record is none that this version reads, or something cannot be written.
+        ResourceError: the disk is full.
+    """
+    sweep = check_record(record)
+    written, beside = (folder / "report.html", folder) if page is None else (page, page.with_suffix(""))
+    answer, said = words.answer(sweep), words.verdicts(sweep, folder)
+    plates = list(sweep_plates(sweep, title=answer.headline if isinstance(sweep.statistics, Statistics) else ""))
+    for plate in plates:
+        save(plate.figure, beside / "figures", plate.name)
+    write_tables(sweep, beside / "tables")
+    chapters = [
+        Chapter("cost", "What it costs", tables=cost_tables(sweep)),
+        Chapter("curves", "While training"),
+        Chapter("adapters", "What the adapters say: was one large run enough?", said=list(words.adapter_words(sweep))),
+        Chapter("health", "Health of the space", tables=health_tables(sweep, said)),
+        Chapter("forgetting", "What was forgotten", said=list(words.ledger_words(sweep.forgetting))),
+        Chapter("cells", "Cells", tables=[cell_table(sweep)]),
+    ]
+    write_page(
+        written,
+        title=sweep.name,
+        answer=answer,
+        comparison=value_table(sweep),
+        verdict=words.health(sweep, said),
+        plates=plates,
+        chapters=chapters,
+        facts=words.facts(sweep),
+        listings={"Settings of all cells": json.dumps(sweep.config, indent=2, ensure_ascii=False)},
+        warnings=list(words.warnings(sweep)),
+    )
+    return written

@@ -1,0 +1,214 @@
+"""The figures of a sweep, each with the words that stand below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from vectoruniverse.report.figures.adapter import (
+    Balance,
+    Truncation,
+    forgetting,
+    layer_ranks,
+    singular_values,
+    truncation,
+)
+from vectoruniverse.report.figures.album import Plate
+from vectoruniverse.report.figures.sweeps import (
+    Point,
+    Position,
+    costs,
+    effective_ranks,
+    metric_by_value,
+    plane,
+    validation_curves,
+)
+from vectoruniverse.report.figures.swept import Swept
+from vectoruniverse.report.sweep.record import Adapter, Cell, Forgetting, Layer, Statistics, SweepRecord, Values
+
+MIB = 2**20
+
+
+def sweep_plates(sweep: SweepRecord, *, title: str) -> Iterator[Plate]:
+    """All figures that the record has the numbers for.
+
+    Args:
+        sweep: the record.
+        title: the answer in a few words, above the figure of the metric.
+    """
+    if not sweep.finished:
+        return
+    swept, base = sweep.swept(), sweep.base_metrics.get(sweep.metric)
+    if isinstance(sweep.statistics, Statistics):
+        yield _metric(sweep, sweep.statistics, swept, title)
+    yield from _costs(sweep, swept)
+    yield from _curves(sweep, swept, base)
+    if sweep.adapters:
+        yield from _adapters(sweep, sweep.adapters[0], base)
+    if sweep.judges_space:
+        yield from _space(sweep, swept)
+    if sweep.forgetting is not None:
+        yield _forgetting(sweep.forgetting)
+
+
+def _metric(sweep: SweepRecord, statistics: Statistics, swept: Swept, title: str) -> Plate:
+    def seeds(values: Values) -> list[float]:
+        cells = [cell for cell in sweep.finished if cell.values == values and cell.seed in statistics.seeds]
+        return [cell.metrics[sweep.metric] for cell in cells if sweep.metric in cell.metrics]
+
+    points = [Point(sweep.place(one.values), one.mean, seeds(one.values)) for one in statistics.values]
+    chosen = statistics.smallest_not_worse
+    drawn = metric_by_value(
+        sorted(points, key=lambda point: point.place),
+        statistics.base,
+        swept,
+        metric=sweep.metric,
+        judged=sweep.judged,
+        chosen=None if chosen is None else sweep.place(chosen),
+        title=title,
+    )
+    rows = f"{statistics.queries:,} {sweep.judged} rows"
+    if statistics.groups is not None and statistics.groups < statistics.queries:
+        rows += f" in {statistics.groups:,} groups drawn together"
+    over = f" and {len(statistics.seeds)} seeds" if len(statistics.seeds) > 1 else "; one seed only"
+    caption = (
+        f"Bars: {statistics.level:.0%} intervals over {rows}{over}. Bars of two values may overlap although one is "
+        "credibly better, as both answer the same rows: the table tells. Grey: the base with its interval."
+    )
+    return Plate("metric", f"{sweep.metric} by {swept.name}", "answer", caption, drawn)
+
+
+def _costs(sweep: SweepRecord, swept: Swept) -> Iterator[Plate]:
+    kinds = {
+        "trained parameters": _by_place(sweep, lambda cell: cell.trained_parameters),
+        "time of a cell, seconds": _by_place(sweep, lambda cell: cell.seconds),
+        "peak memory, MiB": _by_place(sweep, lambda cell: cell.peak_memory_bytes and cell.peak_memory_bytes / MIB),
+    }
+    if any(found for kind in kinds.values() for found in kind.values()):
+        caption = (
+            "Line: median over seeds; dots: seeds. Time is that of all processes of a cell, where one was interrupted, "
+            "and whatever else the machine did shows as well."
+        )
+        yield Plate("costs", "What it costs", "cost", caption, costs(kinds, swept))
+
+
+def _curves(sweep: SweepRecord, swept: Swept, base: float | None) -> Iterator[Plate]:
+    curves: dict[float, list[dict[int, float]]] = {}
+    for cell in sweep.finished:
+        if cell.curve:
+            curves.setdefault(sweep.place(cell.values), []).append({one.epoch: one.value for one in cell.curve})
+    if curves:
+        caption = (
+            f"{sweep.metric} of the {sweep.judged} rows by epoch: means over seeds, single ones faint behind them."
+        )
+        drawn = validation_curves(curves, base, swept, metric=sweep.metric, judged=sweep.judged)
+        yield Plate("validation", "After each epoch", "curves", caption, drawn)
+
+
+def _adapters(sweep: SweepRecord, first: Adapter, base: float | None) -> Iterator[Plate]:
+    yield _truncation(sweep, first, base)
+    found = updates(sweep)
+    if not found:
+        return
+    spectra = {
+        tower: [np.array(layer.singular_values) for layers in by_path.values() for layer in layers]
+        for tower, by_path in found.items()
+    }
+    ranks = {
+        tower: {path: float(np.mean([layer.effective_rank for layer in layers])) for path, layers in by_path.items()}
+        for tower, by_path in found.items()
+    }
+    caption = (
+        f"Adapters of rank {first.rank}. Above: median over all adapted layers and seeds, band from the least to the "
+        "greatest. Below: the share of the squared norm that stays when each layer keeps its first k directions."
+    )
+    drawn = singular_values(spectra, rank=first.rank)
+    yield Plate("singular_values", "Directions of the update", "adapters", caption, drawn)
+    caption = (
+        f"Directions that each layer's update uses, of {first.rank} (mean over seeds): exp of the entropy of the "
+        "shares of its squared singular values. Small numbers: the layer would have done with a lower rank."
+    )
+    drawn = layer_ranks(ranks)
+    yield Plate("layer_ranks", "Layer by layer", "adapters", caption, drawn)
+
+
+def updates(sweep: SweepRecord) -> dict[str, dict[str, list[Layer]]]:
+    """Tower → path → what the adapters of the largest rank say of this layer, a seed each.
+
+    Updates that are nothing, as those of an adapter that no epoch improved, have no directions and are left out.
+    """
+    found: dict[str, dict[str, list[Layer]]] = {}
+    for adapter in sweep.adapters:
+        for path, layer in adapter.layers.items():
+            if layer.effective_rank > 0:
+                found.setdefault(tower_of(path), {}).setdefault(path, []).append(layer)
+    return found
+
+
+def _truncation(sweep: SweepRecord, first: Adapter, base: float | None) -> Plate:
+    seeds = {adapter.seed for adapter in sweep.adapters}
+    points = []
+    for rank in [cut.rank for cut in first.truncated]:
+        trained = [
+            cell.metrics[sweep.metric]
+            for cell in sweep.finished
+            if cell.seed in seeds and list(cell.values.values()) == [rank] and sweep.metric in cell.metrics
+        ]
+        cuts = [
+            cut.score(adapter.metric) for adapter in sweep.adapters for cut in adapter.truncated if cut.rank == rank
+        ]
+        points.append(Truncation(rank, trained, cuts))
+    caption = (
+        f"The adapter of rank {first.rank}, cut to its first k directions without training, beside those that were "
+        "trained at rank k. Where the dashed line keeps up, one large run would have been enough."
+    )
+    drawn = truncation(points, base, metric=sweep.metric)
+    return Plate("truncation", "Trained at k, or cut to k", "adapters", caption, drawn)
+
+
+def _space(sweep: SweepRecord, swept: Swept) -> Iterator[Plate]:
+    ranks = _by_place(sweep, lambda cell: cell.metrics.get("effective_rank"))
+    if any(ranks.values()):
+        caption = f"Directions that the embeddings of all {sweep.judged} rows use: median over seeds; dots: seeds."
+        drawn = effective_ranks(ranks, sweep.base_metrics.get("effective_rank"), swept)
+        yield Plate("effective_rank", "Directions in use", "health", caption, drawn)
+    places = [(None, sweep.base_metrics), *((sweep.place(cell.values), cell.metrics) for cell in sweep.finished)]
+    positions = [position for place, metrics in places if (position := _position(place, metrics)) is not None]
+    if any(position.place is not None for position in positions):
+        caption = (
+            "A point for each cell, colours from the smallest value (light) to the largest (dark). Down: pairs lie "
+            "closer; left: everything is more spread. Uniformity: mean of pictures and texts."
+        )
+        yield Plate("plane", "Alignment and uniformity", "health", caption, plane(positions, swept))
+
+
+def _position(place: float | None, metrics: Mapping[str, float]) -> Position | None:
+    needed = ("alignment", "image/uniformity", "text/uniformity")
+    if not all(name in metrics for name in needed):
+        return None
+    alignment, image, text = (metrics[name] for name in needed)
+    return Position(place, alignment, (image + text) / 2)
+
+
+def _forgetting(ledger: Forgetting) -> Plate:
+    points = [Balance(one.scale, one.new, one.old) for one in sorted(ledger.curve, key=lambda one: one.scale)]
+    caption = (
+        f"{ledger.metric} on the {ledger.new_rows:,} held-out rows of the new data and on {ledger.old_rows:,} rows "
+        "that the base knew, as the update is weighed from 0 to 1; bands: 95 % intervals over rows. Needs no training."
+    )
+    drawn = forgetting(points, metric=ledger.metric, best_scale=ledger.best_scale)
+    return Plate("forgetting", "Along the adapter's scale", "forgetting", caption, drawn)
+
+
+def tower_of(path: str) -> str:
+    """Name of a layer's tower for people: ``vision`` of ``vision_model.encoder.layers.0.self_attn.q_proj``."""
+    return path.partition(".")[0].removesuffix("_model")
+
+
+def _by_place(sweep: SweepRecord, pick: Callable[[Cell], float | None]) -> dict[float, list[float]]:
+    found: dict[float, list[float]] = {}
+    for cell in sweep.finished:
+        value = pick(cell)
+        found.setdefault(sweep.place(cell.values), []).extend([] if value is None else [float(value)])
+    return found

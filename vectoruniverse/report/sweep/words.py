@@ -1,0 +1,211 @@
+"""What a sweep's record says in sentences: the answer, what went wrong, adapters, health, what was forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vectoruniverse.report.figures.adapter import energy_held, padded
+from vectoruniverse.report.figures.space import directions_for
+from vectoruniverse.report.sweep.plates import updates
+from vectoruniverse.report.sweep.record import (
+    Adapter,
+    Cell,
+    Forgetting,
+    Interval,
+    Statistics,
+    SweepRecord,
+    label_of,
+    title_of,
+)
+from vectoruniverse.report.verdict import LEARNED, Answer, Outcome, verdict
+from vectoruniverse.tracking.jsonl import read_metrics
+
+TOLD = 10
+"""At most so many failed or unhealthy cells are named before the table of all cells."""
+
+ALPHA = {
+    "fixed": "{} at every rank, so that the scale alpha / rank falls as the rank grows",
+    "proportional": "{} · rank, so that the update's scale is the same at every rank",
+    "rank-stabilized": "{} at every rank, with the scale alpha / √rank",
+}
+
+
+def answer(sweep: SweepRecord) -> Answer:
+    """The record's sentences: the first, up to its numbers, as the headline, and the rest below it."""
+    found = sweep.statistics
+    if not isinstance(found, Statistics):
+        return Answer("unclear", "No answer", f"{found.reason if found else 'no cell is done yet'}.")
+    first, stop, rest = found.answer.partition(". ")
+    headline, _, numbers = first.partition(": ")
+    headline, detail = headline[:1].upper() + headline[1:], f"{numbers}{stop if numbers else ''}{rest}"
+    if sweep.judged != "held-out":
+        return Answer("unclear", f"Training rows: {headline}", f"{detail} {LEARNED}")
+    gain = next((one.gain for one in found.values if one.values == found.best), Interval(0.0, 0.0, 0.0))
+    outcome: Outcome = "better" if gain.low > 0 else "worse" if gain.high < 0 else "unclear"
+    return Answer(outcome, headline, detail)
+
+
+def warnings(sweep: SweepRecord) -> Iterator[str]:
+    """What a reader must know before believing the page."""
+    done, every = len(sweep.finished), len(sweep.cells)
+    if done < every:
+        yield f"{done} of {every} cells are done (the sweep is {sweep.state}); everything below is of those."
+    bad = [cell for cell in sweep.cells if cell.state in ("failed", "stopped")]
+    for cell in bad[:TOLD]:
+        yield f"{cell_title(cell)} {cell.state}: {cell.message or 'no reason is known'}"
+    if len(bad) > TOLD:
+        yield f"{len(bad) - TOLD} more cells failed; see the table of cells."
+
+
+def adapter_words(sweep: SweepRecord) -> Iterator[str]:
+    """Whether one large run was enough, and how many directions the update needs."""
+    if not sweep.adapters:
+        return
+    yield _whether_enough(sweep)
+    unmoved = [str(one.seed) for one in sweep.adapters if not any(x.effective_rank > 0 for x in one.layers.values())]
+    if unmoved:
+        yield (
+            f"With seed {', '.join(unmoved)} no epoch beat the base: that adapter of rank {sweep.adapters[0].rank} is "
+            "the untrained one, and nothing below is about it."
+        )
+    for tower, by_path in updates(sweep).items():
+        layers = [layer for found in by_path.values() for layer in found]
+        held = energy_held(padded([np.array(layer.singular_values) for layer in layers]))
+        most, nearly_all = (directions_for(np.diff(held, prepend=0.0), part) for part in (0.9, 0.99))
+        used = float(np.mean([layer.effective_rank for layer in layers]))
+        yield (
+            f"{tower.capitalize()} tower: 90 % of the update's energy lies in the first {most} of {len(held)} "
+            f"directions, 99 % in {nearly_all}; effective rank {used:.1f} (mean of the layers)."
+        )
+
+
+def _whether_enough(sweep: SweepRecord) -> str:
+    """Whether one large run was enough, which only a sweep that found something can tell."""
+    found, rank = sweep.statistics, sweep.adapters[0].rank
+    if isinstance(found, Statistics) and any(one.gain.low > 0 for one in found.values):
+        return enough(sweep.adapters)
+    why = (
+        "no rank tried is credibly better than the base" if isinstance(found, Statistics) else "cells are not compared"
+    )
+    return f"Whether one run at rank {rank} would have been enough cannot be told: {why}."
+
+
+def enough(adapters: Sequence[Adapter]) -> str:
+    """Whether the largest adapter, cut, does as well as those that were trained at lower ranks.
+
+    Args:
+        adapters: of the largest rank, one for each seed.
+    """
+    largest = adapters[0].rank
+    gaps: dict[int, list[Interval]] = {}
+    for cut in (cut for adapter in adapters for cut in adapter.truncated):
+        if cut.rank < largest and cut.minus_trained is not None:
+            gaps.setdefault(cut.rank, []).append(cut.minus_trained)
+    if not gaps:
+        return f"No adapter of a lower rank was trained beside the one of rank {largest}."
+    worse = [rank for rank, found in gaps.items() if any(gap.high < 0 for gap in found)]
+    each, some = ("", "") if len(adapters) == 1 else (" with any seed", ", at least with one seed")
+    good = sorted(rank for rank in gaps if rank > max(worse, default=0))
+    if not good:
+        return (
+            f"One run at rank {largest} would not have been enough: cut to rank {max(gaps)}, the adapter is credibly "
+            f"worse than one trained at that rank{some}."
+        )
+    if worse:
+        said = (
+            f"One run at rank {largest} would have been enough down to rank {good[0]}: cut to it, the adapter is not "
+            f"credibly worse than one trained at that rank{each}. Cut to rank {max(worse)}, it is{some}."
+        )
+    else:
+        said = (
+            f"One run at rank {largest} would have been enough: cut to any lower rank tried, the adapter is not "
+            f"credibly worse than one trained at that rank{each}."
+        )
+    better = [str(rank) for rank in good if all(gap.low > 0 for gap in gaps[rank])]
+    return f"{said} At rank {', '.join(better)} the cut one is even credibly better{each}." if better else said
+
+
+def verdicts(sweep: SweepRecord, folder: Path) -> list[list[str]]:
+    """What `report.verdict.verdict` says of each finished cell, with its run's metrics.jsonl where it is there.
+
+    Nothing is said of a cell whose task has no space to judge.
+
+    Args:
+        sweep: the record.
+        folder: of the sweep, from which the runs' paths start.
+    """
+    found = []
+    for cell in sweep.finished:
+        file = folder / (cell.path or "") / "metrics.jsonl"
+        history = list(read_metrics(file)) if cell.path and file.is_file() else []
+        found.append(verdict(sweep.base_metrics, cell.metrics, history) if cell.judges_space else [])
+    return found
+
+
+def health(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> list[str]:
+    """The cells that are not healthy, then how many are."""
+    judged = [(cell, sentences) for cell, sentences in zip(sweep.finished, said, strict=True) if sentences]
+    well = [cell for cell, sentences in judged if sentences[0].startswith("healthy")]
+    ill = [f"{cell_title(cell)}: {'; '.join(sentences)}" for cell, sentences in judged if cell not in well]
+    lines = ill[:TOLD] + ([f"{len(ill) - TOLD} more cells are not healthy"] if len(ill) > TOLD else [])
+    if well:
+        ranks, base = [cell.metrics["effective_rank"] for cell in well], sweep.base_metrics.get("effective_rank")
+        beside = "" if base is None else f" (base {base:.1f})"
+        which = f"{len(well)} of {len(judged)} cells" if ill else f"all {len(well)} cells"
+        lines.append(f"healthy in {which}: effective rank {min(ranks):.1f} to {max(ranks):.1f}{beside}")
+    return lines
+
+
+def ledger_words(ledger: Forgetting | None) -> Iterator[str]:
+    """What was gained and lost, and the scale that keeps most of both."""
+    if ledger is None or not ledger.curve:
+        return
+    curve = sorted(ledger.curve, key=lambda one: one.scale)
+    before, after = curve[0], curve[-1]
+    best = min(curve, key=lambda one: abs(one.scale - ledger.best_scale))
+    yield (
+        f"With the adapter of {title_of(ledger.values)} (seed {ledger.seed}), {ledger.metric} on rows that the base "
+        f"knew went from {shown(before.old)} to {shown(after.old)}, and on the new rows from {shown(before.new)} to "
+        f"{shown(after.new)}."
+    )
+    yield (
+        f"At scale {best.scale:g} it keeps {best.new_share:.0%} of what was gained at best and {best.old_share:.0%} of "
+        f"what the base knew. The rule: {ledger.rule}."
+    )
+
+
+def facts(sweep: SweepRecord) -> dict[str, str]:
+    """What was run, by name."""
+    found = {
+        "experiment": sweep.experiment,
+        "swept": "; ".join(f"{key}: {', '.join(label_of({key: v}) for v in vs)}" for key, vs in sweep.over.items()),
+        "seeds": ", ".join(map(str, sweep.seeds)),
+        "alpha": _alpha(sweep.alpha),
+        "data": sweep.data.root + (f", {sweep.data.rows:,} {sweep.judged} rows" if sweep.data.rows is not None else ""),
+        "fingerprint": sweep.data.fingerprint[:16] if sweep.data.fingerprint else "differs from cell to cell",
+    }
+    if (timing := sweep.timing) and {"seconds", "outside_steps", "cells"} <= timing.keys():
+        found["last call"] = (
+            f"{timing['cells']:.0f} cells in {timing['seconds']:.0f} s, "
+            f"{timing['outside_steps']:.1%} of them outside training steps"
+        )
+    return found
+
+
+def cell_title(cell: Cell) -> str:
+    """A cell for people, such as ``rank 4, seed 0``."""
+    return f"{title_of(cell.values)}, seed {cell.seed}"
+
+
+def shown(interval: Interval, sign: str = "") -> str:
+    """An interval as text, which a narrow table breaks before its bracket only."""
+    estimate, low, high = interval
+    return f"{estimate:{sign}.3f} [{low:{sign}.3f},\N{NO-BREAK SPACE}{high:{sign}.3f}]"
+
+
+def _alpha(policy: str | None) -> str:
+    name, _, number = (policy or "").partition(":")
+    return ALPHA[name].format(number) if name in ALPHA else "as the experiment has it"

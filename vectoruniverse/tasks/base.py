@@ -1,0 +1,187 @@
+"""What the runner asks of a task: the module ``setup`` of its folder, which the table of tasks names.
+
+It has three functions: ``share`` (config → data → base), ``prepare`` (adapter → task, on what is shared) and
+``judge_base``. What a run needs of its task stands in its ``Prepared``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from vectoruniverse.adapters.lora import LoraAdapter
+from vectoruniverse.adapters.prefix import PrefixAdapter
+from vectoruniverse.config.sections import Experiment
+from vectoruniverse.data.row_record import NamedRow, RowChoice
+from vectoruniverse.data.splits import Split
+from vectoruniverse.evaluation.comparison import Comparison
+from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.report.run import Findings
+from vectoruniverse.terminal import Display
+from vectoruniverse.training.device import Compute
+from vectoruniverse.training.task import Task
+
+
+class Data(Protocol):
+    """Rows, and their division into ``train`` and ``val``."""
+
+    @property
+    def source(self) -> str:
+        """File or folder they come from, as the experiment names it."""
+
+    @property
+    def split(self) -> Split:
+        """Positions of training and validation rows."""
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether the validation rows are others than the training rows."""
+
+    def named_rows(self) -> Sequence[NamedRow]:
+        """Every usable row, at its position, as a run remembers it."""
+
+    def fingerprint(self) -> str:
+        """sha256 over every row and the split: equal data, equal number."""
+
+    def earlier_fingerprint(self) -> str:
+        """The same as it was made before runs noted their rows."""
+
+    def counts(self) -> dict[str, int]:
+        """Rows by what became of them: ``training``, ``validation``, ``set aside``."""
+
+    @property
+    def grouped_by(self) -> str | None:
+        """What rows have in common that stay on one side of the split, such as a column; None without groups."""
+
+    def units(self, split: str) -> Sequence[str] | None:
+        """Group of each row of a split, which the bootstrap draws together; None where it draws each row alone."""
+
+    def division(self) -> str:
+        """How rows were divided, in words."""
+
+
+@dataclass(slots=True)
+class Shared:
+    """What runs of one base on the same data have in common; loaded once.
+
+    Attributes:
+        key: ``sharing_key`` of the experiments that may use it.
+        compute: where and in which format.
+        data: rows and their division.
+        judged: what the base reaches, by split, once somebody asked.
+    """
+
+    key: str
+    compute: Compute
+    data: Data
+    judged: dict[str, Evaluation]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(ABC):
+    """Everything a run works with: before its first step, or as a finished run left it.
+
+    Attributes:
+        experiment: what is run.
+        compute: where and in which format.
+        data: rows and their division.
+        model: everything with weights.
+        adapters: what was put on the model, by the part that it is on (empty where there is only one); none where every
+            parameter is trained.
+        task: what is learned and how it is judged.
+        starts_as_base: whether the model is its base before the first step, as with a new LoRA, which adds nothing.
+    """
+
+    experiment: Experiment
+    compute: Compute
+    data: Data
+    model: nn.Module
+    adapters: Mapping[str, LoraAdapter | PrefixAdapter]
+    task: Task
+    starts_as_base: bool
+
+    def units(self, split: str) -> Sequence[str] | None:
+        """Group of each row that the task judges; see ``Data.units``."""
+        return self.data.units(split)
+
+    @abstractmethod
+    def release(self) -> None:
+        """Make what is shared the base again."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what was trained."""
+
+    @abstractmethod
+    def base_model(self) -> str:
+        """The base in words: its name, and its commit where known."""
+
+    @abstractmethod
+    def snippet(self) -> str:
+        """Python that loads what the run made, run in the run folder."""
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Module paths whose adapted layers are described together; the empty path is the whole model."""
+        return ("",)
+
+    @property
+    def judges_space(self) -> bool:
+        """Whether vectors are what the task is after, so that a narrow space is a fault."""
+        return True
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """What the model card is filed under; the library first."""
+        return ("peft" if self.adapters else "transformers", self.experiment.task, "vectoruniverse")
+
+    def facts(self) -> dict[str, str]:
+        """What model card and report tell of the task beside what is told of every run, in Markdown."""
+        return {}
+
+    def warnings(self) -> Sequence[str]:
+        """What a person should know of the training rows before the first step."""
+        return ()
+
+    def remarks(self) -> tuple[str, ...]:
+        """What of the settings has no effect here, though each by itself is sound; a sentence each."""
+        return ()
+
+    def findings(self, comparison: Comparison) -> Findings:
+        """Figures, tables and retrievals that only this task has."""
+        del comparison
+        return Findings()
+
+    def trained_parameters(self) -> int:
+        """Number of parameters that are trained."""
+        return sum(parameter.numel() for parameter in self.task.trained().values())
+
+
+class Setup(Protocol):
+    """The module ``setup`` of a task's folder."""
+
+    def share(self, experiment: Experiment, display: Display, choice: RowChoice | None = None) -> Shared:
+        """Config → data → base; nothing is written but caches.
+
+        Args:
+            experiment: what is run.
+            display: what a person sees.
+            choice: which rows are judged, of a run that was trained; None: the split that the experiment draws.
+        """
+
+    def prepare(self, experiment: Experiment, shared: Shared, trained: Path | None = None) -> Prepared:
+        """Adapter → task, on what is shared; ``release`` undoes it.
+
+        Args:
+            experiment: of the same ``sharing_key`` as ``shared``.
+            shared: what other runs may use too.
+            trained: the folder of a trained adapter, to be put on in place of a new one.
+        """
+
+    def judge_base(self, experiment: Experiment, shared: Shared, split: str) -> Evaluation:
+        """What the model reaches before any training; no adapter may be on it then."""

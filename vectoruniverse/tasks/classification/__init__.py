@@ -1,0 +1,1 @@
+"""Texts, or pairs of texts, into classes."""

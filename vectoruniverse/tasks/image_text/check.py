@@ -1,0 +1,140 @@
+"""`vu data check` and `vu data stats`: a data folder by itself, or as an experiment would use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vectoruniverse.config.image_text import DataConfig, ImageTextExperiment, ScratchClip
+from vectoruniverse.config.loading import load_experiment
+from vectoruniverse.data.audit.check import check_data
+from vectoruniverse.data.audit.findings import DataReport
+from vectoruniverse.data.audit.stats import DataStats, data_stats, quantiles
+from vectoruniverse.data.thumbnails import PictureRecipe, default_cache_dir
+from vectoruniverse.errors import ConfigError, UserError
+from vectoruniverse.models.dual import load_dual_tokenizer, load_image_size
+from vectoruniverse.report.figures.dataset import label_counts, lengths
+from vectoruniverse.report.figures.style import save
+from vectoruniverse.tasks.image_text.data import read_rows
+from vectoruniverse.tasks.image_text.setup import as_image_text
+from vectoruniverse.terminal import Display
+
+DEFAULT_SIZE = 224
+"""Side of the stored pictures where no model says, pixels: what most CLIPs read."""
+
+MOST_LABELS = 30
+"""Labels shown; a long tail of rare ones is summed up in one line."""
+
+
+def check(
+    root: str | None, config: str | None, overrides: Sequence[str], display: Display, encoding: str | None = None
+) -> tuple[DataReport, float]:
+    """Everything that is wrong with a folder, and the share of unusable rows that is allowed."""
+    data, experiment = _data(root, config, overrides, encoding)
+    counter, limit = _token_counter(experiment, display)
+    report = check_data(
+        Path(data.root).expanduser(),
+        recipe=PictureRecipe(_size(data, experiment, display), data.fit or "crop", max_pixels=data.max_pixels),
+        metadata=data.metadata,
+        layout=data.layout,
+        images=data.images,
+        columns=data.columns.model_dump(),
+        text=data.text,
+        label_separator=data.label_separator,
+        include=data.include,
+        exclude=data.exclude,
+        encoding=data.encoding,
+        group_by=data.split.group_by,
+        val_fraction=data.split.val_fraction,
+        seed=data.split.seed,
+        token_counts=counter,
+        max_tokens=limit,
+        cache_dir=Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir(),
+        on_progress=display.advance,
+    )
+    return report, data.max_bad_share
+
+
+def describe(root: str | None, config: str | None, overrides: Sequence[str], encoding: str | None = None) -> DataStats:
+    """Labels and lengths of the usable rows, however many rows are not."""
+    data, experiment = _data(root, config, overrides, encoding)
+    data = data.model_copy(update={"max_bad_share": 1.0})
+    counter, limit = _token_counter(experiment, Display())
+    metadata = read_rows(data)
+    return data_stats(metadata.rows, unusable=len(metadata.bad), token_counts=counter, max_tokens=limit)
+
+
+def _data(
+    root: str | None, config: str | None, overrides: Sequence[str], encoding: str | None
+) -> tuple[DataConfig, ImageTextExperiment | None]:
+    if (root is None) == (config is None):
+        raise UserError("give either a folder or --config FILE", remedy="vu data check data/openmoji")
+    if config is None:
+        if overrides:
+            raise UserError("--set goes with --config")
+        return DataConfig(root=str(root), encoding=encoding or "utf-8"), None
+    if encoding:
+        overrides = [*overrides, f"data.encoding={encoding}"]
+    experiment = as_image_text(load_experiment(config, overrides), "vu data")
+    return experiment.data, experiment
+
+
+def _size(data: DataConfig, experiment: ImageTextExperiment | None, display: Display) -> int:
+    """Side of the stored pictures; a model that cannot be read leaves the default, which is told."""
+    if data.cache_size is not None:
+        return data.cache_size
+    if experiment is None:
+        return DEFAULT_SIZE
+    if isinstance(experiment.model, ScratchClip):
+        return experiment.model.image_size
+    try:
+        return load_image_size(experiment.model, experiment.revision)
+    except ConfigError as error:
+        display.warn(f"pictures are checked as if the model read {DEFAULT_SIZE} pixels: {error.message}")
+        return DEFAULT_SIZE
+
+
+def _token_counter(
+    experiment: ImageTextExperiment | None, display: Display
+) -> tuple[Callable[[Sequence[str]], Sequence[int]] | None, int | None]:
+    """Lengths in the experiment's own tokens; without its tokenizer lengths go unchecked, which is told."""
+    if experiment is None or isinstance(experiment.model, ScratchClip):
+        return None, None
+    try:
+        tokenizer = load_dual_tokenizer(experiment.model, experiment.revision)
+    except ConfigError as error:
+        display.warn(f"text lengths are not checked: {error.message}")
+        return None, None
+    return tokenizer.lengths, tokenizer.max_tokens
+
+
+def label_rows(stats: DataStats) -> list[tuple[str, str]]:
+    """Labels and their rows, most frequent first."""
+    counts = list(stats.label_counts.items())
+    rows = [(label, f"{count:,}") for label, count in counts[:MOST_LABELS]]
+    if rest := counts[MOST_LABELS:]:
+        rows.append((f"{len(rest)} other labels", f"{sum(count for _, count in rest):,}"))
+    return rows
+
+
+def length_rows(stats: DataStats) -> list[tuple[str, ...]]:
+    """Quantiles of the lengths of titles and texts."""
+    rows = [("title, characters", *_numbers(stats.title_characters))]
+    if stats.text_tokens is not None:
+        rows.append((f"text, tokens (the model reads {stats.max_tokens})", *_numbers(stats.text_tokens)))
+    return rows
+
+
+def _numbers(values: Sequence[int]) -> list[str]:
+    return [f"{value:g}" for value in quantiles(values).values()]
+
+
+def draw(stats: DataStats, folder: Path) -> list[Path]:
+    """Figures of labels and lengths, PNG and SVG."""
+    paths = [*save(lengths(stats.title_characters, "title, characters", None), folder, "title_lengths")]
+    if stats.label_counts:
+        paths += save(label_counts(dict(list(stats.label_counts.items())[:MOST_LABELS])), folder, "labels")
+    if stats.text_tokens is not None:
+        figure = lengths(stats.text_tokens, "text, tokens", stats.max_tokens)
+        paths += save(figure, folder, "text_lengths")
+    return paths

@@ -1,0 +1,227 @@
+"""Data: metadata file → usable rows → decoded pictures → training and validation rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from vectoruniverse.config.image_text import DataConfig
+from vectoruniverse.data.metadata import BadRow, Metadata, Row, group_values, read_metadata, refuse_if_too_many_bad
+from vectoruniverse.data.normalise import canonical, caseless, shown, spellings
+from vectoruniverse.data.pair_items import PairItems, number
+from vectoruniverse.data.row_record import NamedRow, RowChoice, digest
+from vectoruniverse.data.splits import Split, group_rows, split_rows
+from vectoruniverse.data.thumbnails import PictureError, PictureRecipe, Pictures, PictureStore, default_cache_dir
+from vectoruniverse.errors import DataError
+from vectoruniverse.tasks.text_rows import tell_doubts
+from vectoruniverse.terminal import Display
+
+MIN_ROWS = 2
+"""Rows on either side of the split: one row alone has nothing to be told from."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTextData:
+    """Usable rows, their decoded pictures, and their division.
+
+    Attributes:
+        config: the experiment's section that it was made by.
+        metadata: what was read; ``bad`` includes rows whose picture cannot be used.
+        rows: usable rows.
+        pictures: decoded pictures of ``rows``, position by position.
+        split: positions of training and validation rows.
+        groups: of each row; rows of one group stay on one side, and the bootstrap draws them together.
+    """
+
+    config: DataConfig
+    metadata: Metadata
+    rows: list[Row]
+    pictures: Pictures
+    positions: np.ndarray
+    split: Split
+    groups: list[str]
+
+    @property
+    def source(self) -> str:
+        """Folder of metadata and pictures, as the experiment names it."""
+        return self.config.root
+
+    @property
+    def grouped_by(self) -> str:
+        """What rows of one group have in common."""
+        return canonical(self.config.split.group_by or "picture")
+
+    def counts(self) -> dict[str, int]:
+        """Rows by what became of them."""
+        return {
+            "training": len(self.split.train),
+            "validation": len(self.split.val),
+            "set aside": len(self.metadata.bad),
+        }
+
+    def division(self) -> str:
+        """How rows were divided, in words."""
+        split = self.config.split
+        together = f"grouped by `{split.group_by}`" if split.group_by else "identical pictures together"
+        return f"seed {split.seed}, {together}"
+
+    @property
+    def holds_out(self) -> bool:
+        """Always."""
+        return self.config.split.holds_out
+
+    def named_rows(self) -> list[NamedRow]:
+        """Every usable row: its picture is what it is, its text and labels are what is right about it."""
+        return _named(self.rows, [str(self.pictures.digests[i]) for i in self.positions])
+
+    def units(self, split: str) -> list[str] | None:
+        """Group of each row of a split, which the bootstrap draws together; None where each row is alone in its own."""
+        groups = [self.groups[i] for i in getattr(self.split, split)]
+        return groups if len(set(groups)) < len(groups) else None
+
+    def thumbnails(self, split: str) -> Callable[[np.ndarray], np.ndarray]:
+        """Stored pictures uint8 (B, S, S, 3) of rows of a split, by their position in it."""
+        positions = self.positions[getattr(self.split, split)]
+        return lambda rows: self.pictures.take(positions[rows])
+
+    def items(self) -> PairItems:
+        """Which rows hold the same picture, down to the last stored pixel, or the same text."""
+        texts = number([caseless(row.text) for row in self.rows])
+        return PairItems(number([self._content(place) for place in self.positions]), texts)
+
+    def _content(self, position: int) -> bytes:
+        """Digest of a stored picture: files that decode to the same pixels are one picture to the model."""
+        return hashlib.blake2b(self.pictures.take(np.array([position])).tobytes(), digest_size=16).digest()
+
+    def train_texts(self) -> list[str]:
+        """Texts of the training rows."""
+        return [self.rows[i].text for i in self.split.train]
+
+    def fingerprint(self) -> str:
+        """sha256 over every row's id, text, picture and labels and over the split: equal data, equal number."""
+        found = hashlib.sha256()
+        for name, part in (("train", self.split.train), ("val", self.split.val)):
+            for i in part:
+                row = self.rows[i]
+                told = [name, row.id, row.text, self.pictures.digests[self.positions[i]], sorted(row.labels)]
+                found.update(json.dumps(told).encode() + b"\n")
+        return found.hexdigest()
+
+    def earlier_fingerprint(self) -> str:
+        """The same without labels, as runs noted it that an earlier version made."""
+        found = hashlib.sha256()
+        for name, part in (("train", self.split.train), ("val", self.split.val)):
+            for i in part:
+                row = self.rows[i]
+                found.update(f"{name}\0{row.id}\0{row.text}\0{self.pictures.digests[self.positions[i]]}\n".encode())
+        return found.hexdigest()
+
+
+def read_rows(data: DataConfig) -> Metadata:
+    """Read and check the metadata file."""
+    metadata = read_metadata(
+        Path(data.root).expanduser(),
+        metadata=data.metadata,
+        layout=data.layout,
+        images=data.images,
+        columns=data.columns.model_dump(),
+        text=data.text,
+        label_separator=data.label_separator,
+        include=data.include,
+        exclude=data.exclude,
+        encoding=data.encoding,
+    )
+    total = len(metadata.rows) + len(metadata.bad)
+    refuse_if_too_many_bad(metadata.file, metadata.bad, total, data.max_bad_share)
+    return metadata
+
+
+def decode(
+    data: DataConfig,
+    metadata: Metadata,
+    recipe: PictureRecipe,
+    display: Display,
+    choice: RowChoice | None = None,
+) -> ImageTextData:
+    """Decode every picture once, set bad ones aside, divide the rest: by ``choice``, else as ``data.split`` says."""
+    tell_doubts(metadata.doubts, metadata.file, display)
+    cache = Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir()
+    pictures = PictureStore.open(cache, recipe).ensure(
+        [row.path for row in metadata.rows], on_progress=partial(display.advance, "pictures")
+    )
+    bad = [
+        *metadata.bad,
+        *(bad_row(metadata.rows[i], error) for i, error in sorted(pictures.errors.items())),
+    ]
+    total = len(metadata.rows) + len(metadata.bad)
+    refuse_if_too_many_bad(metadata.file, bad, total, data.max_bad_share)
+    positions = np.array([i for i in range(len(metadata.rows)) if i not in pictures.errors], dtype=np.int64)
+    rows = [metadata.rows[i] for i in positions]
+    digests = [str(pictures.digests[i]) for i in positions]
+    groups = group_by(data.split.group_by, rows, digests)
+    _tell_groups(data.split.group_by, rows, display)
+    if choice is not None:
+        split = choice.divide(_named(rows, digests), metadata.file)
+        chosen = np.unique(np.concatenate(split))  # no other row may tie their groups together
+        found = group_by(data.split.group_by, [rows[i] for i in chosen], [digests[i] for i in chosen])
+        for i, name in zip(chosen, found, strict=True):
+            groups[i] = name
+    else:
+        ids, share = [row.id for row in rows], data.split.val_fraction
+        split = split_rows(ids, groups=groups, val_fraction=share, seed=data.split.seed)
+    kept = dataclasses.replace(metadata, bad=bad)
+    return ImageTextData(data, kept, rows, pictures, positions, split, groups)
+
+
+def refuse_lone_rows(data: ImageTextData, choice: RowChoice | None = None) -> None:
+    """Raise where one side of the split, or what was chosen to be judged, has fewer rows than retrieval needs.
+
+    Raises:
+        DataError: with the keys that change the split.
+    """
+    if choice is not None and len(data.split.val) < MIN_ROWS:
+        raise DataError(
+            f"{len(data.split.val)} row{'s' * (len(data.split.val) != 1)} can be judged; retrieval needs {MIN_ROWS} "
+            "or more",
+            file=data.metadata.file,
+            remedy="give more rows",
+        )
+    for name, part in (("training", data.split.train), ("validation", data.split.val)):
+        if len(part) < MIN_ROWS:
+            raise DataError(
+                f"the split leaves {len(part)} {name} row{'s' * (len(part) != 1)}; retrieval needs {MIN_ROWS} or more",
+                file=data.metadata.file,
+                remedy="give more rows, or change data.split.val_fraction or data.split.group_by",
+            )
+
+
+def bad_row(row: Row, error: PictureError) -> BadRow:
+    """The row as one whose picture cannot be used."""
+    return BadRow(row.line, row.id, str(error), error.kind)
+
+
+def _named(rows: Sequence[Row], pictures: Sequence[str]) -> list[NamedRow]:
+    return [
+        NamedRow(row.id, picture[:16], digest(row.text, sorted(row.labels)))
+        for row, picture in zip(rows, pictures, strict=True)
+    ]
+
+
+def group_by(column: str | None, rows: list[Row], digests: list[str]) -> list[str]:
+    """Group of each row: equal pictures (by the digests of their files) and equal values of the column are together."""
+    return group_rows(digests, group_values(rows, column))
+
+
+def _tell_groups(column: str | None, rows: list[Row], display: Display) -> None:
+    """Warn of groups that are spelt in several ways."""
+    name = canonical(column or "")
+    for written in spellings(row.columns[name] for row in rows if column):
+        told = " and ".join(map(shown, written))
+        display.warn(f"{name} {told} are taken for one and stay on one side of the split")

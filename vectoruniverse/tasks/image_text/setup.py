@@ -1,0 +1,274 @@
+"""Task ``image_text``: its base and its rows, its loss and its views, and what stays of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vectoruniverse.adapters.apply import draws_dropout
+from vectoruniverse.adapters.base_weights import BaseWeights
+from vectoruniverse.adapters.lora import LoraAdapter
+from vectoruniverse.config.image_text import ImageTextExperiment, ViewsConfig
+from vectoruniverse.config.losses import positive_pairs
+from vectoruniverse.config.sections import Experiment
+from vectoruniverse.data.metadata import Row
+from vectoruniverse.data.row_record import RowChoice
+from vectoruniverse.data.views import Augmentation
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.evaluation.comparison import Comparison
+from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.losses.build import build_loss, false_negatives
+from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, local_source
+from vectoruniverse.report.run import Findings, Rows, retrieval_findings
+from vectoruniverse.tasks.base import Prepared, Shared
+from vectoruniverse.tasks.image_text.data import ImageTextData, decode, read_rows, refuse_lone_rows
+from vectoruniverse.tasks.image_text.model import (
+    ADAPTERS,
+    build_encoder,
+    load_adapted,
+    load_encoder,
+    picture_recipe,
+    save_adapted,
+    trained_in_place,
+)
+from vectoruniverse.tasks.image_text.task import ImageTextTask, LabelTexts, Pairs
+from vectoruniverse.tasks.sharing import sharing_key
+from vectoruniverse.tasks.text_rows import tell_truncated
+from vectoruniverse.terminal import Display
+from vectoruniverse.training.device import choose_compute
+
+LORA_SNIPPET = """
+from peft import PeftModel  # pip install peft
+from transformers import {model}
+
+model = PeftModel.from_pretrained({model}.from_pretrained("{base}"), "adapter")
+"""
+
+FULL_SNIPPET = """
+from transformers import {model}
+
+model = {model}.from_pretrained("adapter")
+"""
+
+RUN_SNIPPET = """
+from vectoruniverse import load_run
+
+run = load_run(".")
+"""
+
+
+def augmentation(config: ViewsConfig) -> Augmentation:
+    """The configured ranges as plain values."""
+    (scale_low, scale_high), (ratio_low, ratio_high) = config.crop_scale, config.crop_ratio
+    return Augmentation(
+        crop_scale=(scale_low, scale_high),
+        crop_ratio=(ratio_low, ratio_high),
+        brightness=config.brightness,
+        contrast=config.contrast,
+        saturation=config.saturation,
+        flip=config.flip,
+    )
+
+
+SAME_VIEW = {
+    "I": "no picture is augmented (views)",
+    "T": "no dropout makes two passes of a text differ (adapter.dropout, or a model with its own)",
+}
+"""Why a second view equals the first, and by which keys it would not."""
+
+
+@dataclass(slots=True)
+class ImageTextShared(Shared):
+    """The base and the rows that runs of it share.
+
+    Attributes:
+        data: decoded pictures, texts and their division.
+        encoder: the base; whoever puts an adapter on it takes it off again.
+        pairs: the rows as the task reads them, by split.
+    """
+
+    data: ImageTextData
+    encoder: DualEncoder
+    pairs: Mapping[str, Pairs]
+
+
+def as_image_text(experiment: Experiment, what: str) -> ImageTextExperiment:
+    """The experiment, where it is about pictures and texts.
+
+    Raises:
+        ConfigError: it is of another task, which ``what`` does not serve.
+    """
+    if not isinstance(experiment, ImageTextExperiment):
+        raise ConfigError(f"{what} serves task image_text; {experiment.name} is of task {experiment.task}", key="task")
+    return experiment
+
+
+def share(experiment: ImageTextExperiment, display: Display, choice: RowChoice | None = None) -> ImageTextShared:
+    """Config → data → encoder; nothing is written but the cache of decoded pictures."""
+    compute = choose_compute(experiment.train.device, experiment.train.precision)
+    metadata = read_rows(experiment.data)
+    encoder = load_encoder(experiment, compute)
+    data = decode(experiment.data, metadata, picture_recipe(experiment, encoder), display, choice)
+    refuse_lone_rows(data, choice)
+    encoder = encoder or build_encoder(experiment, compute, data.train_texts(), choice.trained if choice else None)
+    pairs = build_pairs(encoder, data, experiment.eval.label_template, display)
+    return ImageTextShared(sharing_key(experiment), compute, data, {}, encoder, pairs)
+
+
+def judge_base(experiment: ImageTextExperiment, shared: ImageTextShared, split: str) -> Evaluation:
+    """What the base reaches."""
+    return build_task(experiment, shared.encoder, shared.pairs).evaluate(split)
+
+
+def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: Path | None = None) -> PreparedImageText:
+    """Adapter → task, on what is shared; ``release`` undoes it."""
+    assert shared.key == sharing_key(experiment), "prepared on another base or other data"
+    encoder = shared.encoder
+    before = BaseWeights(encoder.model, trained_in_place(encoder, experiment.adapter))
+    if trained is None:
+        adapter = ADAPTERS[experiment.adapter.method](encoder, experiment.adapter, experiment.seed)
+    else:
+        encoder, adapter = load_adapted(experiment, encoder, shared.compute, trained)
+    return PreparedImageText(
+        experiment,
+        shared.compute,
+        shared.data,
+        encoder.model,
+        {} if adapter is None else {"": adapter},
+        build_task(experiment, encoder, shared.pairs),
+        starts_as_base=experiment.adapter.starts_as_base,
+        base=shared.encoder,
+        encoder=encoder,
+        before=before,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImageText(Prepared):
+    """A dual encoder with what is trained on it, and its rows."""
+
+    experiment: ImageTextExperiment
+    data: ImageTextData
+    task: ImageTextTask
+    base: DualEncoder
+    encoder: DualEncoder
+    before: BaseWeights
+
+    def release(self) -> None:
+        """Make the encoder the base again, for whoever shares it."""
+        self.before.restore(self.adapters.values())
+
+    def save(self, folder: Path) -> None:
+        """Write what was trained: adapters in peft's format, everything else as a model that transformers loads."""
+        save_adapted(self.encoder, self.adapters.get(""), self.experiment.adapter, folder)
+
+    def base_model(self) -> str:
+        """The base in words."""
+        return f"`{self.base.name}`" + (f" at commit `{self.base.commit}`" if self.base.commit else "")
+
+    def snippet(self) -> str:
+        """Python that loads what the run made."""
+        model = type(self.encoder.model).__name__
+        if isinstance(self.adapters.get(""), LoraAdapter):
+            return LORA_SNIPPET.format(model=model, base=local_source(self.base.name))
+        return (RUN_SNIPPET if self.adapters else FULL_SNIPPET).format(model=model)
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Both."""
+        return (VISION_TOWER, TEXT_TOWER)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """What the hub files it under."""
+        return ("peft" if self.adapters else "transformers", "clip", "image-text", "vectoruniverse")
+
+    def facts(self) -> dict[str, str]:
+        """The loss."""
+        return {"loss": "; ".join([self.experiment.loss.name, *self.remarks()])}
+
+    def remarks(self) -> tuple[str, ...]:
+        """Which pairs of the loss compare a view with itself."""
+        drawn_together = positive_pairs(self.experiment.loss)
+        return tuple(
+            f"{pair} draws nothing together: {view}+ is {view}, since {SAME_VIEW[view]}"
+            for view in self.task.same_views
+            if (pair := f"{view}{view}+") in drawn_together
+        )
+
+    def warnings(self) -> list[str]:
+        """Rows that the loss takes for wrong answers to each other although they are right ones."""
+        return false_negatives(self.task.train.items, self.experiment.train.batch_size, "picture or text")
+
+    def findings(self, comparison: Comparison) -> Findings:
+        """The space before and after, and the best and worst retrievals."""
+        pairs = self.task.part(comparison.split)
+        titles = [self.data.rows[i].text for i in getattr(self.data.split, comparison.split)]
+        return retrieval_findings(comparison, pairs.items, Rows(titles, self.data.thumbnails(comparison.split)))
+
+
+def build_pairs(
+    encoder: DualEncoder, data: ImageTextData, label_template: str | None, display: Display
+) -> dict[str, Pairs]:
+    """Tokenize and number the rows of both splits; ``display`` is told of texts that are cut."""
+    tokenized, items = encoder.tokenize([row.text for row in data.rows]), data.items()
+    tell_truncated({"": tokenized}, encoder.max_tokens, display)
+    labels = label_texts(data.rows, encoder, label_template)
+
+    def pairs(part: np.ndarray) -> Pairs:
+        return Pairs(
+            data.pictures,
+            data.positions[part],
+            [row_key(data.rows[i].id) for i in part],
+            [tokenized.ids[i] for i in part],
+            items.select(part),
+            None if labels is None else LabelTexts(labels.names, labels.tokens, labels.of_row[part]),
+        )
+
+    return {"train": pairs(data.split.train), "val": pairs(data.split.val)}
+
+
+def build_task(experiment: ImageTextExperiment, encoder: DualEncoder, pairs: Mapping[str, Pairs]) -> ImageTextTask:
+    """Bind encoder, rows, loss and views to the task."""
+    return ImageTextTask(
+        encoder,
+        train=pairs["train"],
+        val=pairs["val"],
+        loss=build_loss(experiment.loss, encoder),
+        augmentation=augmentation(experiment.views),
+        views=experiment.views.count,
+        text_is_random=draws_dropout(
+            encoder.model.get_submodule(TEXT_TOWER),
+            encoder.model.config.text_config,  # type: ignore[union-attr]
+        ),
+        seed=experiment.seed,
+        recall_at=experiment.eval.recall_at,
+        eval_batch=experiment.eval.batch_size,
+    )
+
+
+def label_texts(rows: Sequence[Row], encoder: DualEncoder, template: str | None) -> LabelTexts | None:
+    """The labels, most frequent first, and their texts as the encoder reads them.
+
+    A label that every row has tells no row from another and is left out.
+    """
+    counts = Counter(label for row in rows for label in set(row.labels))
+    names = sorted((label for label in counts if counts[label] < len(rows)), key=lambda label: (-counts[label], label))
+    if template is None or len(names) < 2:
+        return None
+    column = {name: i for i, name in enumerate(names)}
+    of_row = torch.zeros(len(rows), len(names), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        of_row[i, [column[label] for label in row.labels if label in column]] = True
+    return LabelTexts(names, encoder.tokenize([template.replace("{label}", name) for name in names]).ids, of_row)
+
+
+def row_key(row_id: str) -> int:
+    """A stable 64-bit number for a row."""
+    return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "big")

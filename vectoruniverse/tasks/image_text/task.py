@@ -1,0 +1,201 @@
+"""Task ``image_text``: bring pictures and their texts together in one space, judged by retrieval in both directions.
+
+Shapes: B batch, N rows of a split, S side of the stored picture, H side of the model's input, E shared embedding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vectoruniverse.data.pair_items import PairItems
+from vectoruniverse.data.views import Augmentation, augment, draw, to_input
+from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.evaluation.retrieval import Embeddings, Labels, judge, judge_labels
+from vectoruniverse.losses.contrastive import ViewLoss
+from vectoruniverse.models.dual import DualEncoder
+from vectoruniverse.models.embedding import embed_squares, embed_tokens
+from vectoruniverse.training.task import StepLoss
+
+
+class PictureSource(Protocol):
+    """Stored pictures, by position."""
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """uint8 (B, S, S, 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTexts:
+    """Label names (C), token ids of each label's text, and which row has which label, (N, C) bool."""
+
+    names: Sequence[str]
+    tokens: Sequence[np.ndarray]
+    of_row: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pictures and their texts, row by row.
+
+    Attributes:
+        pictures: stored pictures; row i's is at position ``positions[i]``.
+        positions: (N,) int64.
+        keys: stable 64-bit key of each row; views depend on it and not on the row's place.
+        tokens: token ids of each row's text, unpadded.
+        items: which rows hold the same picture or text.
+        labels: the rows' labels; None where there are none.
+    """
+
+    pictures: PictureSource
+    positions: np.ndarray
+    keys: Sequence[int]
+    tokens: Sequence[np.ndarray]
+    items: PairItems
+    labels: LabelTexts | None = None
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+class ImageTextTask:
+    """Contrastive training of a dual encoder."""
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        *,
+        train: Pairs,
+        val: Pairs,
+        loss: ViewLoss,
+        augmentation: Augmentation,
+        views: int,
+        text_is_random: bool,
+        seed: int,
+        recall_at: Sequence[int],
+        eval_batch: int,
+    ) -> None:
+        """Bind an encoder to its rows.
+
+        Args:
+            encoder: the model, with whatever is trained on it already in place.
+            train: training rows.
+            val: validation rows.
+            loss: what is minimised, of the views ``I``, ``I+``, ``T`` and ``T+``.
+            augmentation: how views are made.
+            views: 1 or 2 views of each picture per step.
+            text_is_random: whether dropout makes two passes of the same text differ; else T+ is T and costs nothing.
+            seed: seed of the views.
+            recall_at: the k of recall@k.
+            eval_batch: rows encoded at a time in evaluation.
+        """
+        self.encoder, self.train, self.val = encoder, train, val
+        self._loss, self._augmentation, self._text_is_random = loss, augmentation, text_is_random
+        self._views = views if augmentation.is_random else 1
+        self._seed, self._recall_at, self._eval_batch = seed, tuple(recall_at), eval_batch
+        self._mean = torch.tensor(encoder.picture.mean, device=encoder.device)
+        self._std = torch.tensor(encoder.picture.std, device=encoder.device)
+
+    @property
+    def same_views(self) -> tuple[str, ...]:
+        """Which of ``I`` and ``T`` have a second view that is the first one itself."""
+        pictures = () if self._augmentation.is_random and self._views > 1 else ("I",)
+        return (*pictures, *(() if self._text_is_random else ("T",)))
+
+    @property
+    def train_rows(self) -> int:
+        """Number of training rows."""
+        return len(self.train)
+
+    def part(self, split: str) -> Pairs:
+        """Rows of ``train`` or ``val``."""
+        return {"train": self.train, "val": self.val}[split]
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Whatever the adapter left open to training, by its path in the model."""
+        return {name: p for name, p in self.encoder.model.named_parameters() if p.requires_grad}
+
+    def modules(self) -> list[nn.Module]:
+        """The model and all its layers."""
+        return list(self.encoder.model.modules())
+
+    def loss(self, rows: np.ndarray, epoch: int) -> StepLoss:
+        """Loss of the training rows at these positions in the views of this epoch."""
+        images = self._image_views(rows, epoch)
+        texts = self._text_views(rows)
+        value = self._loss({"I": images[0], "I+": images[-1], "T": texts[0], "T+": texts[-1]})
+        return StepLoss(value.total, value.parts, torch.cat([images[0], texts[0]]).detach())
+
+    def _image_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
+        """Unit vectors of each view, 1 or 2 times (B, E), from one pass over all views."""
+        encoder, size = self.encoder, self.encoder.picture.size
+        pictures = torch.from_numpy(self.train.pictures.take(self.train.positions[rows]))
+        pictures = pictures.to(encoder.device, non_blocking=True)
+        keys = [self.train.keys[row] for row in rows]
+        if not self._augmentation.is_random:
+            return [encoder.encode_images(to_input(pictures, size, self._mean, self._std))]
+        views = [
+            augment(pictures, draw(self._seed, epoch, keys, view), self._augmentation, size, self._mean, self._std)
+            for view in range(self._views)
+        ]
+        return list(encoder.encode_images(torch.cat(views)).chunk(self._views))
+
+    def _text_views(self, rows: np.ndarray) -> list[Tensor]:
+        ids, mask = self.encoder.pad([self.train.tokens[row] for row in rows])
+        ids, mask = ids.to(self.encoder.device), mask.to(self.encoder.device)
+        return [self.encoder.encode_texts(ids, mask) for _ in range(2 if self._text_is_random else 1)]
+
+    def after_step(self) -> None:
+        """Clamp a trained logit scale."""
+        self.encoder.clamp_logit_scale()
+
+    def embed(self, pairs: Pairs) -> Embeddings:
+        """Unit vectors of every row, unaugmented and without dropout."""
+        with self._evaluating():
+            return Embeddings(self._embed_images(pairs), self._embed_texts(pairs.tokens))
+
+    def _embed_tokens(self, tokens: Sequence[np.ndarray]) -> Tensor:
+        with self._evaluating():
+            return self._embed_texts(tokens)
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """No dropout and no gradients; the model's mode is put back afterwards."""
+        was_training = self.encoder.model.training
+        self.encoder.model.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.encoder.model.train(was_training)
+
+    def _embed_images(self, pairs: Pairs) -> Tensor:
+        def take(part: slice) -> np.ndarray:
+            return pairs.pictures.take(pairs.positions[part])
+
+        return embed_squares(self.encoder, take, len(pairs), batch_size=self._eval_batch)
+
+    def _embed_texts(self, tokens: Sequence[np.ndarray]) -> Tensor:
+        return embed_tokens(self.encoder, tokens, batch_size=self._eval_batch)
+
+    def evaluate(self, split: str = "val") -> Evaluation:
+        """Everything there is to say about the rows of a split: retrieval, labels and geometry."""
+        pairs = self.part(split)
+        embeddings = self.embed(pairs)
+        retrieval = judge(embeddings, pairs.items, self._recall_at)
+        if pairs.labels is None:
+            return retrieval
+        labels = Labels(pairs.labels.names, self._embed_tokens(pairs.labels.tokens), pairs.labels.of_row)
+        by_label = judge_labels(embeddings, labels)
+        return Evaluation(
+            {**retrieval.metrics, **by_label.metrics},
+            {**retrieval.per_query, **by_label.per_query},
+            retrieval.ranks,
+            retrieval.vectors,
+        )

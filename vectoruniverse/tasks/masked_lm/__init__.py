@@ -1,0 +1,1 @@
+"""BERT pre-training: masked tokens and next sentences."""

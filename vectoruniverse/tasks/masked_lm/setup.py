@@ -1,0 +1,288 @@
+"""Task ``masked_lm``: BERT pre-training on documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vectoruniverse.adapters.apply import train_everything
+from vectoruniverse.adapters.base_weights import BaseWeights
+from vectoruniverse.adapters.build import put_lora, text_targets
+from vectoruniverse.adapters.lora import LoraAdapter
+from vectoruniverse.adapters.peft_format import load_lora, save_lora
+from vectoruniverse.config.text import CorpusData, MaskedLmExperiment, ScratchBert
+from vectoruniverse.data.corpus import Corpus, divide_corpus, read_corpus
+from vectoruniverse.data.row_record import NamedRow, RowChoice
+from vectoruniverse.data.sentence_pairs import TokenizedDocuments, collect_documents
+from vectoruniverse.data.splits import Split
+from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.models.pretraining import (
+    PretrainingBert,
+    build_bert_for_pretraining,
+    load_bert_for_pretraining,
+    parameter_counts,
+    tokenize_sentences,
+)
+from vectoruniverse.models.source import find_source
+from vectoruniverse.models.wordpiece import train_wordpiece
+from vectoruniverse.tasks.base import Prepared, Shared
+from vectoruniverse.tasks.masked_lm.task import MaskedLmTask
+from vectoruniverse.tasks.sharing import sharing_key
+from vectoruniverse.tasks.text_rows import tell_doubts
+from vectoruniverse.terminal import Display
+from vectoruniverse.training.device import Compute, choose_compute
+
+TABLES = (".csv", ".tsv")
+
+SNIPPET = """
+from transformers import AutoTokenizer, BertForPreTraining
+
+tokenizer, model = AutoTokenizer.from_pretrained("adapter"), BertForPreTraining.from_pretrained("adapter")
+"""
+
+PEFT_SNIPPET = """
+from peft import PeftModel  # pip install peft
+from transformers import BertForPreTraining
+
+model = PeftModel.from_pretrained(BertForPreTraining.from_pretrained("{base}"), "adapter")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Documents and their division."""
+
+    config: CorpusData
+    corpus: Corpus
+    split: Split
+
+    @property
+    def source(self) -> str:
+        """Where they come from, as the experiment names it."""
+        return self.config.source
+
+    @property
+    def grouped_by(self) -> str:
+        """The division keeps documents whole, each of which may give several rows."""
+        return "document"
+
+    @property
+    def holds_out(self) -> bool:
+        """Always."""
+        return self.config.split.holds_out
+
+    def named_rows(self) -> list[NamedRow]:
+        """Every document; nothing but its sentences is right about it."""
+        return _named(self.corpus)
+
+    def fingerprint(self) -> str:
+        """sha256 over every document and the split."""
+        return self.corpus.fingerprint(self.split)
+
+    def earlier_fingerprint(self) -> str:
+        """The same."""
+        return self.fingerprint()
+
+    def counts(self) -> dict[str, int]:
+        """Documents by what became of them."""
+        split = self.split
+        return {"training": len(split.train), "validation": len(split.val), "set aside": len(self.corpus.bad)}
+
+    def units(self, split: str) -> None:
+        """Rows are cut from the documents by the task: see ``PreparedMaskedLm.units``."""
+
+    def division(self) -> str:
+        """How documents were divided, in words."""
+        return f"seed {self.config.split.seed}, equal documents together"
+
+    def sentences(self, part: np.ndarray) -> list[tuple[str, ...]]:
+        """Documents of a side, sentence by sentence."""
+        return [self.corpus.documents[i].sentences for i in part]
+
+
+@dataclass(slots=True)
+class MaskedLmShared(Shared):
+    """The base and the tokenized documents that runs of it share."""
+
+    data: Documents
+    bert: PretrainingBert
+    documents: Mapping[str, TokenizedDocuments]
+
+
+def share(experiment: MaskedLmExperiment, display: Display, choice: RowChoice | None = None) -> MaskedLmShared:
+    """Config → documents → tokenizer and model."""
+    compute = choose_compute(experiment.train.device, experiment.train.precision)
+    data = read_documents(experiment.data, display, choice)
+    bert = _load(experiment, compute, data, choice.trained if choice else None)
+    parts = {name: data.sentences(part) for name, part in (("train", data.split.train), ("val", data.split.val))}
+    documents = {
+        name: collect_documents(tokenize_sentences(bert.tokenizer, sentences)) for name, sentences in parts.items()
+    }
+    words = ", ".join(f"{part} {count:,}" for part, count in parameter_counts(bert.model).items())
+    display.say(f"parameters: {words}")
+    return MaskedLmShared(sharing_key(experiment), compute, data, {}, bert, documents)
+
+
+def read_documents(config: CorpusData, display: Display, choice: RowChoice | None = None) -> Documents:
+    """Read and divide the documents: by ``choice``, else as ``data.split`` says."""
+    source = Path(config.source).expanduser()
+    column = config.column if source.suffix.lower() in TABLES else None
+    corpus = read_corpus(source, column=column, keys=("data.source", "data.column"), encoding=config.encoding)
+    tell_doubts(corpus.doubts, source, display)
+    if choice is None:
+        split = divide_corpus(corpus, val_fraction=config.split.val_fraction, seed=config.split.seed)
+    else:
+        split = choice.divide(_named(corpus), corpus.source)
+    return Documents(config, corpus, split)
+
+
+def _named(corpus: Corpus) -> list[NamedRow]:
+    return [NamedRow(one.id, one.id.partition("#")[0], "", one.name) for one in corpus.documents]
+
+
+def _load(experiment: MaskedLmExperiment, compute: Compute, data: Documents, trained: Path | None) -> PretrainingBert:
+    """The named model, or one from scratch with a tokenizer of the training documents: learned, or as ``trained``."""
+    sizes = experiment.model
+    if isinstance(sizes, str):
+        return load_bert_for_pretraining(
+            sizes,
+            revision=experiment.revision,
+            seed=experiment.seed,
+            device=compute.device,
+            attention=compute.attention,
+        )
+    if trained is None:
+        texts = (sentence for document in data.sentences(data.split.train) for sentence in document)
+        tokenizer = train_wordpiece(
+            texts, sizes.vocab_size, lowercase=sizes.lowercase, max_tokens=sizes.max_text_tokens
+        )
+    else:
+        learned = load_bert_for_pretraining(
+            str(trained), revision=None, seed=0, device=compute.device, attention=compute.attention
+        )
+        tokenizer = learned.tokenizer
+    return build_bert_for_pretraining(
+        tokenizer,
+        seed=experiment.seed,
+        width=sizes.width,
+        layers=sizes.layers,
+        heads=sizes.heads,
+        intermediate=sizes.intermediate,
+        max_tokens=sizes.max_text_tokens,
+        dropout=sizes.dropout,
+        device=compute.device,
+        attention=compute.attention,
+    )
+
+
+def build_task(experiment: MaskedLmExperiment, bert: PretrainingBert, shared: MaskedLmShared) -> MaskedLmTask:
+    """Bind a model to the documents."""
+    return MaskedLmTask(
+        bert.model,
+        bert.tokenizer,
+        shared.documents["train"],
+        shared.documents["val"],
+        mask_share=experiment.masking.share,
+        whole_word=experiment.masking.whole_word,
+        nsp=experiment.next_sentence,
+        max_tokens=bert.max_tokens,
+        seed=experiment.seed,
+        eval_batch=experiment.eval.batch_size,
+        dtype=shared.compute.dtype,
+    )
+
+
+def judge_base(experiment: MaskedLmExperiment, shared: MaskedLmShared, split: str) -> Evaluation:
+    """What the model reaches before any training; random weights are about as good as a uniform guess."""
+    return build_task(experiment, shared.bert, shared).evaluate(split)
+
+
+def prepare(experiment: MaskedLmExperiment, shared: MaskedLmShared, trained: Path | None = None) -> PreparedMaskedLm:
+    """Adapter → task, on what is shared; ``release`` undoes it."""
+    assert shared.key == sharing_key(experiment), "prepared on another base or other data"
+    bert, config = shared.bert, experiment.adapter
+    everything = [name for name, _ in bert.model.named_parameters()] if config.method == "full" else []
+    before, adapters = BaseWeights(bert.model, everything), {}
+    if config.method == "full" and trained is None:
+        train_everything(bert.model)
+    elif config.method == "full":
+        bert = load_bert_for_pretraining(
+            str(trained),
+            revision=None,
+            seed=experiment.seed,
+            device=shared.compute.device,
+            attention=shared.compute.attention,
+        )
+    else:
+        adapters[""] = (
+            load_lora(bert.model, trained)
+            if trained
+            else put_lora(bert.model, [text_targets(bert.model, "bert", config)], config, experiment.seed)
+        )
+    return PreparedMaskedLm(
+        experiment,
+        shared.compute,
+        shared.data,
+        bert.model,
+        adapters,
+        build_task(experiment, bert, shared),
+        starts_as_base=config.starts_as_base,
+        bert=bert,
+        base=shared.bert,
+        before=before,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedMaskedLm(Prepared):
+    """A BERT with its two heads, and its documents."""
+
+    experiment: MaskedLmExperiment
+    data: Documents
+    task: MaskedLmTask
+    bert: PretrainingBert
+    base: PretrainingBert
+    before: BaseWeights
+
+    def units(self, split: str) -> list[str] | None:
+        """Document of each row; None where each row is alone in its own."""
+        units = self.task.part(split).units()
+        return units if len(set(units)) < len(units) else None
+
+    def release(self) -> None:
+        """Make the model the base again."""
+        self.before.restore(self.adapters.values())
+
+    def save(self, folder: Path) -> None:
+        """Write what was trained."""
+        adapter = self.adapters.get("")
+        if isinstance(adapter, LoraAdapter):
+            save_lora(adapter, folder, base_model=find_source(self.base.name), revision=self.base.commit)
+        else:
+            self.bert.save(folder)
+
+    def base_model(self) -> str:
+        """The base in words."""
+        if isinstance(self.experiment.model, ScratchBert):
+            return "random weights"
+        return f"`{self.base.name}`" + (f" at commit `{self.base.commit}`" if self.base.commit else "")
+
+    def snippet(self) -> str:
+        """Python that loads what the run made."""
+        return PEFT_SNIPPET.format(base=find_source(self.base.name)) if self.adapters else SNIPPET
+
+    @property
+    def judges_space(self) -> bool:
+        """No: what is learned are words, not where texts lie."""
+        return False
+
+    def facts(self) -> dict[str, str]:
+        """Parameters by part, and the loss."""
+        counts = ", ".join(f"{part} {count:,}" for part, count in parameter_counts(self.base.model).items())
+        masking = self.experiment.masking
+        whole = ", whole words" if masking.whole_word else ""
+        pairs = " + next sentence" if self.experiment.next_sentence else ""
+        return {"parameters": counts, "loss": f"masked tokens ({masking.share:.0%}{whole}){pairs}"}

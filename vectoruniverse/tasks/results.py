@@ -1,0 +1,228 @@
+"""What a run found, and what stays of it: evaluation.json, model card, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors.numpy import save_file
+
+from vectoruniverse import __version__
+from vectoruniverse.adapters.lora import LoraAdapter
+from vectoruniverse.adapters.svd import singular_values, tower_spectra
+from vectoruniverse.config.loading import dump_experiment, fingerprint
+from vectoruniverse.config.sections import Experiment
+from vectoruniverse.evaluation.comparison import Comparison, Judged, compare, evaluation_record
+from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.metrics.catalogue import describe
+from vectoruniverse.report.run import Findings, write_card, write_report
+from vectoruniverse.report.verdict import kept_words
+from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.runs.outcomes import PER_QUERY_FILE
+from vectoruniverse.runs.records import EvaluationRecord
+from vectoruniverse.tasks.base import Prepared
+from vectoruniverse.tracking.contract import DataSet, Trackers
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a training found on the held-out rows.
+
+    Attributes:
+        run: the run.
+        comparison: the kept checkpoint beside the base.
+        monitor: the metric that picked the best checkpoint.
+        best_epoch: epoch that reached the most; 0 is the model before the first step.
+        epoch: epoch of the kept checkpoint, which all numbers are of: the best one, or the last one if that was asked
+            for or the best one is damaged.
+        seconds: wall-clock time of all processes of the run.
+        step_seconds: of this process, in training steps.
+        evaluation_seconds: of this process, in evaluations between steps.
+        earlier: the best earlier run of the same experiment on the same data, if there is one.
+    """
+
+    run: Run
+    comparison: Comparison
+    monitor: str
+    best_epoch: int
+    epoch: int
+    seconds: float
+    step_seconds: float
+    evaluation_seconds: float
+    earlier: Earlier | None
+
+    @property
+    def score(self) -> float:
+        """The monitored metric of the kept checkpoint."""
+        return self.adapted[self.monitor]
+
+    @property
+    def base(self) -> Mapping[str, float]:
+        """Metrics of the base."""
+        return self.comparison.base.metrics
+
+    @property
+    def adapted(self) -> Mapping[str, float]:
+        """Metrics of the kept checkpoint."""
+        return self.comparison.adapted.metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The best earlier run of the same experiment on the same data."""
+
+    name: str
+    score: float
+
+
+def best_earlier(run: Run, metric: str, data: str) -> Earlier | None:
+    """The finished run with the same experiment name, metric and data that scored best; damaged ones do not count."""
+    found = []
+    for summary in list_runs(run.path.parent):
+        if summary.run.experiment != run.experiment or summary.run.name == run.name or summary.state != "finished":
+            continue
+        record = summary.run.read_evaluation()
+        if record is not None and record.data == data and metric in record.adapted:
+            found.append(Earlier(summary.run.name, record.adapted[metric]))
+    sign = -1 if describe(metric).better == "lower" else 1
+    return max(found, key=lambda earlier: sign * earlier.score, default=None)
+
+
+def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evaluation | None = None) -> Comparison:
+    """The task's model beside its base on the same rows; ``adapted`` where it has been judged already."""
+    units = prepared.units(split)
+    column = None if units is None else prepared.data.grouped_by
+    judged: Judged = "held-out" if split == "val" and prepared.data.holds_out else "training"
+    found = adapted or prepared.task.evaluate(split)
+    return compare(base, found, split, units=units, drawn_by=column, judged=judged)
+
+
+def write_results(prepared: Prepared, outcome: Outcome) -> Findings:
+    """evaluation.json, per_query.safetensors, the model card, and the report with its figures."""
+    run, comparison, data = outcome.run, outcome.comparison, prepared.data
+    record = evaluation_record(
+        comparison,
+        data=data.fingerprint(),
+        experiment=fingerprint(prepared.experiment),
+        monitor=outcome.monitor,
+        best_epoch=outcome.best_epoch,
+        epoch=outcome.epoch,
+        judges_space=prepared.judges_space,
+        trained_parameters=prepared.trained_parameters(),
+        adapter=adapter_spectra(prepared),
+    )
+    write_per_query(run, prepared, comparison)
+    run.write_record("evaluation.json", EvaluationRecord.model_validate(record))
+    facts = card_facts(prepared, outcome.epoch, outcome.best_epoch, outcome.seconds)
+    write_card(run, comparison, facts=facts, snippet=prepared.snippet(), tags=prepared.tags)
+    if not prepared.experiment.eval.report:
+        return Findings()
+    return report(run, prepared, comparison, facts)
+
+
+def report(run: Run, prepared: Prepared, comparison: Comparison, facts: Mapping[str, str]) -> Findings:
+    """Write the report of a run with its figures."""
+    findings = prepared.findings(comparison)
+    write_report(
+        run,
+        comparison,
+        findings,
+        facts=facts,
+        config=dump_experiment(prepared.experiment),
+        monitor=prepared.experiment.eval.monitor,
+        judges_space=prepared.judges_space,
+        snippet=prepared.snippet(),
+    )
+    return findings
+
+
+def track_results(trackers: Trackers, prepared: Prepared, outcome: Outcome, findings: Findings, step: int) -> None:
+    """Tell the trackers what the run found: the kept checkpoint's metrics, figures, retrievals, and the adapter."""
+    experiment, data, metrics = prepared.experiment, prepared.data, dict(outcome.adapted)
+    kept = "best" if outcome.epoch == outcome.best_epoch else "last"
+    trackers.summary({f"{kept}/{name}": value for name, value in metrics.items()})
+    trackers.log_figures(step, {path.stem: path for path in sorted((outcome.run.path / "figures").glob("*.png"))})
+    if findings.galleries:
+        trackers.log_retrievals(step, [row for one in findings.galleries for row in (*one.best, *one.worst)])
+    counts = data.counts()
+    trackers.log_adapter(
+        outcome.run.adapter,
+        {
+            "method": experiment.adapter.method,
+            "rank": experiment.adapter.rank if experiment.adapter.method == "lora" else None,
+            "base_model": prepared.base_model(),
+            "data": data.fingerprint(),
+            "best_epoch": outcome.best_epoch,
+            "epoch": outcome.epoch,
+            "metrics": metrics,
+            "base_metrics": dict(outcome.base),
+        },
+        DataSet(Path(data.source).name, data.fingerprint(), counts["training"] + counts["validation"]),
+        aliases=("best", "latest") if kept == "best" else ("latest",),
+    )
+
+
+def adapter_spectra(prepared: Prepared) -> dict[str, dict[str, object]] | None:
+    """What LoRA says of itself, by tower (see ``adapters.svd.TowerSpectrum``); None without LoRA."""
+    found = {
+        "/".join(filter(None, (part, tower))) or "encoder": asdict(spectrum)
+        for part, adapter in prepared.adapters.items()
+        if isinstance(adapter, LoraAdapter)
+        for tower, spectrum in tower_spectra(singular_values(adapter), prepared.towers).items()
+    }
+    return found or None
+
+
+def write_per_query(run: Run, prepared: Prepared, comparison: Comparison) -> None:
+    """What the metrics are means of, row by row of the held-out rows, so that other statistics can be made of it.
+
+    ``per_query.safetensors`` holds ``base/<metric>`` and ``adapted/<metric>``, (N,) float32, NaN where a metric does
+    not apply to a row; and ``drawn``, (N,) int64: the bootstrap draws rows of equal number together.
+    """
+    units = prepared.units(comparison.split)
+    drawn = np.arange(comparison.rows) if units is None else np.unique(np.array(units), return_inverse=True)[1]
+    arrays = {
+        f"{model}/{metric}": np.ascontiguousarray(values, np.float32)
+        for model, judged in (("base", comparison.base), ("adapted", comparison.adapted))
+        for metric, values in judged.per_query.items()
+    }
+    save_file({**arrays, "drawn": drawn.astype(np.int64)}, run.path / PER_QUERY_FILE)
+
+
+def card_facts(prepared: Prepared, epoch: int | None, best_epoch: int | None, seconds: float | None) -> dict[str, str]:
+    """What the model card and the report tell of a run; what is None is unknown."""
+    experiment, data, counts = prepared.experiment, prepared.data, prepared.data.counts()
+    facts = {
+        "base model": prepared.base_model(),
+        "data": f"`{data.source}`, fingerprint `{data.fingerprint()[:16]}`",
+        "split": f"{counts['training']} training and {counts['validation']} held-out rows, {data.division()}",
+        "set aside": f"{counts['set aside']} rows" if counts["set aside"] else "",
+        "trained": f"{_method(prepared)}, {prepared.trained_parameters():,} parameters",
+        **prepared.facts(),
+        "epoch": _epoch_words(epoch, best_epoch, experiment),
+        "time": f"{'unknown' if seconds is None else f'{seconds:.0f} s'} on {prepared.compute}",
+        "made with": f"vectoruniverse {__version__}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}",
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _epoch_words(epoch: int | None, best_epoch: int | None, experiment: Experiment) -> str:
+    """Whose weights and numbers these are."""
+    if epoch is None:
+        return f"unknown, of {experiment.train.epochs}"
+    kept = kept_words(epoch, best_epoch)
+    return f"{epoch} of {experiment.train.epochs}, " + (kept or f"the best by {experiment.eval.monitor}")
+
+
+def _method(prepared: Prepared) -> str:
+    config = prepared.experiment.adapter
+    ranks = {adapter.rank for adapter in prepared.adapters.values() if isinstance(adapter, LoraAdapter)}
+    if ranks:
+        return f"LoRA of rank {max(ranks)}"
+    return f"prefix of {config.prefix_length}" if config.method == "prefix" else "everything"

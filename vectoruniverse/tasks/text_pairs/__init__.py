@@ -1,0 +1,1 @@
+"""Pairs of texts in one space, and encoders compared on them."""

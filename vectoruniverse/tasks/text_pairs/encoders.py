@@ -1,0 +1,160 @@
+"""Several text encoders on the same pairs: which finds the right partner, how surely, and where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vectoruniverse.data.pair_items import PairItems, same_texts
+from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.metrics.bootstrap import Interval
+from vectoruniverse.metrics.comparing import intervals
+from vectoruniverse.report.verdict import Answer
+
+BESIDE = ("mrr", "row_uniformity", "column_uniformity")
+"""Metrics whose differences are told beside the one that decides; cosines of pairs are no merit by themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderComparison:
+    """Encoders judged on the same N pairs.
+
+    Attributes:
+        found: what each encoder reaches, by name, as the task ``text_pairs`` judges it; the best first.
+        first: the first texts (N).
+        second: the second texts (N).
+        metric: what decides; better when greater.
+        items: which pairs hold the same first or second text; the bootstrap draws those that hang together as one.
+        reached: the deciding metric of each encoder; none where there are fewer than two to draw.
+        differences: of each other encoder and metric, best − other on the same pairs; empty likewise.
+    """
+
+    found: Mapping[str, Evaluation]
+    first: Sequence[str]
+    second: Sequence[str]
+    metric: str
+    items: PairItems
+    reached: Mapping[str, Interval]
+    differences: Mapping[str, Mapping[str, Interval]]
+
+    @property
+    def best(self) -> str:
+        """Name of the encoder with the greatest metric; of equals, the one that was given first."""
+        return next(iter(self.found))
+
+
+@dataclass(frozen=True, slots=True)
+class MissedPair:
+    """A pair whose partners an encoder did not find in the first place.
+
+    Attributes:
+        pair: its position.
+        forth: rank of the second text among all second texts, seen from the first.
+        back: rank of the first text among all first texts, seen from the second.
+        instead: position of the pair whose second text is nearest to this first text, right ones left out; None where
+            nothing stands before the right one, or every text is a right one.
+    """
+
+    pair: int
+    forth: int
+    back: int
+    instead: int | None
+
+
+def compare_encoders(
+    found: Mapping[str, Evaluation], first: Sequence[str], second: Sequence[str], *, metric: str = "recall@1"
+) -> EncoderComparison:
+    """Order encoders by a metric, with paired differences from the best.
+
+    Args:
+        found: what each encoder reaches on these pairs, by name.
+        first: the first texts (N).
+        second: the second texts (N).
+        metric: what decides; better when greater, and the mean of a value for each pair.
+
+    Raises:
+        ValueError: no encoder, or one that was not judged by ``metric`` on so many pairs.
+    """
+    if not found:
+        raise ValueError("there is no encoder to compare")
+    for name, evaluation in found.items():
+        if len(evaluation.per_query.get(metric, ())) != len(first):
+            raise ValueError(f"{name} was not judged by {metric} on these {len(first)} pairs")
+    ordered = dict(sorted(found.items(), key=lambda item: -item[1].metrics[metric]))
+    items, best = same_texts(first, second), next(iter(ordered))
+    groups = items.clusters()
+    bounds = {name: _beside_best(ordered[name], ordered[best], metric, groups) for name in ordered}
+    return EncoderComparison(
+        found=ordered,
+        first=first,
+        second=second,
+        metric=metric,
+        items=items,
+        reached={name: by_metric[metric]["base"] for name, by_metric in bounds.items() if metric in by_metric},
+        differences={
+            name: {key: one["difference"] for key, one in by_metric.items()}
+            for name, by_metric in bounds.items()
+            if name != best
+        },
+    )
+
+
+def answer(comparison: EncoderComparison) -> Answer:
+    """Which encoder is best, and whether these pairs can tell it from each other one."""
+    best, metric = comparison.best, comparison.metric
+    reached = as_share(comparison.found[best].metrics[metric])
+    if len(comparison.found) == 1:
+        return Answer("unchanged", f"{best}: {metric} {reached}", "No other encoder was judged.")
+    gaps = {name: by_metric[metric] for name, by_metric in comparison.differences.items() if metric in by_metric}
+    if not gaps:
+        return Answer("unclear", f"Highest: {best}, {metric} {reached}", "All pairs share texts, so nothing is sure.")
+    close = [name for name, gap in gaps.items() if gap.low <= 0]
+    headline = f"Best: {best}, {metric} {reached}"
+    if close:
+        headline = f"Not clear: in {metric} these pairs cannot tell {best} from {' or '.join(close)}"
+    told = "; ".join(f"{_points(gap)} above {name}" for name, gap in gaps.items())
+    ground = "95 % intervals, paired over the same pairs; each comparison by itself."
+    return Answer("unclear" if close else "better", headline, f"{best} stands, in points, {told}. {ground}")
+
+
+def missed_pairs(comparison: EncoderComparison, most: int) -> list[MissedPair]:
+    """Pairs that the best encoder ranks lowest, the worst first; those that come first both ways are left out."""
+    best = comparison.found[comparison.best]
+    forth, back = best.ranks["first_to_second"], best.ranks["second_to_first"]
+    order = np.argsort(-(forth + back), kind="stable")[:most]
+    order = order[(forth + back)[order] > 2]  # 2: the partner comes first both ways
+    nearest = _nearest_wrong(best, comparison.items, order)
+    return [
+        MissedPair(row, int(forth[row]), int(back[row]), wrong if forth[row] > 1 else None)
+        for row, wrong in zip(order.tolist(), nearest, strict=True)
+    ]
+
+
+def as_share(value: float) -> str:
+    """A metric from 0 to 1 in percent."""
+    return f"{value * 100:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _beside_best(
+    evaluation: Evaluation, best: Evaluation, metric: str, groups: NDArray[np.int64]
+) -> dict[str, dict[str, Interval]]:
+    """Intervals of an encoder, of the best, and of best − encoder, the deciding metric first."""
+    keys = dict.fromkeys((metric, *BESIDE))
+    values = [{key: judged.per_query[key] for key in keys} for judged in (evaluation, best)]
+    return intervals(*values, groups=[str(group) for group in groups])
+
+
+def _nearest_wrong(evaluation: Evaluation, items: PairItems, rows: NDArray[np.int64]) -> list[int | None]:
+    """For each of these first texts, the second text that is nearest to it of those that are no answer to it."""
+    cosine = evaluation.vectors["first"][torch.from_numpy(rows)] @ evaluation.vectors["second"].T
+    right = torch.from_numpy(items.right(rows, np.arange(len(items))))
+    nearest = cosine.masked_fill(right, -torch.inf).argmax(dim=1)
+    return [None if everything else int(n) for n, everything in zip(nearest, right.all(dim=1), strict=True)]
+
+
+def _points(gap: Interval) -> str:
+    return f"{gap.estimate * 100:+.1f} [{gap.low * 100:+.1f}, {gap.high * 100:+.1f}]"

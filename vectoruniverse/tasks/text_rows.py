@@ -1,0 +1,227 @@
+"""Texts: table → usable rows → training and validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from vectoruniverse.config.text import TextData, TextSplitConfig
+from vectoruniverse.data.columns import shortened
+from vectoruniverse.data.metadata import BadRow
+from vectoruniverse.data.normalise import shown, spellings
+from vectoruniverse.data.row_record import NamedRow, RowChoice, digest
+from vectoruniverse.data.splits import Split
+from vectoruniverse.data.text_split import TextSplit, divide_table, fingerprint_table, group_texts
+from vectoruniverse.data.text_table import TextTable, encode_labels, read_text_table
+from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.terminal import Display
+
+NOT_HELD_OUT = "nothing"
+"""What a division holds out that judges on the training rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRows:
+    """Usable rows of a table and their division.
+
+    Attributes:
+        config: the experiment's section that it was made by.
+        table: what was read.
+        divided: training and validation rows.
+        labels: class of each row (N,); None where the task has no classes.
+        names: of the classes.
+    """
+
+    config: TextData
+    table: TextTable
+    divided: TextSplit
+    labels: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def split(self) -> Split:
+        """Positions of training and validation rows."""
+        return self.divided.split
+
+    @property
+    def source(self) -> str:
+        """The table, as the experiment names it."""
+        return self.config.file
+
+    @property
+    def grouped_by(self) -> str:
+        """What rows have in common that a drawn division keeps together."""
+        return "text"
+
+    @property
+    def holds_out(self) -> bool:
+        """Not where the model is judged on the rows it learns from."""
+        return self.config.split.holds_out
+
+    def named_rows(self) -> list[NamedRow]:
+        """Every usable row: its texts are what it is, its label is what is right about it."""
+        return _named(self.table)
+
+    def fingerprint(self) -> str:
+        """sha256 over every row and the split."""
+        return fingerprint_table(self.table, self.split)
+
+    def earlier_fingerprint(self) -> str:
+        """The same."""
+        return self.fingerprint()
+
+    def counts(self) -> dict[str, int]:
+        """Rows by what became of them."""
+        bad, (train, val) = len(self.table.bad), (len(self.split.train), len(self.split.val) * self.holds_out)
+        return {"training": train, "validation": val, "set aside": bad + self.divided.left_out}
+
+    def units(self, split: str) -> list[str] | None:
+        """Group of each row of a split, which the bootstrap draws together; None where each row is alone in its own.
+
+        Only a drawn division has groups: where a file says who is held out, its rows may all share some stock text.
+        """
+        if self.divided.groups is None:
+            return None
+        groups = [self.divided.groups[i] for i in getattr(self.split, split)]
+        return groups if len(set(groups)) < len(groups) else None
+
+    def division(self) -> str:
+        """How rows were divided, in words."""
+        if not self.holds_out:
+            return "so it is judged on the rows it learned from"
+        if self.divided.held_out != "drawn":
+            return f"as column `{self.config.split.column}` says"
+        whose = " or ".join(self.config.split.together or ["any"])
+        return f"seed {self.config.split.seed}, rows that share {whose} text together"
+
+    def column(self, role: str) -> list[str]:
+        """The texts of a role, row by row."""
+        return [row.texts[role] for row in self.table.rows]
+
+    def train_texts(self) -> list[str]:
+        """Every text of the training rows."""
+        return [text for i in self.split.train for text in self.table.rows[i].texts.values()]
+
+
+def read_text_rows(
+    data: TextData,
+    roles: Mapping[str, str],
+    *,
+    label: str | None = None,
+    display: Display,
+    choice: RowChoice | None = None,
+    names: Sequence[str] | None = None,
+) -> TextRows:
+    """Read and check the table, divide its rows, number its classes.
+
+    Args:
+        data: the experiment's section.
+        roles: role → column.
+        label: column of the classes; None without.
+        display: is told of texts that stand on both sides of a split the file brought.
+        choice: which rows are judged; None: as ``data.split`` says.
+        names: of the classes, as a trained classifier knows them; None: those that occur.
+
+    Raises:
+        ConfigError: a column is not there.
+        DataError: the table cannot be read, too many rows cannot be used, a side of the split is empty, or there is one
+            class only.
+    """
+    config = data.split
+    table = read_text_table(
+        Path(data.file).expanduser(),
+        texts=roles,
+        label=label,
+        split_column=config.column,
+        max_bad_share=data.max_bad_share,
+        keys={"split": "data.split.column"},
+        encoding=data.encoding,
+    )
+    tell_doubts(table.doubts, table.file, display)
+    divided = _divide(table, config) if choice is None else _chosen(table, config, choice)
+    if not config.holds_out and choice is None:
+        display.warn("no rows are held out: the model is judged on the rows it learns from")
+    if divided.shared and divided.held_out in ("val", "test"):
+        display.warn(f"{divided.shared} validation rows have a text that a training row has too")
+    if label is None:
+        return TextRows(data, table, divided)
+    if choice is not None:  # rows that are not judged may be of classes that the run never knew
+        judged = np.unique(np.concatenate(divided.split))
+        labels = np.full(len(table.rows), -1, dtype=np.int64)
+        labels[judged], known = encode_labels([table.rows[i] for i in judged], names=names, file=table.file)
+        return TextRows(data, table, divided, labels, known)
+    labels, known = encode_labels(table.rows, file=table.file)
+    for written in spellings(known):
+        told = " and ".join(map(shown, written))
+        display.warn(f"{table.file}: the labels {told} are different classes, and differ in case, space or width only")
+    if missing := [name for i, name in enumerate(known) if not (labels[divided.split.train] == i).any()]:
+        raise DataError(
+            f"no training row is of class {missing[0]!r}",
+            file=table.file,
+            remedy="give more rows of it, leave it out, or change data.split",
+        )
+    return TextRows(data, table, divided, labels, known)
+
+
+def _named(table: TextTable) -> list[NamedRow]:
+    return [
+        NamedRow(
+            row.id, digest(sorted(row.texts.items())), digest(row.label), shortened(next(iter(row.texts.values())))
+        )
+        for row in table.rows
+    ]
+
+
+def _chosen(table: TextTable, config: TextSplitConfig, choice: RowChoice) -> TextSplit:
+    split = choice.divide(_named(table), table.file)
+    sides = {row.split for row in table.rows}
+    held_out = "drawn" if config.column is None else "val" if "val" in sides else "test"
+    others = sum(row.split == "test" for row in table.rows) if held_out == "val" else 0
+    groups = None
+    if config.holds_out and config.column is None:  # of the chosen rows alone: no other row may tie them together
+        chosen = np.unique(np.concatenate(split))
+        groups = [row.id for row in table.rows]
+        for i, name in zip(chosen, group_texts([table.rows[i] for i in chosen], config.together), strict=True):
+            groups[i] = name
+    return TextSplit(split, held_out if config.holds_out else NOT_HELD_OUT, others, 0, groups)
+
+
+def _divide(table: TextTable, config: TextSplitConfig) -> TextSplit:
+    if not config.holds_out:
+        everything = np.arange(len(table.rows))
+        return TextSplit(Split(everything, everything), NOT_HELD_OUT, 0, 0, None)
+    roles = table.rows[0].texts.keys()
+    if other := [role for role in config.together or () if role not in roles]:
+        raise ConfigError(f"there is no {other[0]} text here, only {' and '.join(roles)}", key="data.split.together")
+    return divide_table(table, val_fraction=config.val_fraction, seed=config.seed, together=config.together)
+
+
+def tell_doubts(doubts: Sequence[BadRow], file: Path, display: Display) -> None:
+    """Warn of rows that are used and may hold others: the first of them, and how many more there are."""
+    if doubts:
+        more = f" (so are {len(doubts) - 1} more rows)" if len(doubts) > 1 else ""
+        display.warn(f"{file}:{doubts[0].line}: {doubts[0].reason}{more}")
+
+
+class Tokenized(Protocol):
+    """Texts as token ids."""
+
+    @property
+    def ids(self) -> Sequence[np.ndarray]:
+        """Of each text."""
+
+    @property
+    def truncated(self) -> Sequence[int]:
+        """Positions of those that were cut."""
+
+
+def tell_truncated(tokens: Mapping[str, Tokenized], limit: int, display: Display) -> None:
+    """Say how many texts of each role are longer than the model reads; a single text's role is ``text``, or empty."""
+    for role, tokenized in tokens.items():
+        if cut := len(tokenized.truncated):
+            texts = "texts" if role in ("", "text") else f"{role} texts"
+            display.warn(f"{cut} of {len(tokenized.ids)} {texts} are longer than {limit} tokens and were cut")

@@ -1,0 +1,96 @@
+"""What the loop reports to: the trackers, the display and the checkpoint folder of a run; a rehearsal's has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.runs.folder import Run
+from vectoruniverse.terminal import Display, step_detail
+from vectoruniverse.tracking.contract import Trackers
+from vectoruniverse.training.checkpoint import point, prune, save_checkpoint
+from vectoruniverse.training.interruption import Interruption
+from vectoruniverse.training.loop import Snapshot
+
+
+class RunObserver:
+    """Writes everything down where it belongs."""
+
+    def __init__(
+        self,
+        run: Run,
+        trackers: Trackers,
+        display: Display,
+        interruption: Interruption,
+        times: Callable[[], Mapping[str, float]],
+        *,
+        total_steps: int,
+        log_every: int,
+        monitor: str,
+    ) -> None:
+        """Report to ``run``'s folder, ``trackers`` and ``display``; ``interruption`` says when to stop.
+
+        ``times`` tells how long the run has taken so far, as ``state.json`` does.
+        """
+        self._times = times
+        self._run, self._trackers, self._display, self._interruption = run, trackers, display, interruption
+        self._total, self._log_every, self._monitor = total_steps, log_every, monitor
+        self._effective_rank: float | None = None  # the last one measured, since it is not measured at every step
+
+    def on_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Move the progress bar; every ``log_every`` steps tell the trackers."""
+        self._effective_rank = values.get("effective_rank", self._effective_rank)
+        shown = {**values, "effective_rank": self._effective_rank} if self._effective_rank is not None else values
+        self._display.advance("training", step, self._total, step_detail(shown))
+        if step % self._log_every == 1 or self._log_every == 1 or step == self._total:
+            self._trackers.log(step, {f"train/{name}": value for name, value in values.items()})
+
+    def on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
+        """Tell trackers every metric, and people the one that counts."""
+        self._trackers.log(
+            step, {f"val/{name}": value for name, value in evaluation.metrics.items()} | {"epoch": epoch}
+        )
+        score, rank = evaluation.metrics[self._monitor], evaluation.metrics.get("effective_rank")
+        line = f"epoch {epoch}: {self._monitor} {score:.3f}{' (best)' if is_best and epoch else ''}"
+        self._display.say(line if rank is None else f"{line}, effective rank {rank:.1f}")
+
+    def on_warning(self, message: str) -> None:
+        """Tell people."""
+        self._display.warn(message)
+
+    def save(self, snapshot: Snapshot, is_best: bool) -> None:
+        """Write a checkpoint, let ``last`` (and ``best``) name it, drop those that nobody names any more."""
+        folder = self._run.checkpoints
+        checkpoint = save_checkpoint(folder, snapshot.step, snapshot.tensors, snapshot.state)
+        point(folder, checkpoint, *(("last", "best") if is_best else ("last",)))
+        prune(folder)
+        self._run.note(**self._times())  # a killed process is counted up to here
+
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C or SIGTERM came."""
+        return bool(self._interruption)
+
+
+class Rehearsal:
+    """Listens to steps of which nothing stays but what a person should know."""
+
+    def __init__(self, display: Display) -> None:
+        """Pass warnings on to ``display``."""
+        self._display = display
+
+    def on_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
+        """Nothing."""
+
+    def on_warning(self, message: str) -> None:
+        """Tell people."""
+        self._display.warn(message)
+
+    def save(self, snapshot: Snapshot, is_best: bool) -> None:
+        """Nothing."""
+
+    def interrupted(self) -> bool:
+        """Never; Ctrl-C ends a rehearsal at once."""
+        return False

@@ -1,0 +1,50 @@
+"""What the loop asks of a task. A new task is one file that fits this Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from vectoruniverse.evaluation.result import Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoss:
+    """Loss of one batch.
+
+    Attributes:
+        total: what is minimised, 0-d with gradient.
+        parts: named parts of it, for people.
+        embeddings: rows of the shared space (N, E) whose effective rank is watched; None where there is no such space.
+    """
+
+    total: Tensor
+    parts: Mapping[str, Tensor]
+    embeddings: Tensor | None = None
+
+
+class Task(Protocol):
+    """What is learned (``loss``) and how it is judged (``evaluate``)."""
+
+    @property
+    def train_rows(self) -> int:
+        """Number of training rows."""
+
+    def trained(self) -> Mapping[str, nn.Parameter]:
+        """The parameters that are trained, by name, always in the same order."""
+
+    def modules(self) -> list[nn.Module]:
+        """The layers that own them: the optimizer spares norms and embeddings from decay, the loop sets their mode."""
+
+    def loss(self, rows: np.ndarray, epoch: int) -> StepLoss:
+        """Loss of the training rows at these positions; a pure function of parameters, rows, epoch and torch's seed."""
+
+    def after_step(self) -> None:
+        """Bring parameters back into their bounds after an update."""
+
+    def evaluate(self, split: str = "val") -> Evaluation:
+        """Judge the model on ``val`` or ``train`` rows, in evaluation mode and without gradients."""
