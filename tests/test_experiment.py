@@ -19,7 +19,7 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
-from tests.encoders.models import SAVE, save_clip
+from tests.models.models import SAVE, save_clip
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.errors import ConfigError, DataError, DivergedError
 from vectoruniverse.experiment import dry_run, evaluate_base, evaluate_run, resume, train

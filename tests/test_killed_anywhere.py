@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from tests.encoders.models import save_clip
 from tests.killing import count_calls, faults_of_a_kill, tiny
+from tests.models.models import save_clip
 from vectoruniverse.experiment import train
 from vectoruniverse.terminal import Display
 

@@ -16,8 +16,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
-from tests.encoders.models import save_clip
-from tests.encoders.text_models import save_encoder
+from tests.models.models import save_clip
+from tests.models.text_models import save_encoder
 from vectoruniverse.config.loading import dump_experiment, load_experiment
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import dry_run, evaluate_run, train

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.encoders.text_models import WORDS, save_encoder
+from tests.models.text_models import WORDS, save_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "vectoruniverse" / "guide" / "code.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForPreTraining
 from typer.testing import CliRunner
 
-from tests.encoders.text_models import save_encoder
+from tests.models.text_models import save_encoder
 from vectoruniverse import load_classifier
 from vectoruniverse.cli import app
 from vectoruniverse.config.loading import load_experiment

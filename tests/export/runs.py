@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.encoders.models import SAVE
+from tests.models.models import SAVE
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.experiment import train
 from vectoruniverse.terminal import Display

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from tests.conftest import draw_shape
-from tests.encoders.models import SAVE
 from tests.export.runs import train_shapes
+from tests.models.models import SAVE
 from vectoruniverse.api.run import load_run
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.export import to_transformers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from tests.encoders.models import save_clip
+from tests.models.models import save_clip
 
 
 @pytest.fixture(scope="session")

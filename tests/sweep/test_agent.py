@@ -13,7 +13,7 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from tests.test_cli import vu
+from tests.cli.test_runs import vu
 from tests.tracking.agents import serving_sweeps, settings_of
 from tests.tracking.conftest import WELL_FORMED_KEY, lonely_wandb  # noqa: F401  (fixture)
 from vectoruniverse.config.loading import load_experiment

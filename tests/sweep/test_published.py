@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli import vu
+from tests.cli.test_runs import vu
 from tests.tracking.conftest import WELL_FORMED_KEY, lonely_wandb  # noqa: F401  (fixture)
 from tests.tracking.server import serving
 from tests.tracking.wandb_file import WandbFile, read_wandb

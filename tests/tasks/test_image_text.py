@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.encoders.models import save_clip
+from tests.models.models import save_clip
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
 from vectoruniverse.data.pair_items import PairItems, number
 from vectoruniverse.data.views import Augmentation

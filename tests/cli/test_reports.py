@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.encoders.models import save_clip
+from tests.models.models import save_clip
 from vectoruniverse.cli import app
 
 

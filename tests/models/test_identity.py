@@ -10,7 +10,7 @@ import shutil
 import pytest
 import yaml
 
-from tests.encoders.models import save_clip
+from tests.models.models import save_clip
 from vectoruniverse.api.run import load_run
 from vectoruniverse.config.loading import dump_experiment, load_experiment
 from vectoruniverse.errors import ConfigError, DataError

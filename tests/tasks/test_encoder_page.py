@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_compare_encoders import FIRST, SECOND, judged
+from tests.tasks.test_compare_encoders import FIRST, SECOND, judged
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.tasks.text_pairs.encoders import answer, compare_encoders

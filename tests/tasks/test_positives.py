@@ -16,7 +16,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from tests.conftest import draw_shape
-from tests.encoders.models import save_clip
+from tests.models.models import save_clip
 from vectoruniverse.config.image_text import ForgettingConfig
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.data.splits import Split

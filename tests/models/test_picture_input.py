@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from tests.encoders.models import SAVE
+from tests.models.models import SAVE
 from vectoruniverse.config.image_text import ImageTextExperiment
 from vectoruniverse.data.decoding import decode_picture
 from vectoruniverse.data.views import to_input

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from tests.encoders.models import WORDS, save_clip
+from tests.models.models import WORDS, save_clip
 from vectoruniverse.models.scratch import train_clip_tokenizer
 
 TEXTS = ["waving hand: medium-dark skin tone", "waving hand: light skin tone", "grinning face"] * 20

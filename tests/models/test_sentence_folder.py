@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from torch import nn
 from transformers import AutoModel
 
-from tests.encoders.text_models import TEXTS, embed, load, save_encoder
+from tests.models.text_models import TEXTS, embed, load, save_encoder
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.text import random_like
 

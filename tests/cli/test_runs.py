@@ -16,12 +16,12 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from tests.encoders.models import save_clip
+from tests.models.models import save_clip
 from vectoruniverse.cli import app
 from vectoruniverse.cli.shell import print_json, tells_errors
 from vectoruniverse.training.interruption import Terminated
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.encoders.models import save_clip
-from tests.encoders.text_models import save_encoder
-from tests.test_cli import vu
+from tests.cli.test_runs import vu
+from tests.models.models import save_clip
+from tests.models.text_models import save_encoder
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.tasks.table import setup
 from vectoruniverse.terminal import Display

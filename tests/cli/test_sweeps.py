@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from tests.cli.test_runs import vu
 from tests.sweep.conftest import clip, config  # noqa: F401  (fixtures)
-from tests.test_cli import vu
 
 
 def test_sweep_rank_prints_the_answer_and_where_it_is(config, tmp_path):  # noqa: F811

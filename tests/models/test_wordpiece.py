@@ -29,7 +29,7 @@ def digest(texts, size=140):
 def test_the_same_corpus_gives_the_same_vocabulary_in_any_order_and_any_process():
     shuffled = random.Random(0).sample(TEXTS, len(TEXTS))
     assert digest(shuffled) == digest(TEXTS)
-    command = "import json, sys; from tests.encoders.test_wordpiece import *; print(digest(json.loads(sys.argv[1])))"
+    command = "import json, sys; from tests.models.test_wordpiece import *; print(digest(json.loads(sys.argv[1])))"
     there = subprocess.run(
         [sys.executable, "-c", command, json.dumps(TEXTS)], capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.encoders.models import save_clip
-from tests.encoders.text_models import load as load_text
-from tests.encoders.text_models import save_encoder
+from tests.models.models import save_clip
+from tests.models.text_models import load as load_text
+from tests.models.text_models import save_encoder
 from vectoruniverse.errors import ConfigError, UserError
 from vectoruniverse.models.dual import load_dual_encoder
 from vectoruniverse.models.pretraining import load_bert_for_pretraining

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.activations import QuickGELUActivation
 
-from tests.encoders.models import save_clip
+from tests.models.models import save_clip
 from vectoruniverse.models.activation import QuickGelu, put_quick_gelu
 from vectoruniverse.models.dual import load_dual_encoder
 

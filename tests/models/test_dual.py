@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from tests.encoders.models import SAVE, save_clip
+from tests.models.models import SAVE, save_clip
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.dual import load_dual_encoder
 

@@ -92,6 +92,6 @@ def test_other_libraries_say_nothing_and_lose_nothing(home, tmp_path):
         text=True,
         check=False,
         env={**surroundings, **home},
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")

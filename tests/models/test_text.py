@@ -18,7 +18,7 @@ from transformers import (
     XLNetTokenizer,
 )
 
-from tests.encoders.text_models import BERT_MARKS, FAMILIES, TEXTS, WORDS, embed, load, save_encoder, word_tokenizer
+from tests.models.text_models import BERT_MARKS, FAMILIES, TEXTS, WORDS, embed, load, save_encoder, word_tokenizer
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.text_tower import without_normalize
 from vectoruniverse.models.tokens import TokenizedTexts

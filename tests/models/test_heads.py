@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from tests.encoders.test_text_training import build
+from tests.models.test_text_training import build
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.models.heads import PairClassifier, SequenceClassifier, load_head, read_head, save_head

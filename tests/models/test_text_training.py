@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.encoders.text_models import TEXTS, embed, load, save_encoder
+from tests.models.text_models import TEXTS, embed, load, save_encoder
 from vectoruniverse.adapters.apply import TowerTargets, attention_targets, inject_lora
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.text import build_bert, random_like

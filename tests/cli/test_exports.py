@@ -104,7 +104,7 @@ def test_a_push_sends_the_export_and_nothing_else_and_says_what_went_wrong(built
         "except PushError as error: print(error)"
     )
     with running_hub() as hub:
-        done = python(f"import tests.test_cli_exports as t; t.app({arguments!r})", hub)
+        done = python(f"import tests.cli.test_exports as t; t.app({arguments!r})", hub)
         assert done.returncode == 0, done.stderr
         assert f"uploaded to {hub.address}/me/my-clip" in done.stdout
         (asked,) = hub.created
