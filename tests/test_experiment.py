@@ -92,6 +92,8 @@ def test_a_run_leaves_everything_behind_that_a_person_wants(experiment, tmp_path
     }
     assert "| image → text recall@5 ↑ |" in (folder / "README.md").read_text()
     assert not list(folder.rglob("*.pt")) and not list(folder.rglob("*.bin"))
+    modes = {file.stat().st_mode for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")}
+    assert len(modes) == 1, "who may read one file of a run may read them all"
 
 
 def test_the_evaluation_before_the_first_step_is_the_base_model_s(experiment, tmp_path):

@@ -23,6 +23,19 @@ def save(folder: Path, step: int) -> Path:
     return save_checkpoint(folder, step, {"model": {"w": torch.full((4,), float(step))}}, {"step": step})
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes of other systems are others")
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_every_file_of_a_checkpoint_may_be_read_as_any_new_file(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        path = save(tmp_path, 1)
+    finally:
+        os.umask(before)
+    assert {file.name: file.stat().st_mode & 0o777 for file in path.iterdir()} == dict.fromkeys(
+        ("manifest.json", "model.safetensors", "state.json"), 0o666 & ~mask
+    )
+
+
 def flip_a_bit(path: Path, position: int) -> None:
     data = bytearray(path.read_bytes())
     data[position] ^= 1

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def remove_unfinished(folder: Path) -> None:
         for path in folder.glob(f".*{UNFINISHED}"):
             if path.is_symlink() or not path.is_dir():
                 path.unlink(missing_ok=True)
+
+
+def share_as_other_files(path: Path) -> None:
+    """Give a file the mode of any new file in its folder: safetensors' ``save_file`` lets its owner alone read it."""
+    other = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    try:
+        other.touch()
+        path.chmod(stat.S_IMODE(other.stat().st_mode))
+    finally:
+        other.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -21,6 +21,7 @@ from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.catalogue import describe
 from vectoruniverse.report.run import Findings, write_card, write_report
 from vectoruniverse.report.verdict import kept_words
+from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
@@ -192,6 +193,7 @@ def write_per_query(run: Run, prepared: Prepared, comparison: Comparison) -> Non
         for metric, values in judged.per_query.items()
     }
     save_file({**arrays, "drawn": drawn.astype(np.int64)}, run.path / PER_QUERY_FILE)
+    share_as_other_files(run.path / PER_QUERY_FILE)
 
 
 def card_facts(prepared: Prepared, epoch: int | None, best_epoch: int | None, seconds: float | None) -> dict[str, str]:

@@ -26,7 +26,13 @@ from pydantic import Field
 from torch import Tensor
 
 from vectoruniverse.errors import DataError, ResourceError
-from vectoruniverse.runs.durable import disk_full_is_told, remove_unfinished, sync_folder, write_durably
+from vectoruniverse.runs.durable import (
+    disk_full_is_told,
+    remove_unfinished,
+    share_as_other_files,
+    sync_folder,
+    write_durably,
+)
 from vectoruniverse.runs.files import Record, parse_record, read_bytes, read_record, write_record
 
 Pointer = Literal["last", "best"]
@@ -215,6 +221,7 @@ def latest(folder: Path, pointer: Pointer, warn: Callable[[str], None]) -> Check
 
 def _save_tensors(path: Path, named: Mapping[str, Tensor]) -> None:
     safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}, path)
+    share_as_other_files(path)
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
 
