@@ -316,6 +316,16 @@ def test_output_of_few_characters_gets_what_it_can_hold(encoding, tmp_path):
         assert "image" in done.stdout or "no runs in" in done.stdout
 
 
+def test_words_that_differ_stay_different_where_output_cannot_hold_them(tmp_path):
+    for name, message in (("one", "긍정 →"), ("two", "부정 →")):
+        run = tmp_path / "runs" / f"{name}-20260101-1200-abcd"
+        run.mkdir(parents=True)
+        (run / "state.json").write_text(json.dumps({"state": "failed", "message": message}))
+    done = shell(f"vu runs --runs-dir {tmp_path / 'runs'}", PYTHONIOENCODING="cp1252", COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    assert r"\uae0d\uc815 \u2192" in done.stdout and r"\ubd80\uc815 \u2192" in done.stdout
+
+
 def test_a_reader_that_goes_away_is_no_error(config):
     done = subprocess.run(
         f"{sys.executable} -m vectoruniverse.cli config check {config} | head -1",

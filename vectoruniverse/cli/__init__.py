@@ -65,7 +65,7 @@ def main() -> None:
     """Entry point of ``vu``."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # there is none where a program closed it
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="backslashreplace")  # names that differ stay different
     lend_a_home()
     watch_others()
     try:
