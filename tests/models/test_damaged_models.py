@@ -134,6 +134,16 @@ def directory(folder):
     (folder / WEIGHTS).mkdir()
 
 
+def activation(name):
+    """Name an activation for the model, or for the first of its towers."""
+
+    def change(folder):
+        towers = "vision_config" in json.loads((folder / "config.json").read_text())
+        setting("vision_config.hidden_act" if towers else "hidden_act", name)(folder)
+
+    return change
+
+
 def without_tokenizer(folder):
     for file in folder.glob("tokenizer*"):
         file.unlink()
@@ -202,6 +212,8 @@ EVERY = {
     "nested too deep": (setting("x", json.loads("[" * 60 + "]" * 60)), "nested deeper"),
     "a configuration that is no JSON": (content(b"{", "config.json"), "is no JSON"),
     "a configuration that is a list": (content(b"[]", "config.json"), "no JSON object"),
+    "an activation that nobody knows": (activation("nope"), "hidden_act = 'nope', an activation that transformers"),
+    "an activation with a slip": (activation("gelo"), "hidden_act = 'gelo', .*did you mean gelu"),
     "no type": (setting("model_type", None), "names no model_type"),
     "a dtype that is no dtype": (setting("dtype", "float99"), "cannot load"),
     "quantised": (setting("quantization_config", {"quant_method": "bitsandbytes"}), "quantised"),

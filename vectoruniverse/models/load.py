@@ -7,6 +7,7 @@ against its place in the model. Code that comes with a model never runs, and pic
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -43,6 +44,9 @@ SIZES = frozenset(
 REPEATS = frozenset(["inner_group_num", "n_layers", "num_hidden_groups", "num_hidden_layers"])
 """Those of them that count layers."""
 
+ACTIVATIONS = frozenset(["activation", "activation_function", "hidden_act", "hidden_activation"])
+"""Settings that name one of transformers' activations."""
+
 _LEAST_LAYERS, _LEAST_SIZE = 256, 2**16
 """What is allowed whatever the file holds: layers that share weights, and defaults that small models leave unused."""
 
@@ -59,6 +63,7 @@ def load_config(source: ModelSource) -> Any:
         ConfigError: it is damaged, of no known type, needs its own code, or asks for weights in another format.
     """
     from transformers import AutoConfig
+    from transformers.activations import ACT2FN
 
     file = source.folder / "config.json"
     settings = read_object(file)
@@ -76,6 +81,11 @@ def load_config(source: ModelSource) -> Any:
             raise ConfigError(message, file=file, key="model")
         if (type(value) is int and abs(value) > 2**31) or (key == "num_labels" and not _is_count(value)):
             raise ConfigError(f"says {path} = {value!r:.60}, which no model has", file=file, key="model")
+        if key in ACTIVATIONS and isinstance(value, str) and value not in ACT2FN:
+            match = get_close_matches(value[:80], ACT2FN, n=1)
+            meant = f"; did you mean {match[0]}?" if match else ""
+            message = f"says {path} = {value!r:.60}, an activation that transformers does not know{meant}"
+            raise ConfigError(message, file=file, key="model")
     with told(source.name):
         return AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
 

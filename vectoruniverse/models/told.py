@@ -40,6 +40,8 @@ def told(name: str) -> Iterator[None]:
 
 def _refusal(name: str, error: BaseException) -> ConfigError:
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    if not isinstance(error, OSError | ValueError) or not line:
+    if isinstance(error, KeyError) and line:
+        line = f"{line} is not known, or missing in its files (KeyError)"
+    elif not isinstance(error, OSError | ValueError) or not line:
         line = f"{line} ({type(error).__name__})".strip()
     return ConfigError(f"cannot load {name!r}: {line}", key="model", remedy=REMEDY)
