@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,16 @@ def test_an_adapter_for_another_base_model_is_refused(tmp_path: Path) -> None:
     a_saved_adapter(tmp_path)
     with pytest.raises(ConfigError, match="another base model: 8 of its layers"):
         load_lora(nn.Sequential(nn.Linear(32, 32)), tmp_path)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, pytest.param(getattr(os, "mkfifo", None), id="fifo")])
+def test_weights_that_are_no_file_are_called_so(tmp_path: Path, make: Any) -> None:
+    a_saved_adapter(tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.unlink()
+    make(weights)
+    with pytest.raises(DataError, match=r"adapter_model\.safetensors: is no regular file"):
+        load_lora(a_clip(), tmp_path)
 
 
 def test_damaged_missing_and_pickled_files_are_refused(tmp_path: Path) -> None:

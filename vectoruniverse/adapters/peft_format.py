@@ -189,13 +189,25 @@ def write_file(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        pickled = file.with_suffix(".bin").exists()
+def check_weights(file: Path) -> None:
+    """Refuse a file of weights that is not there, or is a FIFO, a folder or a device.
+
+    Raises:
+        DataError: it says which.
+    """
+    if file.is_file():
+        return
+    said = "is no regular file" if file.exists() else "is missing"
+    remedy = "Give a folder in peft's format."
+    if said == "is missing" and file.with_suffix(".bin").exists():
         remedy = (
             "Save it again with peft, with safe_serialization=True: a .bin file can execute code, so none is loaded."
         )
-        raise DataError("is missing", file=file, remedy=remedy if pickled else "Give a folder in peft's format.")
+    raise DataError(said, file=file, remedy=remedy)
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    check_weights(file)
     try:
         state: dict[str, Tensor] = safetensors.torch.load_file(file)
     except (safetensors.SafetensorError, OSError) as error:

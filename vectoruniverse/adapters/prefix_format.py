@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vectoruniverse.adapters.lora import check_tensor, refuse_adapted
 from vectoruniverse.adapters.peft_config import read_json
-from vectoruniverse.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, write_file
+from vectoruniverse.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, check_weights, write_file
 from vectoruniverse.adapters.prefix import PrefixAdapter, inject_prefix, tower_sizes
 from vectoruniverse.errors import ConfigError, DataError, UserError
 
@@ -136,12 +136,7 @@ def _read_config(file: Path) -> dict[str, int]:
 
 def _read_prompt(file: Path, config: Mapping[str, int]) -> Tensor:
     """The one tensor, of the shape that the configuration says; its size is checked before it is read."""
-    if not file.is_file():
-        pickled = file.with_suffix(".bin").exists()
-        remedy = (
-            "Save it again with peft, with safe_serialization=True: a .bin file can execute code, so none is loaded."
-        )
-        raise DataError("is missing", file=file, remedy=remedy if pickled else "Give a folder in peft's format.")
+    check_weights(file)
     shape = torch.Size((config["num_virtual_tokens"], 2 * config["num_layers"] * config["token_dim"]))
     try:
         with safetensors.safe_open(file, framework="pt") as stored:
