@@ -23,9 +23,11 @@ from tests.models.models import SAVE, save_clip
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.errors import ConfigError, DataError, DivergedError
 from vectoruniverse.experiment import dry_run, evaluate_base, evaluate_run, resume, train
+from vectoruniverse.export.exporter import export_run
 from vectoruniverse.report.run import judgement
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.sweep.findings import finished_facts
 from vectoruniverse.tasks.image_text.task import ImageTextTask
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics
@@ -254,6 +256,11 @@ def test_a_run_can_start_from_an_adapter_made_before(experiment, tmp_path):
     adapter = {"method": "lora", "init_from": str(first.run.adapter)}
     second = train(experiment(adapter=adapter, train=config), runs_dir=tmp_path / "again", display=quiet())
     assert second.adapted == pytest.approx(dict(first.adapted), abs=1e-5)
+    exported = export_run(str(second.run.path), "peft", out=tmp_path / "out")
+    for card in (second.run.path, exported.folder):
+        assert "LoRA of rank 2" in (card / "README.md").read_text(), "its rank, not the default"
+    facts = finished_facts(second.run, "recall@5")
+    assert (facts["rank"], facts["alpha"], facts["scale"]) == (2, 2.0, 1.0)
 
 
 def test_trained_scalars_and_projections_come_back(experiment, tmp_path):

@@ -21,7 +21,15 @@ from vectoruniverse.adapters.patterns import choose
 from vectoruniverse.adapters.prefix_layers import Prefix
 from vectoruniverse.errors import ConfigError, DataError
 
-__all__ = ["PEFT_PREFIX", "LoraAdapter", "LoraLinear", "check_tensor", "lora_plus_groups", "refuse_adapted"]
+__all__ = [
+    "PEFT_PREFIX",
+    "LoraAdapter",
+    "LoraLinear",
+    "check_tensor",
+    "highest_rank",
+    "lora_plus_groups",
+    "refuse_adapted",
+]
 
 PEFT_PREFIX = "base_model.model."
 
@@ -261,3 +269,8 @@ def refuse_adapted(model: nn.Module) -> None:
         raise RuntimeError("the model already holds a LoRA adapter: call its remove() first")
     if any(isinstance(module, Prefix) for module in model.modules()):
         raise RuntimeError("the model already holds a prefix: call its remove() first")
+
+
+def highest_rank(adapters: Iterable[object]) -> int | None:
+    """The highest rank among those of the adapters that are LoRA; None where none is."""
+    return max((adapter.rank for adapter in adapters if isinstance(adapter, LoraAdapter)), default=None)

@@ -11,6 +11,7 @@ from vectoruniverse.export.contract import Agreement, Format
 from vectoruniverse.models.source import BUILT_IN
 from vectoruniverse.report.tables import comparison_rows, drawn_over, markdown_table
 from vectoruniverse.runs.records import EvaluationRecord
+from vectoruniverse.tasks.results import method_words
 
 COLUMNS = ("metric", "base", "adapted", "change [95 % interval]")
 
@@ -75,7 +76,7 @@ def _facts(loaded: LoadedRun) -> dict[str, str]:
     return {
         "base model": base,
         "data": f"`{Path(experiment.data.root).name}`" + (f", fingerprint `{fingerprint}`" if known else ""),
-        "trained": "every parameter" if adapter.method == "full" else f"LoRA of rank {adapter.rank}",
+        "trained": "every parameter" if adapter.method == "full" else method_words(adapter, [loaded.adapter]),
         "loss": experiment.loss.name,
         "pictures": f"{encoder.picture.size} x {encoder.picture.size} pixels, {loaded.recipe.fit}",
         "texts": f"up to {encoder.max_tokens} tokens, from the template `{experiment.data.text}`",

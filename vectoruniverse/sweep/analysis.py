@@ -43,7 +43,7 @@ def analyse_adapter(
     encoder, adapter = load_adapted(experiment, shared.encoder, shared.compute, run.adapter)
     assert isinstance(adapter, LoraAdapter), "only LoRA has a rank"
     try:
-        values, paths = singular_values(adapter), list(adapter.layers)
+        values, paths, own_rank = singular_values(adapter), list(adapter.layers), adapter.rank
         cuts = [truncate(adapter, rank) for rank in ranks]
         live = dict(encoder.model.named_parameters())
         extra = {name: live[name].detach().clone() for name in extra_parameters(encoder, experiment.adapter)}
@@ -66,7 +66,7 @@ def analyse_adapter(
     return {
         "run": run.name,
         "seed": experiment.seed,
-        "rank": experiment.adapter.rank,
+        "rank": own_rank,
         "metric": metric,
         "layers": layers,
         "towers": towers,

@@ -41,7 +41,10 @@ from typing import Any
 
 import numpy as np
 
+from vectoruniverse.adapters.peft_config import read_peft_config
+from vectoruniverse.adapters.peft_format import CONFIG_FILE
 from vectoruniverse.config.loading import load_experiment
+from vectoruniverse.config.sections import AdapterSettings
 from vectoruniverse.data.audit.findings import spreadsheet_cell
 from vectoruniverse.metrics.answers import answer
 from vectoruniverse.metrics.bootstrap import Interval
@@ -59,9 +62,8 @@ Entry = dict[str, Any]
 def finished_facts(run: Run, metric: str) -> Entry:
     """What a finished run adds to its cell's entry."""
     experiment, evaluation, state = load_experiment(run.config_file), _evaluation(run), run.read_state()
-    rank = experiment.adapter.rank if experiment.adapter.method == "lora" else None
-    alpha = None if rank is None else experiment.adapter.alpha or float(rank)
-    root = math.sqrt(rank) if rank and experiment.adapter.rank_stabilized else rank
+    rank, alpha, stabilized = _lora_of(run, experiment.adapter)
+    root = math.sqrt(rank) if rank and stabilized else rank
     return {
         "data": evaluation.data,
         "metrics": evaluation.adapted,
@@ -86,6 +88,17 @@ def finished_facts(run: Run, metric: str) -> Entry:
             if f"val/{metric}" in line and "epoch" in line
         ],
     }
+
+
+def _lora_of(run: Run, config: AdapterSettings) -> tuple[int | None, float | None, bool]:
+    """Rank, alpha, and whether the rank's root divides it: of the saved adapter where ``init_from`` brought them."""
+    if config.method != "lora":
+        return None, None, False
+    if config.init_from is None:
+        return config.rank, config.alpha or float(config.rank), config.rank_stabilized
+    saved = [read_peft_config(file) for file in sorted(run.adapter.rglob(CONFIG_FILE))]
+    highest = max(saved, key=lambda one: one.r)
+    return highest.r, float(highest.lora_alpha), highest.use_rslora
 
 
 def base_facts(run: Run) -> Entry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,10 +12,10 @@ import transformers
 from safetensors.numpy import save_file
 
 from vectoruniverse import __version__
-from vectoruniverse.adapters.lora import LoraAdapter
+from vectoruniverse.adapters.lora import LoraAdapter, highest_rank
 from vectoruniverse.adapters.svd import singular_values, tower_spectra
 from vectoruniverse.config.loading import dump_experiment, fingerprint
-from vectoruniverse.config.sections import Experiment
+from vectoruniverse.config.sections import AdapterSettings, Experiment
 from vectoruniverse.evaluation.comparison import Comparison, Judged, compare, evaluation_record
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.catalogue import describe
@@ -155,7 +155,7 @@ def track_results(trackers: Trackers, prepared: Prepared, outcome: Outcome, find
         outcome.run.adapter,
         {
             "method": experiment.adapter.method,
-            "rank": experiment.adapter.rank if experiment.adapter.method == "lora" else None,
+            "rank": highest_rank(prepared.adapters.values()),
             "base_model": prepared.base_model(),
             "data": data.fingerprint(),
             "best_epoch": outcome.best_epoch,
@@ -199,12 +199,13 @@ def write_per_query(run: Run, prepared: Prepared, comparison: Comparison) -> Non
 def card_facts(prepared: Prepared, epoch: int | None, best_epoch: int | None, seconds: float | None) -> dict[str, str]:
     """What the model card and the report tell of a run; what is None is unknown."""
     experiment, data, counts = prepared.experiment, prepared.data, prepared.data.counts()
+    trained = method_words(experiment.adapter, prepared.adapters.values())
     facts = {
         "base model": prepared.base_model(),
         "data": f"`{data.source}`, fingerprint `{data.fingerprint()[:16]}`",
         "split": f"{counts['training']} training and {counts['validation']} held-out rows, {data.division()}",
         "set aside": f"{counts['set aside']} rows" if counts["set aside"] else "",
-        "trained": f"{_method(prepared)}, {prepared.trained_parameters():,} parameters",
+        "trained": f"{trained}, {prepared.trained_parameters():,} parameters",
         **prepared.facts(),
         "epoch": _epoch_words(epoch, best_epoch, experiment),
         "time": f"{'unknown' if seconds is None else f'{seconds:.0f} s'} on {prepared.compute}",
@@ -222,9 +223,8 @@ def _epoch_words(epoch: int | None, best_epoch: int | None, experiment: Experime
     return f"{epoch} of {experiment.train.epochs}, " + (kept or f"the best by {experiment.eval.monitor}")
 
 
-def _method(prepared: Prepared) -> str:
-    config = prepared.experiment.adapter
-    ranks = {adapter.rank for adapter in prepared.adapters.values() if isinstance(adapter, LoraAdapter)}
-    if ranks:
-        return f"LoRA of rank {max(ranks)}"
+def method_words(config: AdapterSettings, adapters: Iterable[object]) -> str:
+    """What is trained; the rank is that of the adapters, which ``init_from`` may bring."""
+    if (rank := highest_rank(adapters)) is not None:
+        return f"LoRA of rank {rank}"
     return f"prefix of {config.prefix_length}" if config.method == "prefix" else "everything"
