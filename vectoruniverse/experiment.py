@@ -420,13 +420,14 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
     prepared.save(run.adapter)
     epoch = int(kept.state["position"]["judged"])
     comparison = beside_base(prepared, base, "val", trainer.evaluation_at(kept.step))
+    times = session.times.facts()  # once: the card, the report and the record of a run tell the same time
     outcome = Outcome(
         run,
         comparison,
         experiment.eval.monitor,
         position.best_epoch,
         epoch,
-        session.times.seconds,
+        times["seconds"],
         task.step_seconds,
         task.evaluation_seconds,
         best_earlier(run, experiment.eval.monitor, prepared.data.fingerprint()),
@@ -440,7 +441,7 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
         best=comparison.adapted.metrics[experiment.eval.monitor],
         epoch=epoch,
         epochs=experiment.train.epochs,
-        **session.times.facts(),
+        **times,
         device=str(prepared.compute),
         peak_memory_bytes=peak_memory(prepared.compute.device),
     )

@@ -52,7 +52,8 @@ class RunState(Record):
         epochs: epochs that were asked for.
         message: why the run ended so.
         seconds, step_seconds, evaluation_seconds: wall-clock time of all processes of the run, of these in training
-            steps, and in evaluations between them; of a process that was killed, up to its last checkpoint.
+            steps, and in evaluations between them; of a process that finished, until the model was judged, without
+            writing the report; of one that was killed, up to its last checkpoint.
         device: where and in which format it computed.
         peak_memory_bytes: of the last process.
         threads: how many computed; every process of the run takes as many.

@@ -41,7 +41,8 @@ class Outcome:
         best_epoch: epoch that reached the most; 0 is the model before the first step.
         epoch: epoch of the kept checkpoint, which all numbers are of: the best one, or the last one if that was asked
             for or the best one is damaged.
-        seconds: wall-clock time of all processes of the run.
+        seconds: wall-clock time of all processes of the run until its model was judged; writing the report comes on
+            top.
         step_seconds: of this process, in training steps.
         evaluation_seconds: of this process, in evaluations between steps.
         earlier: the best earlier run of the same experiment on the same data, if there is one.
