@@ -16,7 +16,7 @@ import torch
 
 from vectoruniverse.adapters.apply import ParameterCount, parameter_table
 from vectoruniverse.adapters.lora import LoraAdapter, lora_plus_groups
-from vectoruniverse.config.loading import dump_experiment
+from vectoruniverse.config.loading import dump_experiment, file_fingerprint
 from vectoruniverse.config.places import place_key, place_of, with_place
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.row_record import EveryRow, RecordedRows, count_trained
@@ -88,8 +88,10 @@ def train(experiment: Experiment, *, runs_dir: Path, display: Display, shared: S
         base = describe_base(experiment)
         check_adapters_base(experiment, base)
         shared = shared or setup(experiment).share(experiment, display)
+        text = dump_experiment(experiment)
+        base = base.model_copy(update={"settings": file_fingerprint(text, Path("config.yaml"))})
         files = {
-            "config.yaml": dump_experiment(experiment),
+            "config.yaml": text,
             "environment.json": json_text(environment()),
             BASE_FILE: record_text(base),
             DATA_FILE: shared.data.fingerprint() + "\n",

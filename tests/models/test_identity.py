@@ -15,6 +15,7 @@ from vectoruniverse.api.run import load_run
 from vectoruniverse.config.loading import dump_experiment, load_experiment
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.experiment import evaluate_run, report_run, resume, train
+from vectoruniverse.export.exporter import export_run
 from vectoruniverse.models.identity import BASE_FILE, describe_base, run_experiment
 from vectoruniverse.models.source import ModelSource
 from vectoruniverse.runs.folder import create_run
@@ -91,6 +92,34 @@ def test_whoever_reads_a_run_is_told_that_its_base_is_another_one(use, run, writ
         uses[use]()
     assert error.value.remedy
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("use", ["evaluate", "report", "resume", "load", "export"])
+def test_whoever_reads_a_run_is_told_that_its_settings_were_edited(use, run, tmp_path):
+    config = yaml.safe_load(run.config_file.read_text())
+    config["adapter"]["rank"] = 7
+    run.config_file.write_text(yaml.safe_dump(config))
+    if use == "resume":
+        run.set_state("interrupted")
+    uses = {
+        "evaluate": lambda: evaluate_run(str(run.path), runs_dir=tmp_path, split="val", display=quiet()),
+        "report": lambda: report_run(str(run.path), runs_dir=tmp_path, display=quiet()),
+        "resume": lambda: resume(str(run.path), runs_dir=tmp_path, display=quiet()),
+        "load": lambda: load_run(run.path, device="cpu"),
+        "export": lambda: export_run(str(run.path), "peft", out=tmp_path / "out"),
+    }
+    with pytest.raises(ConfigError, match=r"config\.yaml: was edited after the run was made") as error:
+        uses[use]()
+    assert error.value.remedy
+
+
+def test_what_a_run_is_called_shows_and_where_its_data_is_may_be_edited(run, tmp_path):
+    config = yaml.safe_load(run.config_file.read_text())
+    config["name"], config["wandb"]["mode"], config["eval"]["report"] = "renamed", "offline", True
+    config["data"]["root"] = str(tmp_path)
+    run.config_file.write_text("# sorted\n" + yaml.safe_dump(config, sort_keys=True))
+    assert run_experiment(run).name == "renamed"
+    assert run_experiment(run, ["adapter.rank=7"]).adapter.rank == 7, "asked for on purpose"
 
 
 def test_the_same_base_in_another_place_is_the_same_base(run, tmp_path, outcome):

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vectoruniverse.config.places import look_beside
+from vectoruniverse.config.places import PLACE_KEYS, look_beside
 from vectoruniverse.config.problems import OVERRIDE, Sources, config_error
 from vectoruniverse.config.sections import Experiment, Section
 from vectoruniverse.config.strict_yaml import MAX_BYTES, KeyPath, dotted, parse, shown, write
@@ -34,6 +34,9 @@ NOT_IN_FINGERPRINT = (
     "eval.batch_size",
 )
 
+EDITABLE = (*NOT_IN_FINGERPRINT, "eval.report", *(f"data.{key}" for key in PLACE_KEYS))
+"""What may be edited in the file of a run that was made: also what of it is drawn, and where its data is now."""
+
 _GIVE_A_FILE = "give the path of an experiment file"
 
 
@@ -50,7 +53,7 @@ def load_experiment(config: Path | str, overrides: Sequence[str] = ()) -> Experi
             other; names file, line and key of each problem, or ``--set``.
     """
     path = find_config(config)
-    document = parse(_read(path), str(path))
+    document = parse(read_config(path), str(path))
     if not isinstance(document.value, dict):
         said = "holds nothing" if document.value is None else f"must be a section of keys, got {shown(document.value)}"
         raise ConfigError(said, file=path, remedy="start from a file in configs/")
@@ -132,13 +135,32 @@ def fingerprint(experiment: Experiment) -> str:
     Two experiments of one fingerprint learn the same from the same data. Left out are ``NOT_IN_FINGERPRINT``: name,
     tracking, logging, cache, device, evaluation batch. ``data.root`` counts as it is written, not by what it holds.
     """
-    settings: dict[str, Any] = experiment.model_dump(mode="json")
-    for path in NOT_IN_FINGERPRINT:
+    return _digest(experiment.model_dump(mode="json"), NOT_IN_FINGERPRINT)
+
+
+def file_fingerprint(text: str, file: Path) -> str:
+    """SHA-256 (hexadecimal) of what an experiment file says, without ``EDITABLE`` and where the base model lies.
+
+    Only what stands in the file counts, so that a later version, which knows more keys, finds the same.
+
+    Raises:
+        ConfigError: it is no YAML.
+    """
+    settings = parse(text, str(file)).value
+    if not isinstance(settings, dict):
+        settings = {}
+    place = ("model",) if isinstance(settings.get("model"), str) else ()  # the files of a base are held to of their own
+    return _digest(settings, (*EDITABLE, *place))
+
+
+def _digest(settings: dict[str, Any], without: Sequence[str]) -> str:
+    for path in without:
         *sections, key = path.split(".")
-        section = settings
+        section: Any = settings
         for name in sections:
-            section = section[name]
-        section.pop(key, None)  # not every task has every key
+            section = section.get(name) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.pop(key, None)  # not every task has every key
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -149,7 +171,12 @@ def _config_folders() -> list[Path]:
     return [Path("configs"), *([checkout / "configs"] if (checkout / "pyproject.toml").is_file() else [])]
 
 
-def _read(path: Path) -> str:
+def read_config(path: Path) -> str:
+    """The text of an experiment file.
+
+    Raises:
+        ConfigError: it cannot be read, is too long, or is not UTF-8.
+    """
     try:
         with path.open("rb") as file:
             # one byte more than allowed tells that there is more, however large the file is

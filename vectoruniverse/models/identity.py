@@ -1,4 +1,4 @@
-"""A run is tied to the base model that it was trained on: ``base.json`` in its folder says which files that was.
+"""A run is tied to its settings and to the base model that it was trained on: ``base.json`` says which those were.
 
 A hub's ``main`` moves, and a folder may be overwritten. An adapter on other weights than its own gives numbers that
 look like numbers, so whoever reads a run loads the commit that it was trained on, or is told that the folder differs.
@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import Field
 
 from vectoruniverse.config.image_text import ImageTextExperiment
-from vectoruniverse.config.loading import load_experiment
+from vectoruniverse.config.loading import file_fingerprint, load_experiment, read_config
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.models.source import open_source
@@ -37,12 +37,14 @@ class BaseRecord(Record):
         model: as the experiment names it; None where the model is built from scratch.
         commit: of a hub's name, where known.
         files: of a folder, each file that is loaded → its SHA-256.
+        settings: fingerprint of the run's ``config.yaml``; None where an earlier version made the run.
     """
 
     version: Literal[1] = 1
     model: str | None
     commit: str | None = None
     files: dict[str, str] = Field(default_factory=dict)
+    settings: str | None = None
 
     def difference(self, other: BaseRecord) -> str | None:
         """What of ``other`` is not as it was, in words; None where all that is known agrees."""
@@ -76,7 +78,7 @@ def describe_base(experiment: Experiment) -> BaseRecord:
 
 
 def run_experiment(run: Run, settings: Sequence[str] = (), *, trained_model_only: bool = False) -> Experiment:
-    """The settings of a run, held to the base that it was trained on: of a hub's name, exactly that commit.
+    """The settings of a run, held to those it was made with, and to its base: of a hub's name, exactly that commit.
 
     Args:
         run: the run; one from before there was ``base.json`` is held to nothing.
@@ -84,12 +86,18 @@ def run_experiment(run: Run, settings: Sequence[str] = (), *, trained_model_only
         trained_model_only: whether nothing but the trained model is loaded; one trained in full needs no base then.
 
     Raises:
-        ConfigError: the settings cannot be read, or the base is another one now.
+        ConfigError: the settings cannot be read or were edited, or the base is another one now.
         DataError: ``base.json`` is damaged.
     """
     check_regular(run.config_file, inside=run.path)
     experiment = load_experiment(run.config_file, settings)
-    held = recorded_base(run.path)
+    held, file = recorded_base(run.path), run.config_file
+    if held is not None and held.settings not in (None, file_fingerprint(read_config(file), file)):
+        raise ConfigError(
+            "was edited after the run was made: these are not the settings that it was trained with",
+            file=file,
+            remedy="put the earlier config.yaml back, or train a new run: vu train --config FILE",
+        )
     if held is None or (trained_model_only and experiment.adapter.method == "full"):
         return experiment
     if held.commit is not None:
