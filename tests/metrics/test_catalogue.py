@@ -8,7 +8,7 @@ import torch
 
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.evaluation.retrieval import judge_sides
-from vectoruniverse.metrics.catalogue import best_ends, describe, in_order
+from vectoruniverse.metrics.catalogue import best_ends, describe, in_order, signed
 from vectoruniverse.report.tables import comparison_rows, metric_rows
 from vectoruniverse.tasks.classification.task import Examples, _evaluation
 
@@ -69,3 +69,23 @@ def test_summaries_keep_the_better_end_of_every_declared_metric() -> None:
     for name in ("recall@5", "text_to_image/median_rank", "loss", "calibration_error", "f1/a", "image/uniformity"):
         assert end(name) == describe(name).better is not None
     assert end("effective_rank") is None and end("support/a") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (-0.0004, ".3f", "0.000"),
+        (0.0, ".3f", "0.000"),
+        (0.0004, ".3f", "0.000"),
+        (0.0006, ".3f", "+0.001"),
+        (-12.34, ".1f", "-12.3"),
+        (float("nan"), ".3f", "+nan"),
+    ],
+)
+def test_a_change_that_rounds_to_zero_has_no_sign(value, form, text):
+    assert signed(value, form) == text
+
+
+def test_bounds_in_the_table_that_round_to_zero_have_no_sign():
+    [(*_, change)] = comparison_rows({"mrr": 0.5}, {"mrr": 0.4999}, {"mrr": {"difference": [-0.0001, -0.02, 0.0002]}})
+    assert change == "0.000 [-0.020, 0.000]"

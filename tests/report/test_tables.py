@@ -20,7 +20,7 @@ def test_a_change_shows_its_interval_where_there_is_one():
     bounds = {"image_to_text/recall@1": {"difference": [0.3, 0.21, 0.4]}}
     metrics = {"image_to_text/recall@1": 0.4, "text_to_image/mrr": 0.5}
     rows = comparison_rows({"image_to_text/recall@1": 0.1, "text_to_image/mrr": 0.5}, metrics, bounds)
-    assert [row[3] for row in rows] == ["+0.300 [+0.210, +0.400]", "+0.000"]
+    assert [row[3] for row in rows] == ["+0.300 [+0.210, +0.400]", "0.000"]
 
 
 def test_a_card_has_the_hub_s_front_matter_and_the_snippet():

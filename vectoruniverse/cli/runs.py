@@ -357,9 +357,11 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     _print_comparison(title, outcome.comparison)
     _print_judgement(outcome.run, outcome.comparison)
     if outcome.earlier is not None:
+        from vectoruniverse.metrics.catalogue import signed
+
         change = outcome.score - outcome.earlier.score
         than = f"best earlier run on this data: {outcome.earlier.name} with {outcome.earlier.score:.3f}"
-        typer.echo(f"{outcome.monitor} {outcome.score:.3f}, {change:+.3f} against the {than}")
+        typer.echo(f"{outcome.monitor} {outcome.score:.3f}, {signed(change, '.3f')} against the {than}")
     typer.echo(f"adapter in {outcome.run.adapter}; again with: vu eval {outcome.run.name}")
     if outcome.run.report_file.is_file():
         typer.echo(f"report in {outcome.run.report_file}")

@@ -88,4 +88,4 @@ def _grounds(summary: SweepSummary) -> str:
 
 
 def _interval(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return f"{interval.estimate:z.3f} [{interval.low:z.3f}, {interval.high:z.3f}]"

@@ -59,6 +59,12 @@ class Metric:
         return f"{value:,.0f}" if self.unit == "rows" and value == round(value) else f"{value:.3f}"
 
 
+def signed(value: float, form: str) -> str:
+    """A change as text, such as ``+0.012`` for ``.3f``; without a sign where it rounds to zero."""
+    text = f"{value:+z{form}}"
+    return text if float(text) else text[1:]
+
+
 RETRIEVAL = (
     Metric("recall@*", "recall@{}", "higher", "share"),
     Metric("median_rank", "median rank", "lower"),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from vectoruniverse.metrics.catalogue import ARROWS_READ, Metric, in_order
+from vectoruniverse.metrics.catalogue import ARROWS_READ, Metric, in_order, signed
 
 Intervals = Mapping[str, Mapping[str, Sequence[float]]]
 """Of a metric, ``difference`` as [estimate, low, high]."""
@@ -19,10 +19,10 @@ def comparison_rows(
     rows = []
     for metric in in_order(key for key in adapted if key in base):
         key = metric.name
-        change = f"{adapted[key] - base[key]:+.3f}"
+        change = signed(adapted[key] - base[key], ".3f")
         if intervals and key in intervals:
             _, low, high = intervals[key]["difference"]
-            change += f" [{low:+.3f}, {high:+.3f}]"
+            change += f" [{signed(low, '.3f')}, {signed(high, '.3f')}]"
         rows.append((metric.marked, _number(metric, base[key]), _number(metric, adapted[key]), change))
     return rows
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vectoruniverse.metrics.catalogue import Metric, describe
+from vectoruniverse.metrics.catalogue import Metric, describe, signed
 
 MIN_SHARE = 0.5
 """A space that keeps less than this share of its first effective rank has collapsed; the live guard's default."""
@@ -68,16 +68,18 @@ def answer(
     bounds = (intervals or {}).get(metric, {}).get("difference")
     low, high = (change, change) if bounds is None else bounds[1:]
     outcome = _outcome(told, low, high)
-    detail = f"Change {change * scale:+{form}}{points}"
+    detail = f"Change {signed(change * scale, form)}{points}"
     if bounds is None:
         detail += ". No interval was computed, so this may be an accident of these rows."
     else:
         remark = {"unclear": "zero is within it, so these rows cannot tell", "unchanged": "no row differs"}
-        detail += f", 95 % interval {low * scale:+{form}} to {high * scale:+{form}}: "
+        clear = outcome in ("better", "worse")  # then the sign says on which side, even of a bound that rounds to zero
+        ends = (f"{x * scale:+{form}}" if clear else signed(x * scale, form) for x in (low, high))
+        detail += f", 95 % interval {' to '.join(ends)}: "
         detail += f"{remark.get(outcome, 'clear of zero')}."
     went = f"{metric} went from {before * scale:{form}}{unit} to {after * scale:{form}}{unit}"
     if not held_out:
-        return Answer("unclear", f"Training rows: {went}", f"Change {change * scale:+{form}}{points}. {LEARNED}")
+        return Answer("unclear", f"Training rows: {went}", f"Change {signed(change * scale, form)}{points}. {LEARNED}")
     return Answer(outcome, f"{_OPENING[outcome]}: {went}", detail)
 
 

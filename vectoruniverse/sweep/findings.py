@@ -245,7 +245,7 @@ def _unordered_answer(summary: SweepSummary, values: Mapping[float, Mapping[str,
 
 
 def _shown(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return f"{interval.estimate:z.3f} [{interval.low:z.3f}, {interval.high:z.3f}]"
 
 
 def _interval(interval: Interval) -> list[float]:

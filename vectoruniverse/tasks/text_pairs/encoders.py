@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vectoruniverse.data.pair_items import PairItems, same_texts
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.bootstrap import Interval
+from vectoruniverse.metrics.catalogue import signed
 from vectoruniverse.metrics.comparing import intervals
 from vectoruniverse.report.verdict import Answer
 
@@ -157,4 +158,5 @@ def _nearest_wrong(evaluation: Evaluation, items: PairItems, rows: NDArray[np.in
 
 
 def _points(gap: Interval) -> str:
-    return f"{gap.estimate * 100:+.1f} [{gap.low * 100:+.1f}, {gap.high * 100:+.1f}]"
+    estimate, low, high = (signed(value * 100, ".1f") for value in (gap.estimate, gap.low, gap.high))
+    return f"{estimate} [{low}, {high}]"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vectoruniverse.metrics.bootstrap import Interval
+from vectoruniverse.metrics.catalogue import signed
 from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.figures.style import save
 from vectoruniverse.report.page import Chapter, Table, write_csv, write_page
@@ -190,7 +191,7 @@ def _space(metrics: Mapping[str, float]) -> dict[str, str]:
 
 
 def _interval(gap: Interval, scale: float) -> str:
-    estimate, low, high = (f"{value * scale:+.2f}" for value in (gap.estimate, gap.low, gap.high))
+    estimate, low, high = (signed(value * scale, ".2f") for value in (gap.estimate, gap.low, gap.high))
     return f"{estimate} [{low},\N{NO-BREAK SPACE}{high}]"
 
 
