@@ -7,7 +7,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from vectoruniverse.terminal import Display, FittedTable, LogConsole, step_detail
+from vectoruniverse.terminal import Display, FittedTable, LogConsole, counted, step_detail
 
 
 def a_display(terminal: bool, quiet: bool = False) -> tuple[Display, io.StringIO]:
@@ -98,3 +98,8 @@ def test_the_first_column_is_never_cut():
     name = "a run with a long name"
     Console(file=stream, width=20).print(FittedTable("", ["run", "x"], [[name, "y"]]), crop=False)
     assert name in stream.getvalue()
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 more cells"), (1, "1 more cell"), (1200, "1,200 more cells")])
+def test_a_number_goes_with_what_it_counts(number, said):
+    assert counted(number, "more cell") == said

@@ -44,7 +44,7 @@ from vectoruniverse.tasks.results import (
 )
 from vectoruniverse.tasks.sharing import RunTimes, TimedTask
 from vectoruniverse.tasks.table import judged_base, setup
-from vectoruniverse.terminal import Display
+from vectoruniverse.terminal import Display, counted
 from vectoruniverse.tracking.contract import Trackers
 from vectoruniverse.training.build import build_schedule, build_trackers, check_tracking, loop_settings, schedule_misfit
 from vectoruniverse.training.checkpoint import Checkpoint, latest, remove_unfinished_saves
@@ -194,7 +194,7 @@ def _beside_base_elsewhere(run: Run, place: str | None, settings: Sequence[str],
             "an earlier version made this run and did not note its rows: it may have learned from some of these"
         )
     elif seen:
-        display.warn(f"the run learned from {seen} of these {len(rows)} rows")
+        display.warn(f"the run learned from {seen} of these {counted(len(rows), 'row')}")
     return dataclasses.replace(comparison, judged="other", source=str(place_of(experiment)), trained_on=seen)
 
 

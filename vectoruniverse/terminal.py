@@ -207,6 +207,11 @@ def _indented(text: str, by: int = 2) -> Padding:
     return Padding(Text(text), (0, 0, 0, by), expand=False)
 
 
+def counted(number: int, what: str) -> str:
+    """A number and what it is of, such as ``1 row`` and ``3 rows``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """A time in its two largest units: ``42 s``, ``3 min 20 s``, ``1 h 12 min``, ``2 d 3 h``."""
     whole = round(seconds)

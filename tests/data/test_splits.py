@@ -69,6 +69,8 @@ def test_both_sides_get_a_row(val_fraction: float) -> None:
 def test_one_group_cannot_be_divided() -> None:
     with pytest.raises(DataError, match="one group"):
         split_rows(["a", "b"], groups=["x", "x"], val_fraction=0.5, seed=0)
+    with pytest.raises(DataError, match="the only row belongs to one group"):
+        split_rows(["a"], groups=["x"], val_fraction=0.5, seed=0)
 
 
 def test_rows_of_one_picture_or_of_one_value_share_a_group() -> None:

@@ -146,6 +146,7 @@ def test_classes_of_an_earlier_run_are_those_of_the_labels_in_whichever_form_it_
         (("1", "01"), None, 3, "'01' is no integer"),
         (("0", ""), None, 3, "no label"),
         (("0", "0"), None, 2, "all 2 rows have the label '0'"),
+        (("0",), None, 2, "the only row has the label '0'"),
         (("pos", "great"), ["neg", "pos"], 3, "'great' is none of neg, pos"),
     ],
 )

@@ -40,6 +40,7 @@ def export(
     from vectoruniverse.export.exporter import export_run
     from vectoruniverse.export.push import check_repository
     from vectoruniverse.export.push import push as upload
+    from vectoruniverse.terminal import counted
 
     if push is not None:
         check_repository(push, upload=not dry_run)
@@ -56,7 +57,7 @@ def export(
         print_json({**record, "files": exported.files, "pushed": url})
         return
     size = sum(exported.files.values())
-    typer.echo(f"{to} in {exported.folder}: {len(exported.files)} files, {size / 2**20:.1f} MiB")
+    typer.echo(f"{to} in {exported.folder}: {counted(len(exported.files), 'file')}, {size / 2**20:.1f} MiB")
     if push is not None and url is None:
         typer.echo(f"would be uploaded to {push}:")
         for name, count in exported.files.items():

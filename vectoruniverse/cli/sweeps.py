@@ -113,11 +113,12 @@ def _write_for_agents(
     file: Path, grid: Grid, config: str, overrides: Sequence[str], out: Path | None, runs_dir: Path
 ) -> None:
     from vectoruniverse.sweep.agent import write_agent_sweep
+    from vectoruniverse.terminal import counted
 
     if out is not None:
         raise UserError("--out goes with a sweep that is run here; agents' runs go to --runs-dir")
     write_agent_sweep(file, grid, config=config, overrides=overrides, runs_dir=runs_dir)
-    typer.echo(f"{len(grid.cells)} cells in {file}; go on with: wandb sweep {shlex.quote(str(file))}")
+    typer.echo(f"{counted(len(grid.cells), 'cell')} in {file}; go on with: wandb sweep {shlex.quote(str(file))}")
 
 
 def _sweep(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: bool) -> None:

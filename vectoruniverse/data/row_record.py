@@ -19,6 +19,7 @@ import numpy as np
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import DataError
 from vectoruniverse.runs.files import Record
+from vectoruniverse.terminal import counted
 
 MAX_GONE = 0.5
 """Where more than this share of the rows to judge is gone, what is left is another test."""
@@ -159,7 +160,7 @@ class RecordedRows:
             DataError: rows to judge have changed, or too few of them are left.
         """
         found, wanted = find_rows(self.record, rows), len(getattr(self.record, self.side))
-        what = f"{wanted} {SIDES[self.side]} rows of this run"
+        what = f"{counted(wanted, f'{SIDES[self.side]} row')} of this run"
         if changed := found.changed[self.side]:
             raise DataError(
                 f"{len(changed)} of {what} have another picture, text or label than they had: {_named(changed)}",
@@ -176,7 +177,8 @@ class RecordedRows:
         if gone:
             self.tell(f"{len(gone)} of {what} are gone since it began ({_named(gone)}); {wanted - len(gone)} are left")
         if found.new:
-            self.tell(f"{found.new} rows are new since this run began, and are not evaluated")
+            new, are = counted(found.new, "row"), "is" if found.new == 1 else "are"
+            self.tell(f"{new} {are} new since this run began, and {are} not evaluated")
         return found.split
 
 

@@ -57,8 +57,9 @@ def split_rows(
     assert 0.0 < val_fraction < 1.0, val_fraction
     sizes = Counter(groups)
     if len(sizes) < 2:
+        whole = "the only row belongs" if len(keys) == 1 else f"all {len(keys)} rows belong"
         raise DataError(
-            f"all {len(keys)} rows belong to one group, so they cannot be divided into training and validation",
+            f"{whole} to one group, so they cannot be divided into training and validation",
             file=file,
             remedy=remedy,
         )

@@ -239,8 +239,9 @@ def _classes(rows: Sequence[TextRow], file: Path | None) -> tuple[str, ...]:
             remedy="Write all labels as integers, or all as names.",
         )
     if len(first) < 2:
+        whole = "the only row has" if len(rows) == 1 else f"all {len(rows)} rows have"
         raise DataError(
-            f"all {len(rows)} rows have the label {shortened(next(iter(first), ''))}; there is nothing to tell apart",
+            f"{whole} the label {shortened(next(iter(first), ''))}; there is nothing to tell apart",
             file=file,
             line=rows[0].line if rows else None,
             remedy="Add rows of another class.",

@@ -38,7 +38,7 @@ from vectoruniverse.tasks.recorded_rows import DATA_FILE
 from vectoruniverse.tasks.results import Outcome
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.table import setup
-from vectoruniverse.terminal import Display
+from vectoruniverse.terminal import Display, counted
 from vectoruniverse.training.interruption import Interruption
 from vectoruniverse.training.loop import InterruptedTraining
 
@@ -159,7 +159,7 @@ class _Sweep:
                 self._entries[key], self._runs[key] = entry, run
 
     def run(self) -> SweepOutcome:
-        self._display.say(f"sweep {self._folder.path}: {len(self._grid.cells)} cells")
+        self._display.say(f"sweep {self._folder.path}: {counted(len(self._grid.cells), 'cell')}")
         self._write("running")
         try:
             self._run_cells(sorted(self._grid.cells, key=self._order()))

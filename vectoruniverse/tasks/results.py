@@ -27,6 +27,7 @@ from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
 from vectoruniverse.runs.records import EvaluationRecord
 from vectoruniverse.tasks.base import Prepared
+from vectoruniverse.terminal import counted
 from vectoruniverse.tracking.contract import DataSet, Trackers
 
 
@@ -205,7 +206,7 @@ def card_facts(prepared: Prepared, epoch: int | None, best_epoch: int | None, se
         "base model": prepared.base_model(),
         "data": f"`{data.source}`, fingerprint `{data.fingerprint()[:16]}`",
         "split": f"{counts['training']} training and {counts['validation']} held-out rows, {data.division()}",
-        "set aside": f"{counts['set aside']} rows" if counts["set aside"] else "",
+        "set aside": counted(counts["set aside"], "row") if counts["set aside"] else "",
         "trained": f"{trained}, {prepared.trained_parameters():,} parameters",
         **prepared.facts(),
         "epoch": _epoch_words(epoch, best_epoch, experiment),

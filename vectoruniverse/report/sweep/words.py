@@ -21,6 +21,7 @@ from vectoruniverse.report.sweep.record import (
     title_of,
 )
 from vectoruniverse.report.verdict import LEARNED, Answer, Outcome, verdict
+from vectoruniverse.terminal import counted
 from vectoruniverse.tracking.jsonl import read_metrics
 
 TOLD = 10
@@ -52,12 +53,13 @@ def warnings(sweep: SweepRecord) -> Iterator[str]:
     """What a reader must know before believing the page."""
     done, every = len(sweep.finished), len(sweep.cells)
     if done < every:
-        yield f"{done} of {every} cells are done (the sweep is {sweep.state}); everything below is of those."
+        which = f"{done} of {counted(every, 'cell')} {'is' if done == 1 else 'are'} done"
+        yield f"{which} (the sweep is {sweep.state}); everything below is of those."
     bad = [cell for cell in sweep.cells if cell.state in ("failed", "stopped")]
     for cell in bad[:TOLD]:
         yield f"{cell_title(cell)} {cell.state}: {cell.message or 'no reason is known'}"
     if len(bad) > TOLD:
-        yield f"{len(bad) - TOLD} more cells failed; see the table of cells."
+        yield f"{counted(len(bad) - TOLD, 'more cell')} failed; see the table of cells."
 
 
 def adapter_words(sweep: SweepRecord) -> Iterator[str]:
@@ -150,11 +152,14 @@ def health(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> list[str]:
     judged = [(cell, sentences) for cell, sentences in zip(sweep.finished, said, strict=True) if sentences]
     well = [cell for cell, sentences in judged if sentences[0].startswith("healthy")]
     ill = [f"{cell_title(cell)}: {'; '.join(sentences)}" for cell, sentences in judged if cell not in well]
-    lines = ill[:TOLD] + ([f"{len(ill) - TOLD} more cells are not healthy"] if len(ill) > TOLD else [])
+    more = len(ill) - TOLD
+    are = "is" if more == 1 else "are"
+    lines = ill[:TOLD] + ([f"{counted(more, 'more cell')} {are} not healthy"] if more > 0 else [])
     if well:
         ranks, base = [cell.metrics["effective_rank"] for cell in well], sweep.base_metrics.get("effective_rank")
         beside = "" if base is None else f" (base {base:.1f})"
-        which = f"{len(well)} of {len(judged)} cells" if ill else f"all {len(well)} cells"
+        every = "the only cell" if len(well) == 1 else f"all {len(well)} cells"
+        which = f"{len(well)} of {len(judged)} cells" if ill else every
         lines.append(f"healthy in {which}: effective rank {min(ranks):.1f} to {max(ranks):.1f}{beside}")
     return lines
 
@@ -189,7 +194,7 @@ def facts(sweep: SweepRecord) -> dict[str, str]:
     }
     if (timing := sweep.timing) and {"seconds", "outside_steps", "cells"} <= timing.keys():
         found["last call"] = (
-            f"{timing['cells']:.0f} cells in {timing['seconds']:.0f} s, "
+            f"{counted(round(timing['cells']), 'cell')} in {timing['seconds']:.0f} s, "
             f"{timing['outside_steps']:.1%} of them outside training steps"
         )
     return found
