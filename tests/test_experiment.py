@@ -164,6 +164,7 @@ def test_full_training_from_scratch_learns_the_shapes(experiment, tmp_path):
     from transformers import CLIPModel
 
     CLIPModel.from_pretrained(outcome.run.path / "adapter")
+    assert len({file.stat().st_mode for file in (outcome.run.path / "adapter").iterdir()}) == 1
 
 
 @pytest.mark.parametrize("family", sorted(SAVE))

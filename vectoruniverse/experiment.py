@@ -27,6 +27,7 @@ from vectoruniverse.models.identity import BASE_FILE, check_adapters_base, descr
 from vectoruniverse.report.figures.style import undrawn
 from vectoruniverse.report.run import kept_epochs
 from vectoruniverse.report.tables import PARAMETER_COLUMNS, parameter_rows
+from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.files import json_text, record_text
 from vectoruniverse.runs.folder import Run, create_run
@@ -420,6 +421,8 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
     assert kept is not None, "the first evaluation writes a checkpoint"
     restore_parameters(prepared.task.trained(), kept.tensors["model"])
     prepared.save(run.adapter)
+    for weights in run.adapter.rglob("*.safetensors"):
+        share_as_other_files(weights)
     epoch = int(kept.state["position"]["judged"])
     comparison = beside_base(prepared, base, "val", trainer.evaluation_at(kept.step))
     times = session.times.facts()  # once: the card, the report and the record of a run tell the same time

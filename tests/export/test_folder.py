@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.export.folder import MANIFEST, exported_files, new_folder
@@ -24,6 +26,13 @@ def test_a_folder_appears_whole_with_its_manifest_and_nothing_beside_it(tmp_path
     assert list(exported_files(out)) == ["README.md", "base/model", MANIFEST]
     assert json.loads((out / MANIFEST).read_text())["format"] == "test"
     assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_other_files(tmp_path):
+    with new_folder(tmp_path / "out", {}) as folder:
+        save_file({"w": np.zeros(2)}, folder / "model.safetensors")
+        (folder / "README.md").write_text("card")
+    assert len({file.stat().st_mode for file in (tmp_path / "out").iterdir()}) == 1
 
 
 def test_an_untouched_export_is_replaced(tmp_path):

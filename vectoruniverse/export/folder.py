@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.runs.durable import disk_full_is_told, sync_folder
+from vectoruniverse.runs.durable import disk_full_is_told, share_as_other_files, sync_folder
 
 MANIFEST = "export.json"
 """What the export is of, and the sha256 of every file in it; written last."""
@@ -82,6 +82,8 @@ def _replace(temporary: Path, out: Path) -> None:
 
 
 def _write_manifest(folder: Path, facts: Mapping[str, str]) -> None:
+    for weights in list(folder.rglob("*.safetensors")):
+        share_as_other_files(weights)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     digests = {path.relative_to(folder).as_posix(): _sha256(path, sync=True) for path in files}
     text = json.dumps({**facts, "files": digests}, indent=2, ensure_ascii=False) + "\n"

@@ -28,7 +28,6 @@ from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.errors import ConfigError, DataError, UserError
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, load_dual_encoder, local_source
 from vectoruniverse.models.scratch import build_clip
-from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.training.device import Compute
 
 PROJECTIONS = ("visual_projection", "text_projection")
@@ -186,7 +185,6 @@ def save_adapted(
         extra = {name: encoder.model.get_parameter(name).detach().cpu() for name in extra_parameters(encoder, config)}
         if extra:
             save_file(extra, folder / SCALARS_FILE)
-            share_as_other_files(folder / SCALARS_FILE)
         return
     modules = [name for name in PROJECTIONS if hasattr(encoder.model, name)] if config.train_projections else []
     save_lora(
@@ -200,7 +198,6 @@ def save_adapted(
     scalars = {name: getattr(encoder.model, name).detach().cpu() for name in trained if hasattr(encoder.model, name)}
     if scalars:
         save_file(scalars, folder / SCALARS_FILE)
-        share_as_other_files(folder / SCALARS_FILE)
 
 
 def load_adapted(
