@@ -113,7 +113,7 @@ def test_every_task_trains_with_every_method_and_is_judged_again_to_the_same_num
 
 def test_what_is_shared_is_the_base_again_after_a_run(experiment, tmp_path):
     for task, method in itertools.product(["text_pairs", "sequence_classification"], METHODS):
-        config = experiment(task, adapter=METHODS[method])
+        config = experiment(task, adapter=METHODS[method], eval={"report": False})
         shared = setup(config).share(config, quiet())
         before = dict(judged_base(config, shared, "val").metrics)
         train(config, runs_dir=tmp_path / "runs", display=quiet(), shared=shared)

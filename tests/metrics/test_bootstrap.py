@@ -25,6 +25,7 @@ def test_pairing_removes_what_both_share() -> None:
     assert 0.45 < interval.low < interval.estimate < interval.high < 0.55
 
 
+@pytest.mark.slow
 def test_interval_covers_the_truth_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
     hits = 0

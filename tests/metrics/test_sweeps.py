@@ -176,6 +176,7 @@ def test_groups_are_drawn_whole() -> None:
 # --- coverage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own", "common", "seeds"), [(0.0, 0.0, 3), (0.05, 0.05, 3), (0.3, 0.0, 3), (0.05, 0.3, 3), (0.3, 0.0, 2)]
 )
