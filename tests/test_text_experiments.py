@@ -74,7 +74,7 @@ def experiment(bert, table, tmp_path):
             "data": data[task] | {"split": {"val_fraction": 0.25}},
             "adapter": {"method": "lora", "rank": 2},
             "train": QUICK,
-            "eval": {"keep": "last"},
+            "eval": {"keep": "last", "report": False},
             "wandb": {"mode": "disabled"},
         }
         file = tmp_path / f"{task}.yaml"
@@ -101,7 +101,8 @@ def test_every_task_trains_with_every_method_and_is_judged_again_to_the_same_num
     experiment, tmp_path, task, method
 ):
     runs = tmp_path / "runs"
-    outcome = train(experiment(task, adapter=METHODS[method]), runs_dir=runs, display=quiet())
+    config = experiment(task, adapter=METHODS[method], eval={"keep": "last"})
+    outcome = train(config, runs_dir=runs, display=quiet())
     assert outcome.run.read_state().state == "finished"
     assert (outcome.run.path / "report.html").is_file()
     again, comparison = evaluate_run(outcome.run.name, runs_dir=runs, split="val", display=quiet())
@@ -311,7 +312,8 @@ def test_the_learning_rate_of_text_tasks_can_be_swept(experiment, tmp_path):
 
 
 def test_report_is_written_again(experiment, tmp_path):
-    outcome = train(experiment("sequence_classification"), runs_dir=tmp_path / "runs", display=quiet())
+    config = experiment("sequence_classification", eval={"keep": "last"})
+    outcome = train(config, runs_dir=tmp_path / "runs", display=quiet())
     first = (outcome.run.path / "report.html").read_text(encoding="utf-8")
     (outcome.run.path / "report.html").unlink()
     page = report_run(outcome.run.name, runs_dir=tmp_path / "runs", display=quiet())
