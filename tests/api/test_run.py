@@ -90,7 +90,9 @@ def test_open_images_are_turned_upright_and_laid_on_white_as_files_are(loaded, t
     exif[0x0112] = 6  # stored rotated by a quarter
     upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
     clear = upright.convert("RGBA")
-    clear.putdata([(9, 9, 9, 0) if pixel == (255, 255, 255, 255) else pixel for pixel in clear.get_flattened_data()])
+    pixels = np.array(clear)
+    pixels[(pixels == 255).all(axis=2)] = (9, 9, 9, 0)
+    clear = Image.fromarray(pixels)
     grey16 = Image.fromarray((np.arange(48 * 48).reshape(48, 48) * 20).astype(np.uint16))
     grey16.save(tmp_path / "grey.png")
     with Image.open(tmp_path / "turned.png") as turned:

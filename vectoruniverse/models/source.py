@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 from collections.abc import Callable
@@ -134,9 +135,13 @@ def find_file(repository: str, revision: str | None, file: str, *, name: str) ->
 def _fetch_small_files(name: str, repository: str, commit: str, subfolder: str) -> None:
     """Fetch what is no weights into the cache's folder; without a connection, leave it as it is."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
     start = f"{subfolder}/" if subfolder else ""
-    with told(name):
+    with (
+        told(name),
+        contextlib.suppress(OfflineModeIsEnabled),
+    ):  # newer versions of the hub's library fall back by themselves
         snapshot_download(
             repository,
             revision=commit,
