@@ -17,8 +17,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vectoruniverse.api.classifier import LoadedClassifier, load_classifier
-    from vectoruniverse.api.run import LoadedRun, load_run
+    from vectoruniverse.api import LoadedClassifier, LoadedRun, load_classifier, load_run
     from vectoruniverse.runs.frame import runs_table
 
 __all__ = ["LoadedClassifier", "LoadedRun", "__version__", "load_classifier", "load_run", "runs_table"]
@@ -28,10 +27,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> object:
     """Load the library's names when they are asked for: they bring torch, which ``vu --help`` does without."""
-    if name in ("LoadedRun", "load_run"):
-        return getattr(importlib.import_module("vectoruniverse.api.run"), name)
-    if name in ("LoadedClassifier", "load_classifier"):
-        return getattr(importlib.import_module("vectoruniverse.api.classifier"), name)
-    if name == "runs_table":
-        return getattr(importlib.import_module("vectoruniverse.runs.frame"), name)
+    if name in __all__:
+        home = "vectoruniverse.runs.frame" if name == "runs_table" else "vectoruniverse.api"
+        return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tests.export.runs import train_shapes
-from vectoruniverse.api.run import load_run
+from vectoruniverse.api import load_run
 from vectoruniverse.export.card import hub_name, write_card
 from vectoruniverse.export.contract import Agreement
 from vectoruniverse.export.exporter import FORMATS, export_run

@@ -16,7 +16,7 @@ import yaml
 from tests.conftest import draw_shape
 from tests.export.runs import train_shapes
 from tests.models.models import SAVE
-from vectoruniverse.api.run import load_run
+from vectoruniverse.api import load_run
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.export import to_transformers
 from vectoruniverse.export.contract import ExportError, Vectors, compare

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.models.models import save_clip
-from vectoruniverse.api.run import load_run
+from vectoruniverse.api import load_run
 from vectoruniverse.config.loading import dump_experiment, load_experiment
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.experiment import evaluate_run, report_run, resume, train

@@ -243,7 +243,7 @@ def predict(
     quiet: QuietOption = False,
 ) -> None:
     """Put the rows of a table into a classifier's classes: a CSV of the table, its predictions and probabilities."""
-    from vectoruniverse.api.classifier import described, load_classifier
+    from vectoruniverse.api import load_classifier
     from vectoruniverse.runs.durable import write_durably, write_errors_are_told
 
     display = open_display(quiet)
@@ -261,7 +261,7 @@ def predict(
     with write_errors_are_told(out):
         write_durably(out, predictions.csv())
     if not quiet:
-        print_table("", ("prediction", "rows"), list(described(predictions)))
+        print_table("", ("prediction", "rows"), predictions.counts())
         typer.echo(f"{len(predictions.rows)} predictions in {out}")
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from vectoruniverse import __version__
-from vectoruniverse.api.run import LoadedRun
+from vectoruniverse.api import LoadedRun
 from vectoruniverse.export.contract import Agreement, Format
 from vectoruniverse.models.source import BUILT_IN
 from vectoruniverse.report.tables import comparison_rows, drawn_over, markdown_table

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vectoruniverse.api.run import LoadedRun
+from vectoruniverse.api import LoadedRun
 from vectoruniverse.errors import UserError
 
 

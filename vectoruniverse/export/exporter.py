@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vectoruniverse.adapters.prefix import PrefixAdapter
-from vectoruniverse.api.run import LoadedRun, load_run
+from vectoruniverse.api import LoadedRun, load_run
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.export.card import hub_name, write_card

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vectoruniverse.api.run import LoadedRun
+from vectoruniverse.api import LoadedRun
 from vectoruniverse.export.contract import Format, Probe, Vectors
 from vectoruniverse.export.processing import pads_to_end, save_processor
 from vectoruniverse.export.to_transformers import merged_model

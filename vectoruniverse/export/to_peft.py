@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from vectoruniverse.api.run import LoadedRun
+from vectoruniverse.api import LoadedRun
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.export.contract import Format, Probe, Vectors
 from vectoruniverse.export.processing import pads_to_end, save_processor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from vectoruniverse.api.run import LoadedRun
+from vectoruniverse.api import LoadedRun
 from vectoruniverse.export import to_transformers
 from vectoruniverse.export.contract import Format, Probe, Vectors
 from vectoruniverse.export.processing import pads_to_end

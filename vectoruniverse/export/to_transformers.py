@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from vectoruniverse.adapters.lora import LoraAdapter
-from vectoruniverse.api.run import LoadedRun
+from vectoruniverse.api import LoadedRun
 from vectoruniverse.export.contract import Format, Probe, Vectors
 from vectoruniverse.export.processing import pads_to_end, save_processor
 

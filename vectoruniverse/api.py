@@ -1,6 +1,6 @@
-"""A finished run in a program of your own: its model turns pictures and texts into unit vectors.
+"""A finished run in a program of your own: pictures and texts to unit vectors, or texts to classes.
 
-Shapes: N inputs, S side of the stored picture, E shared embedding.
+Shapes: N inputs or rows, S side of the stored picture, E shared embedding, C classes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import functools
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.prefix import PrefixAdapter
 from vectoruniverse.config.image_text import ImageTextExperiment
+from vectoruniverse.config.sections import Experiment
+from vectoruniverse.config.text import ClassificationExperiment
 from vectoruniverse.data.decoding import (
     PictureError,
     PictureRecipe,
@@ -29,14 +30,21 @@ from vectoruniverse.data.decoding import (
     decode_picture,
     pillow_warnings_silenced,
 )
+from vectoruniverse.data.text_table import open_table, text_rows
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.dual import DualEncoder, load_dual_encoder
 from vectoruniverse.models.embedding import embed_squares, embed_tokens
+from vectoruniverse.models.heads import TextClassifier
 from vectoruniverse.models.identity import run_experiment
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import default_runs_dir, find_trained_run
+from vectoruniverse.tasks.classification import setup as classification
+from vectoruniverse.tasks.classification.predictions import Predictions
 from vectoruniverse.tasks.image_text.model import load_adapted, load_encoder, picture_recipe
 from vectoruniverse.tasks.image_text.setup import as_image_text
+from vectoruniverse.tasks.text_encoders import Adapted
+from vectoruniverse.tasks.text_rows import tell_doubts
+from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import Compute, choose_compute
 
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -100,16 +108,20 @@ class LoadedRun:
         """
         if isinstance(pictures, str | os.PathLike | Image.Image):
             raise TypeError("embed_images takes a sequence of pictures, not one picture")
-        blocks: list[NDArray[np.float32]] = []
+        if not len(pictures):
+            return self.embed_texts([""], batch_size=batch_size)[:0]
         with pillow_warnings_silenced(), ThreadPoolExecutor() as pool:
-            for part in _parts(len(pictures), batch_size):
-                squares = pool.map(functools.partial(_square, recipe=self.recipe), [pictures[i] for i in part], part)
-                blocks.append(self.embed_squares(np.stack(list(squares)), batch_size=batch_size))
-        return np.concatenate(blocks) if blocks else self.embed_texts([""])[:0]
+
+            def take(part: slice) -> NDArray[np.uint8]:
+                places = range(len(pictures))[part]
+                chosen = [pictures[i] for i in places]
+                return np.stack(list(pool.map(functools.partial(_square, recipe=self.recipe), chosen, places)))
+
+            return embed_squares(self.encoder, take, len(pictures), batch_size=batch_size).numpy()
 
     def embed_squares(self, squares: NDArray[np.uint8], *, batch_size: int = 64) -> NDArray[np.float32]:
         """Unit vectors of pictures that are square already: uint8 (N, S, S, 3) → float32 (N, E)."""
-        return _array(embed_squares(self.encoder, lambda part: squares[part], len(squares), batch_size=batch_size))
+        return embed_squares(self.encoder, squares.__getitem__, len(squares), batch_size=batch_size).numpy()
 
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
         """Unit vectors of texts, (N, E).
@@ -121,7 +133,65 @@ class LoadedRun:
         if isinstance(texts, str):
             raise TypeError("embed_texts takes a sequence of texts, not one text")
         tokens = self.encoder.tokenize(texts or [""]).ids
-        return _array(embed_tokens(self.encoder, tokens, batch_size=batch_size))[: len(texts)]
+        return embed_tokens(self.encoder, tokens, batch_size=batch_size).numpy()[: len(texts)]
+
+
+class LoadedClassifier:
+    """The model of a run of task ``sequence_classification`` or ``pair_classification``, in evaluation mode.
+
+    Attributes:
+        run: the run folder.
+        experiment: its configuration.
+        model: encoders, with what was trained on them, and head.
+        names: of the classes.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        experiment: ClassificationExperiment,
+        adapted: Adapted,
+        model: TextClassifier,
+        names: tuple[str, ...],
+    ) -> None:
+        """Bind a model to the run that it belongs to; see ``load_classifier``."""
+        self.run, self.experiment, self.model, self.names = run, experiment, model, names
+        self._adapted = adapted
+        model.eval()
+
+    def predict(
+        self, *texts: Sequence[str], batch_size: int = 64, display: Display | None = None
+    ) -> NDArray[np.float32]:
+        """Probability of each class, (N, C).
+
+        Args:
+            texts: one sequence of N texts; two, of first and second texts, where the run classifies pairs.
+            batch_size: texts encoded at a time.
+            display: is told of texts that are longer than the model reads.
+        """
+        roles = list(classification.text_columns(self.experiment))
+        if len(texts) != len(roles) or any(isinstance(column, str) for column in texts):
+            raise TypeError(f"predict takes {len(roles)} sequence{'s' * (len(roles) > 1)} of texts: {', '.join(roles)}")
+        if not texts[0]:
+            return np.zeros((0, len(self.names)), dtype=np.float32)
+        encoder, columns = next(iter(self._adapted.encoders.values())), dict(zip(roles, texts, strict=True))
+        inputs = classification.tokenize(self.experiment, encoder, columns, display or Display(quiet=True))
+        found: NDArray[np.float32] = self.model.predict(inputs, batch_size=batch_size).numpy()
+        return found
+
+    def predict_table(self, file: Path, display: Display, *, encoding: str = "utf-8") -> Predictions:
+        """What the classifier says of the rows of a table with the columns that the run was trained on.
+
+        Raises:
+            ConfigError: a column is not there, or there is no such encoding.
+            DataError: the file cannot be read as a table.
+        """
+        columns = classification.text_columns(self.experiment)
+        table = open_table(file, encoding=encoding, keys={"file": "--input", "encoding": "--encoding"})
+        found = text_rows(table, texts=columns)
+        tell_doubts(found.doubts, file, display)
+        texts = [[row.texts[role] for row in found.rows] for role in columns]
+        return Predictions(table, found.rows, found.bad, self.names, self.predict(*texts, display=display))
 
 
 def load_run(
@@ -144,8 +214,7 @@ def load_run(
         ConfigError: there is no such run, it has no adapter yet, its base cannot be loaded, or the device is absent.
         DataError: the adapter is damaged.
     """
-    run = find_trained_run(Path(runs_dir or default_runs_dir()), os.fspath(reference))
-    experiment = run_experiment(run, trained_model_only=True)
+    run, experiment = _find(reference, runs_dir)
     if not isinstance(experiment, ImageTextExperiment):
         said = f"is of task {experiment.task}; only runs of task image_text can be loaded so, or exported"
         raise ConfigError(said, file=run.path, key="task")
@@ -166,15 +235,31 @@ def load_run(
     return LoadedRun(run, experiment, encoder, adapter, compute)
 
 
-def _parts(count: int, batch_size: int) -> Iterator[range]:
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size} is below 1")
-    return (range(start, min(start + batch_size, count)) for start in range(0, count, batch_size))
+def load_classifier(
+    reference: str | os.PathLike[str],
+    *,
+    runs_dir: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> LoadedClassifier:
+    """Load the classifier of a finished run; arguments as for ``load_run``.
+
+    Raises:
+        ConfigError: there is no such run, it has trained nothing yet, it is no classifier, or its base
+            cannot be loaded.
+        DataError: what it saved is damaged.
+    """
+    run, experiment = _find(reference, runs_dir)
+    if not isinstance(experiment, ClassificationExperiment):
+        raise ConfigError(f"{run.name} is of task {experiment.task}, which has no classes to predict")
+    compute = choose_compute(device, precision)
+    adapted, model, names = classification.load_classifier(experiment, None, compute, run.adapter.absolute())
+    return LoadedClassifier(run, experiment, adapted, model, names)
 
 
-def _array(embedded: Tensor) -> NDArray[np.float32]:
-    rows: NDArray[np.float32] = embedded.cpu().numpy()
-    return rows
+def _find(reference: str | os.PathLike[str], runs_dir: str | os.PathLike[str] | None) -> tuple[Run, Experiment]:
+    run = find_trained_run(Path(runs_dir or default_runs_dir()), os.fspath(reference))
+    return run, run_experiment(run, trained_model_only=True)
 
 
 def _square(picture: Picture, position: int, recipe: PictureRecipe) -> NDArray[np.uint8]:

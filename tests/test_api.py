@@ -13,7 +13,7 @@ from PIL import Image
 import vectoruniverse
 from tests.conftest import COLOURS, draw_shape
 from tests.export.runs import train_shapes
-from vectoruniverse.api.run import load_run
+from vectoruniverse.api import load_run
 from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.data.decoding import PictureError
 from vectoruniverse.errors import ConfigError

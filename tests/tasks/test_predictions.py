@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vectoruniverse.api.classifier import Predictions
 from vectoruniverse.cli.shell import print_data
 from vectoruniverse.data.text_table import open_table, text_rows
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.tasks.classification.predictions import Predictions
 
 KEYS = {"file": "--input", "encoding": "--encoding"}
 

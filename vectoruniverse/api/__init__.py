@@ -1,1 +1,0 @@
-"""What a program or notebook imports: vectors and classes from finished runs."""
