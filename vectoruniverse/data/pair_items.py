@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectoruniverse.data.normalise import caseless
-from vectoruniverse.data.splits import group_rows
+from vectoruniverse.data.splits import unite
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,10 @@ class PairItems:
 
     def clusters(self) -> NDArray[np.int64]:
         """Number (N,) of the connected part that each pair belongs to: pairs that share an item are in one."""
-        return number(group_rows([str(item) for item in self.first], [str(item) for item in self.second]))
+        seconds = self.second + int(self.first.max(initial=-1)) + 1
+        groups = np.arange(int(seconds.max(initial=-1)) + 1)
+        unite(groups, self.first, seconds)
+        return number(groups[self.first].tolist())
 
     def sharing(self) -> tuple[int, float]:
         """How many pairs share an item with another one, and with how many others a pair does on average."""

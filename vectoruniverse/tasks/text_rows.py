@@ -14,8 +14,7 @@ from vectoruniverse.data.columns import shortened
 from vectoruniverse.data.metadata import BadRow
 from vectoruniverse.data.normalise import shown, spellings
 from vectoruniverse.data.row_record import NamedRow, RowChoice, digest
-from vectoruniverse.data.splits import Split
-from vectoruniverse.data.text_split import TextSplit, divide_table, fingerprint_table, group_texts
+from vectoruniverse.data.splits import Split, TextSplit, divide_table, fingerprint_table, group_texts
 from vectoruniverse.data.text_table import TextTable, encode_labels, read_text_table
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.terminal import Display

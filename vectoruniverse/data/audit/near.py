@@ -26,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vectoruniverse.data.splits import unite
+
 DEFAULT_DISTANCE = 6
 MAX_COLOUR_DIFFERENCE = 4.0
 
@@ -74,7 +76,7 @@ def near_groups(
     group = np.arange(count)  # smallest position known to be in the same group
     for top in range(0, count, _BLOCK):
         for left in range(top, count, _BLOCK):
-            _join(group, _near_pairs(pictures, group, top, left, distance))
+            unite(group, *_near_pairs(pictures, group, top, left, distance))
         if on_progress:
             on_progress(min(top + _BLOCK, count), count)
     members: dict[int, list[int]] = {}
@@ -100,11 +102,3 @@ def _near_pairs(
         squares = np.square(colours[a[part]] - colours[b[part]])
         near[part] = squares.mean(axis=1) <= MAX_COLOUR_DIFFERENCE**2
     return a[near], b[near]
-
-
-def _join(group: NDArray[np.intp], pairs: tuple[NDArray[np.intp], NDArray[np.intp]]) -> None:
-    """Unite the groups of each pair; every entry of ``group`` points to its group's smallest position again."""
-    while ((a := group[pairs[0]]) != (b := group[pairs[1]])).any():
-        np.minimum.at(group, np.maximum(a, b), np.minimum(a, b))
-        while (group != (shorter := group[group])).any():
-            group[:] = shorter

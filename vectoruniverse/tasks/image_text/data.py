@@ -106,22 +106,18 @@ class ImageTextData:
 
     def fingerprint(self) -> str:
         """sha256 over every row's id, text, picture and labels and over the split: equal data, equal number."""
-        found = hashlib.sha256()
-        for name, part in (("train", self.split.train), ("val", self.split.val)):
-            for i in part:
-                row = self.rows[i]
-                told = [name, row.id, row.text, self.pictures.digests[self.positions[i]], sorted(row.labels)]
-                found.update(json.dumps(told).encode() + b"\n")
-        return found.hexdigest()
+
+        def told(side: str, i: int) -> str:
+            return json.dumps([*self._told(side, i), sorted(self.rows[i].labels)]) + "\n"
+
+        return self.split.fingerprint(told)
 
     def earlier_fingerprint(self) -> str:
         """The same without labels, as runs noted it that an earlier version made."""
-        found = hashlib.sha256()
-        for name, part in (("train", self.split.train), ("val", self.split.val)):
-            for i in part:
-                row = self.rows[i]
-                found.update(f"{name}\0{row.id}\0{row.text}\0{self.pictures.digests[self.positions[i]]}\n".encode())
-        return found.hexdigest()
+        return self.split.fingerprint(lambda side, i: "\0".join(self._told(side, i)) + "\n")
+
+    def _told(self, side: str, i: int) -> list[str]:
+        return [side, self.rows[i].id, self.rows[i].text, str(self.pictures.digests[self.positions[i]])]
 
 
 def read_rows(data: DataConfig) -> Metadata:
