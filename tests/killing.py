@@ -15,10 +15,10 @@ from pathlib import Path
 import yaml
 from safetensors.torch import load_file
 
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.experiment import resume, train
 from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.terminal import Display
 
 CALLS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate", "shutil.rmtree")

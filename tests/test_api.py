@@ -14,10 +14,10 @@ import vectoruniverse
 from tests.conftest import COLOURS, draw_shape
 from tests.export.runs import train_shapes
 from vectoruniverse.api import load_run
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.data.decoding import PictureError
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import evaluate_run
+from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.terminal import Display
 
 

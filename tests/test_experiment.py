@@ -20,7 +20,6 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.models.models import SAVE, save_clip
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.errors import ConfigError, DataError, DivergedError
 from vectoruniverse.experiment import dry_run, evaluate_base, evaluate_run, resume, train
 from vectoruniverse.export.exporter import export_run
@@ -28,6 +27,7 @@ from vectoruniverse.report.run import judgement
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.sweep.findings import finished_facts
+from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.task import ImageTextTask
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics

@@ -18,9 +18,10 @@ from transformers import CLIPModel
 
 from tests.models.models import save_clip
 from tests.models.text_models import save_encoder
-from vectoruniverse.config.loading import dump_experiment, load_experiment
+from vectoruniverse.config.loading import dump_experiment
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import dry_run, evaluate_run, train
+from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.table import setup
 from vectoruniverse.terminal import Display
 

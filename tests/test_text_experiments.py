@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 from tests.models.text_models import save_encoder
 from vectoruniverse import load_classifier
 from vectoruniverse.cli import app
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.evaluation.runs import compare_runs
 from vectoruniverse.experiment import evaluate_run, report_run, resume, train
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.table import judged_base, setup
 from vectoruniverse.terminal import Display

@@ -20,9 +20,7 @@ from PIL import Image
 
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.prefix import PrefixAdapter
-from vectoruniverse.config.image_text import ImageTextExperiment
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.config.text import ClassificationExperiment
 from vectoruniverse.data.decoding import (
     PictureError,
     PictureRecipe,
@@ -35,12 +33,14 @@ from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.dual import DualEncoder, load_dual_encoder
 from vectoruniverse.models.embedding import embed_squares, embed_tokens
 from vectoruniverse.models.heads import TextClassifier
-from vectoruniverse.models.identity import run_experiment
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import default_runs_dir, find_trained_run
 from vectoruniverse.tasks.classification import setup as classification
 from vectoruniverse.tasks.classification.predictions import Predictions
+from vectoruniverse.tasks.classification.settings import ClassificationExperiment
+from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.model import load_adapted, load_encoder, picture_recipe
+from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import as_image_text
 from vectoruniverse.tasks.text_encoders import Adapted
 from vectoruniverse.tasks.text_rows import tell_doubts

@@ -23,7 +23,6 @@ from vectoruniverse.data.row_record import EveryRow, RecordedRows, count_trained
 from vectoruniverse.errors import ConfigError, DivergedError, UserError
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.models.identity import BASE_FILE, check_adapters_base, describe_base, run_experiment
 from vectoruniverse.report.figures.style import undrawn
 from vectoruniverse.report.run import kept_epochs
 from vectoruniverse.report.tables import PARAMETER_COLUMNS, parameter_rows
@@ -33,6 +32,7 @@ from vectoruniverse.runs.files import json_text, record_text
 from vectoruniverse.runs.folder import Run, create_run
 from vectoruniverse.runs.listing import find_run, find_trained_run
 from vectoruniverse.tasks.base import Prepared, Shared
+from vectoruniverse.tasks.identity import BASE_FILE, check_adapters_base, describe_base, run_experiment
 from vectoruniverse.tasks.recorded_rows import DATA_FILE, hold_to_data, locate_data, read_rows_of, refuse_other_data
 from vectoruniverse.tasks.results import (
     Outcome,

@@ -12,14 +12,14 @@ import pytest
 
 from vectoruniverse.config.document import all_keys, json_schema, keys_table
 from vectoruniverse.config.sections import Section
-from vectoruniverse.config.tasks import TASKS
+from vectoruniverse.tasks.experiments import EXPERIMENTS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_committed_schema_is_the_generated_one() -> None:
     committed = json.loads((CONFIGS / "experiment.schema.json").read_text(encoding="utf-8"))
-    assert committed == json_schema()
+    assert committed == json_schema(EXPERIMENTS)
     assert committed["$schema"].startswith("https://json-schema.org/")
     assert committed["title"]
 
@@ -45,16 +45,16 @@ def below(model: type[Section]) -> Iterator[type[Section]]:
 
 
 def test_schema_refuses_unknown_keys_in_every_section() -> None:
-    schema = json_schema()
+    schema = json_schema(EXPERIMENTS)
     sections = schema["$defs"]
     assert all(section["additionalProperties"] is False for section in sections.values())
-    assert set(TASKS) <= set(sections)
-    assert schema["properties"]["task"]["enum"] == list(TASKS)
+    assert set(EXPERIMENTS) <= set(sections)
+    assert schema["properties"]["task"]["enum"] == list(EXPERIMENTS)
 
 
-@pytest.mark.parametrize("section", sections_of(*TASKS.values()), ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", sections_of(*EXPERIMENTS.values()), ids=lambda section: section.__name__)
 def test_table_lists_every_field_of_every_section_with_its_description(section: type[Section]) -> None:
-    lines = keys_table().splitlines()
+    lines = keys_table(EXPERIMENTS).splitlines()
     for name, field in section.model_fields.items():
         assert field.description
         described = field.description.replace("|", "\\|")
@@ -63,8 +63,8 @@ def test_table_lists_every_field_of_every_section_with_its_description(section: 
 
 
 def test_table_has_one_row_for_each_key_and_four_cells_in_each() -> None:
-    lines = keys_table().splitlines()
-    assert len(lines) == 2 + len(all_keys())
+    lines = keys_table(EXPERIMENTS).splitlines()
+    assert len(lines) == 2 + len(all_keys(EXPERIMENTS))
     assert len(set(lines)) == len(lines)
     assert all(line.replace("\\|", "").count("|") == 5 for line in lines)
 
@@ -94,18 +94,19 @@ def test_table_has_one_row_for_each_key_and_four_cells_in_each() -> None:
     ],
 )
 def test_table_tells_type_range_and_default(row: str) -> None:
-    assert row in keys_table().splitlines()
+    assert row in keys_table(EXPERIMENTS).splitlines()
 
 
 def test_documentation_is_the_same_in_another_process_and_needs_no_torch() -> None:
     code = (
         "import sys, vectoruniverse.config, vectoruniverse.config.loading\n"
         "from vectoruniverse.config.document import keys_table, json_schema\n"
+        "from vectoruniverse.tasks.experiments import EXPERIMENTS\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
-        "sys.stdout.buffer.write((keys_table() + repr(json_schema())).encode())"
+        "sys.stdout.buffer.write((keys_table(EXPERIMENTS) + repr(json_schema(EXPERIMENTS))).encode())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
-    assert other.stdout.decode() == keys_table() + repr(json_schema())
+    assert other.stdout.decode() == keys_table(EXPERIMENTS) + repr(json_schema(EXPERIMENTS))
 
 
 def test_the_room_itself_loads_nothing_heavy() -> None:

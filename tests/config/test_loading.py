@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from vectoruniverse.config.image_text import ScratchClip
-from vectoruniverse.config.loading import dump_experiment, find_config, fingerprint, load_experiment
+from vectoruniverse.config.loading import dump_experiment, find_config, fingerprint
 from vectoruniverse.config.losses import AlignmentAnisotropyConfig, InfoNceConfig, SiglipConfig
 from vectoruniverse.config.sections import ConstantConfig, CosineConfig
 from vectoruniverse.config.strict_yaml import MAX_BYTES
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.image_text.settings import ScratchClip
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(CONFIGS.rglob("*.yaml"))

@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from tests.models.models import SAVE
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.experiment import train
+from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.terminal import Display
 
 

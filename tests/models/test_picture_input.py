@@ -12,11 +12,11 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from tests.models.models import SAVE
-from vectoruniverse.config.image_text import ImageTextExperiment
 from vectoruniverse.data.decoding import decode_picture
 from vectoruniverse.data.views import to_input
 from vectoruniverse.models.dual import load_dual_encoder
 from vectoruniverse.tasks.image_text.model import picture_recipe
+from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 
 SQUASH = {"size": {"height": 32, "width": 32}, "do_center_crop": False}
 DECLARED = {

@@ -16,8 +16,8 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from tests.cli.test_runs import vu
 from tests.tracking.agents import serving_sweeps, settings_of
 from tests.tracking.conftest import WELL_FORMED_KEY, lonely_wandb  # noqa: F401  (fixture)
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.tasks.experiments import load_experiment
 
 TRAIN = {"epochs": 1, "batch_size": 8, "lr": 0.01, "precision": "fp32", "device": "cpu"}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from vectoruniverse.config.image_text import ForgettingConfig
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import train
 from vectoruniverse.sweep.forgetting import best_scale, forgetting_curve, known_rows, weigh
+from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.image_text.settings import ForgettingConfig
 from vectoruniverse.tasks.image_text.setup import share
 from vectoruniverse.tasks.table import judged_base
 from vectoruniverse.terminal import Display

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vectoruniverse.config.image_text import AdapterConfig
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.sweep.grid import Over, alpha_policy, make_grid, parse_over, whole_numbers
+from vectoruniverse.tasks.image_text.settings import AdapterConfig
 
 
 def test_a_grid_has_every_combination_for_every_seed_and_resolves_each(config):

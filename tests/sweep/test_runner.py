@@ -16,7 +16,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.errors import ConfigError, DataError, LockedError
 from vectoruniverse.experiment import evaluate_run, train
 from vectoruniverse.metrics.bootstrap import paired_bootstrap
@@ -26,6 +25,7 @@ from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.sweep.grid import Over, make_grid, parse_over
 from vectoruniverse.sweep.runner import run_sweep
+from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.terminal import Display
 
 

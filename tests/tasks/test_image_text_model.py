@@ -8,8 +8,8 @@ import yaml
 from safetensors.torch import save
 
 from tests.models.models import save_clip
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.errors import DataError
+from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.model import adapt_lora, load_adapted, load_encoder, save_adapted
 from vectoruniverse.training.device import choose_compute
 

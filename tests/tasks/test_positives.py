@@ -17,14 +17,14 @@ from safetensors.numpy import load_file
 
 from tests.conftest import draw_shape
 from tests.models.models import save_clip
-from vectoruniverse.config.image_text import ForgettingConfig
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import dry_run, evaluate_base, train
 from vectoruniverse.metrics.bootstrap import bootstrap_mean
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
 from vectoruniverse.sweep.forgetting import forgetting_curve
+from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.image_text.settings import ForgettingConfig
 from vectoruniverse.tasks.image_text.setup import build_pairs, build_task, share
 from vectoruniverse.terminal import Display
 

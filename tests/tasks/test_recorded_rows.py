@@ -16,7 +16,7 @@ from PIL import Image
 from tests.cli.test_runs import vu
 from tests.models.models import save_clip
 from tests.models.text_models import save_encoder
-from vectoruniverse.config.loading import load_experiment
+from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.table import setup
 from vectoruniverse.terminal import Display
 

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
-from vectoruniverse.adapters.families import attention_targets
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.peft_format import load_lora
 from vectoruniverse.config.sections import AdapterSettings
-from vectoruniverse.config.text import TextAdapterConfig
 
 ATTENTION = "attention"
 """Stands for the attention projections of the model's family."""
@@ -50,10 +48,3 @@ def tower_targets(
     named = [*(own if ATTENTION in layers else ()), *(layer for layer in layers if layer != ATTENTION)]
     only = None if blocks is None else tuple(blocks)
     return TowerTargets(tower, tuple(dict.fromkeys(named)), keys[0], layers_to_transform=only, blocks_key=keys[1])
-
-
-def text_targets(model: Any, tower: str, config: TextAdapterConfig) -> TowerTargets:
-    """The layers to adapt in a text model, which stands at ``tower``."""
-    own = attention_targets(model)[""] if ATTENTION in config.targets else ()
-    keys = ("adapter.targets", "adapter.layers_to_transform")
-    return tower_targets(tower, config.targets, config.layers_to_transform, own, keys=keys)

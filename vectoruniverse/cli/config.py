@@ -19,7 +19,8 @@ def config_check(
     overrides: SetOption = [],
 ) -> None:
     """Check an experiment file and print it with every default written out."""
-    from vectoruniverse.config.loading import dump_experiment, load_experiment
+    from vectoruniverse.config.loading import dump_experiment
+    from vectoruniverse.tasks.experiments import load_experiment
 
     typer.echo(dump_experiment(load_experiment(file, overrides)), nl=False)
 
@@ -29,5 +30,6 @@ def config_check(
 def config_schema() -> None:
     """Print the JSON Schema of experiment files, for editors."""
     from vectoruniverse.config.document import json_schema
+    from vectoruniverse.tasks.experiments import EXPERIMENTS
 
-    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(json_schema(EXPERIMENTS), indent=2, ensure_ascii=False))

@@ -27,11 +27,11 @@ from vectoruniverse.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from vectoruniverse.config.sections import Experiment
-    from vectoruniverse.config.text import TextPairsExperiment
     from vectoruniverse.evaluation.comparison import Comparison
     from vectoruniverse.experiment import Plan
     from vectoruniverse.runs.folder import Run
     from vectoruniverse.tasks.results import Outcome
+    from vectoruniverse.tasks.text_pairs.settings import TextPairsExperiment
 
 MOST_BAD = 5
 """Unusable rows that are told one by one."""
@@ -70,7 +70,7 @@ def train(
     if resume is not None and (overrides or set_json or alpha_per_rank or dry_run):
         raise UserError("--resume goes on with the run's own config; settings and --dry-run do not go with it")
     from vectoruniverse import experiment as runner
-    from vectoruniverse.config.loading import load_experiment
+    from vectoruniverse.tasks.experiments import load_experiment
     from vectoruniverse.training.loop import InterruptedTraining
 
     display = open_display(quiet)
@@ -121,10 +121,10 @@ def evaluate(
     """Judge a run's adapter beside its base, on the rows it held out; or an experiment's encoders."""
     _check_subject(run, config, split, data, overrides)
     from vectoruniverse import experiment as runner
-    from vectoruniverse.config.loading import load_experiment
-    from vectoruniverse.config.text import TextPairsExperiment
     from vectoruniverse.evaluation.comparison import evaluation_record, spectra
     from vectoruniverse.report.tables import metric_rows
+    from vectoruniverse.tasks.experiments import load_experiment
+    from vectoruniverse.tasks.text_pairs.settings import TextPairsExperiment
 
     loaded = None if config is None else load_experiment(config, overrides)
     if isinstance(loaded, TextPairsExperiment):
@@ -294,7 +294,7 @@ def _synced(address: str | None) -> str:
 
 def _settings(config: str, overrides: list[str], set_json: str | None, alpha_per_rank: float | None) -> list[str]:
     """All overrides as ``KEY=VALUE``: those of --set, then those of --set-json, then alpha from the rank they give."""
-    from vectoruniverse.config.loading import load_experiment
+    from vectoruniverse.tasks.experiments import load_experiment
 
     given = [*overrides, *(_from_json(set_json) if set_json is not None else [])]
     if alpha_per_rank is None:

@@ -1,10 +1,10 @@
-"""The documentation of the experiment file, made from the models in schema.py: JSON Schema, and a table of all keys."""
+"""The documentation of the experiment file, made from every task's settings: JSON Schema, and a table of all keys."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,8 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from vectoruniverse.config.sections import Section
-from vectoruniverse.config.tasks import TASKS
+from vectoruniverse.config.sections import Experiment, Section
 
 _TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
 _LIMITS = {
@@ -45,24 +44,33 @@ class Key:
     description: str
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema(tasks: Mapping[str, type[Experiment]]) -> dict[str, Any]:
     """JSON Schema (2020-12) of the experiment file, for editors."""
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "vectoruniverse experiment"}
+    head: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "vectoruniverse experiment",
+    }
     definitions: dict[str, Any] = {}
-    for task, settings in TASKS.items():
+    for task, settings in tasks.items():
         schema = settings.model_json_schema()
         definitions |= schema.pop("$defs", {})
         schema["properties"]["task"] = {"const": task, "description": schema["properties"]["task"]["description"]}
         definitions[task] = schema
-    choices = [{"if": {"properties": {"task": {"const": task}}}, "then": {"$ref": f"#/$defs/{task}"}} for task in TASKS]
-    tasks = {"task": {"enum": list(TASKS)}}
-    return head | {"type": "object", "required": ["task"], "properties": tasks, "allOf": choices, "$defs": definitions}
+    choices = [{"if": {"properties": {"task": {"const": task}}}, "then": {"$ref": f"#/$defs/{task}"}} for task in tasks]
+    properties = {"task": {"enum": list(tasks)}}
+    return head | {
+        "type": "object",
+        "required": ["task"],
+        "properties": properties,
+        "allOf": choices,
+        "$defs": definitions,
+    }
 
 
-def keys_table() -> str:
+def keys_table(tasks: Mapping[str, type[Experiment]]) -> str:
     """Markdown table of every key: type, default and description; the variants of a section one after another."""
     rows = ["| key | type | default | description |", "|---|---|---|---|"]
-    for key in all_keys():
+    for key in all_keys(tasks):
         name = f"`{key.path}`" + (f" ({key.variant})" if key.variant else "")
         default = key.default if key.default in ("", "required") else f"`{key.default}`"
         cells = (name, key.type, default, key.description)
@@ -71,9 +79,9 @@ def keys_table() -> str:
 
 
 @cache
-def keys(task: str) -> tuple[Key, ...]:
+def keys(settings: type[Experiment]) -> tuple[Key, ...]:
     """Every key of a task's experiment file, in the order of the models; a section stands before its keys."""
-    schema = TASKS[task].model_json_schema()
+    schema = settings.model_json_schema()
     return tuple(_walk(schema, schema.get("$defs", {}), prefix="", variant=""))
 
 
@@ -81,19 +89,19 @@ def _whose(tasks: list[str], others: list[str]) -> str:
     return "text tasks" if tasks == others else f"task: {', '.join(tasks)}"
 
 
-def all_keys() -> list[Key]:
+def all_keys(tasks: Mapping[str, type[Experiment]]) -> list[Key]:
     """The keys of every task: all of the first one's, then what others have beside; ``variant`` says whose they are."""
-    first, *others = TASKS
+    first, *others = tasks
     own: dict[Key, list[str]] = {}
     for task in others:
-        for key in keys(task):
-            if key not in keys(first) and key.path != "task":
+        for key in keys(tasks[task]):
+            if key not in keys(tasks[first]) and key.path != "task":
                 own.setdefault(key, []).append(task)
     listed = [
         dataclasses.replace(key, variant=", ".join(filter(None, [_whose(tasks, others), key.variant])))
         for key, tasks in own.items()
     ]
-    return [*keys(first), *listed]
+    return [*keys(tasks[first]), *listed]
 
 
 def _walk(section: dict[str, Any], definitions: dict[str, Any], prefix: str, variant: str) -> Iterator[Key]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from vectoruniverse.config.places import PLACE_KEYS, look_beside
 from vectoruniverse.config.problems import OVERRIDE, Sources, config_error
 from vectoruniverse.config.sections import Experiment, Section
 from vectoruniverse.config.strict_yaml import MAX_BYTES, KeyPath, dotted, parse, shown, write
-from vectoruniverse.config.tasks import TASKS
 from vectoruniverse.errors import ConfigError
 
 # Names, records and places: they change what a run is called, shows or where it computes, not what it learns.
@@ -40,13 +39,14 @@ EDITABLE = (*NOT_IN_FINGERPRINT, "eval.report", *(f"data.{key}" for key in PLACE
 _GIVE_A_FILE = "give the path of an experiment file"
 
 
-def load_experiment(config: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+def load(config: Path | str, overrides: Sequence[str], tasks: Mapping[str, type[Experiment]]) -> Experiment:
     """Reads and checks an experiment file.
 
     Args:
         config: the file; a bare name is also looked up as the module says.
         overrides: ``KEY=VALUE`` each, such as ``train.lr=7e-7``: a dotted path, and a value as it would stand in the
             file (``[1, 2]`` is a list, nothing is null). Split at the first ``=``; a later one beats an earlier one.
+        tasks: the settings of each task by its name.
 
     Raises:
         ConfigError: the file is not found or refused, a key is unknown, a value not allowed, settings contradict each
@@ -60,24 +60,25 @@ def load_experiment(config: Path | str, overrides: Sequence[str] = ()) -> Experi
     sources = Sources(str(path), dict(document.lines))
     look_beside(document.value, path.parent)
     for override in overrides:
-        _override(document.value, sources.lines, override)
-    settings = _settings(document.value, sources)
+        settings = tasks.get(str(document.value.get("task")), Experiment)
+        _override(document.value, settings, sources.lines, override)
+    settings = _settings(document.value, sources, tasks)
     try:
         return settings.model_validate(document.value)
     except ValidationError as error:
-        raise config_error(error, document.value, sources) from None
+        raise config_error(error, document.value, settings, sources) from None
 
 
-def _settings(root: dict[str, Any], sources: Sources) -> type[Experiment]:
+def _settings(root: dict[str, Any], sources: Sources, tasks: Mapping[str, type[Experiment]]) -> type[Experiment]:
     """What the experiment's task may be told."""
     task = root.get("task")
-    if isinstance(task, str) and task in TASKS:
-        return TASKS[task]
-    known = ", ".join(TASKS)
+    if isinstance(task, str) and task in tasks:
+        return tasks[task]
+    known = ", ".join(tasks)
     file, line = sources.of(("task",))
     if "task" not in root:
         raise ConfigError(f"required, and missing: one of {known}", file=file, line=line, key="task")
-    match = get_close_matches(str(task)[:80], TASKS, n=1)
+    match = get_close_matches(str(task)[:80], tasks, n=1)
     meant = f"; did you mean {match[0]}?" if match else ""
     raise ConfigError(f"must be one of {known}, got {shown(task)}{meant}", file=file, line=line, key="task")
 
@@ -125,7 +126,7 @@ def _meant(path: Path, names: Sequence[str]) -> str:
 
 
 def dump_experiment(experiment: Experiment) -> str:
-    """YAML of an experiment with every default written out; ``load_experiment`` makes an equal experiment of it."""
+    """YAML of an experiment with every default written out; ``load`` makes an equal experiment of it."""
     return write(experiment.model_dump(mode="json"))
 
 
@@ -192,7 +193,9 @@ def read_config(path: Path) -> str:
         raise ConfigError("is not UTF-8 text", file=path, line=line, remedy="save it as UTF-8") from None
 
 
-def _override(root: dict[str, Any], lines: dict[KeyPath, int | None], override: str) -> None:
+def _override(
+    root: dict[str, Any], settings: type[Experiment], lines: dict[KeyPath, int | None], override: str
+) -> None:
     """Sets one ``KEY=VALUE`` in the file's values, and notes that this key no longer comes from the file."""
     dotted_key, sign, text = override.partition("=")
     path = tuple(dotted_key.strip().split("."))
@@ -203,7 +206,6 @@ def _override(root: dict[str, Any], lines: dict[KeyPath, int | None], override: 
     except ConfigError as error:
         remedy = "a value with , { [ # or : may need quotes of its own, as in --set 'data.text=\"{title}\"'"
         raise ConfigError(error.message, file=OVERRIDE, key=dotted(path), remedy=remedy) from None
-    settings = TASKS.get(str(root.get("task")), Experiment)
     if isinstance(value, str) and (tag := _variants(settings, path)[1]):
         path = (*path, tag)  # loss=info_nce is loss.name=info_nce
     section = root

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from vectoruniverse.config.document import Key, keys
+from vectoruniverse.config.sections import Experiment
 from vectoruniverse.config.strict_yaml import KeyPath, dotted, shown
 from vectoruniverse.errors import ConfigError
 
@@ -71,16 +72,19 @@ class _Problem:
     wanted: str = ""
 
 
-def config_error(error: ValidationError, root: Mapping[str, object], sources: Sources) -> ConfigError:
+def config_error(
+    error: ValidationError, root: Mapping[str, object], settings: type[Experiment], sources: Sources
+) -> ConfigError:
     """Tells what is wrong with an experiment: a line for each problem, the first ``MAX_PROBLEMS`` of them.
 
     Args:
         error: what pydantic raised.
         root: the mapping that was validated.
+        settings: what it was validated as.
         sources: where its keys were set.
     """
     details = error.errors(include_url=False)
-    problems = _merge([_problem(detail, root, sources) for detail in details[:_MAX_EXAMINED]])
+    problems = _merge([_problem(detail, root, keys(settings), sources) for detail in details[:_MAX_EXAMINED]])
     problems.sort(key=lambda problem: sources.of(problem.path)[1] or 0)
     said = [_located(problem, sources) for problem in problems[:MAX_PROBLEMS]]
     rest = [str(each) for each in said[1:]]
@@ -110,23 +114,23 @@ def _merge(problems: Sequence[_Problem]) -> list[_Problem]:
     return list(kept.values())
 
 
-def _problem(detail: ErrorDetails, root: Mapping[str, object], sources: Sources) -> _Problem:
+def _problem(detail: ErrorDetails, root: Mapping[str, object], known: tuple[Key, ...], sources: Sources) -> _Problem:
     path = _key_path(detail, root)
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return _Problem(path, _unknown(path, root))
+        return _Problem(path, _unknown(path, root, known))
     if kind == "missing":
-        return _Problem(path, f"required, and missing{_allowed(path, root)}")
+        return _Problem(path, f"required, and missing{_allowed(path, known)}")
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         tag = str(context["discriminator"]).strip("'")
-        return _tag_problem((*path, tag), given, str(context.get("expected_tags", "")), root)
+        return _tag_problem((*path, tag), given, str(context.get("expected_tags", "")), known)
     if kind == "value_error":
         text = str(context["error"])
         path = _subject(path, text, sources)
         # "train.lr: 5 is too much" reads as one when the key stands before it already
         return _Problem(path, text.removeprefix(f"{dotted(path)}: ").removeprefix(f"{path[-1]}: " if path else ""))
     if kind in _WANTED:
-        hint = _variant_hint(path, given, root) or _hint(kind, given)
+        hint = _variant_hint(path, given, known) or _hint(kind, given)
         return _Problem(path, f"must be {_WANTED[kind]}, got {shown(given)}{hint}", _WANTED[kind])
     allowed = _ALLOWED[kind].format(**context) if kind in _ALLOWED else detail["msg"]
     return _Problem(path, f"{allowed}, got {shown(given)}{_closest(given, str(context.get('expected', '')))}")
@@ -152,45 +156,40 @@ def _inside(value: object, part: str | int) -> object:
     return value.get(part) if isinstance(value, Mapping) else None
 
 
-def _tag_problem(path: KeyPath, given: object, expected: str, root: Mapping[str, object]) -> _Problem:
+def _tag_problem(path: KeyPath, given: object, expected: str, known: tuple[Key, ...]) -> _Problem:
     name = str(path[-1])
     if not isinstance(given, Mapping) or name not in given:
-        return _Problem(path, f"required, and missing{_allowed(path, root)}")
+        return _Problem(path, f"required, and missing{_allowed(path, known)}")
     return _Problem(path, f"must be one of {expected}, got {shown(given[name])}{_closest(given[name], expected)}")
 
 
-def _keys(root: Mapping[str, object]) -> tuple[Key, ...]:
-    """The keys of the task that an experiment names."""
-    return keys(str(root.get("task")))
-
-
-def _allowed(path: KeyPath, root: Mapping[str, object]) -> str:
+def _allowed(path: KeyPath, known: tuple[Key, ...]) -> str:
     """What a missing key means, in the words of its documentation."""
-    found = [key for key in _keys(root) if key.path == dotted(path)]
+    found = [key for key in known if key.path == dotted(path)]
     types = " or ".join(dict.fromkeys(key.type for key in found))
     return f": {types}. {found[0].description}" if found else ""
 
 
-def _unknown(path: KeyPath, root: Mapping[str, object]) -> str:
+def _unknown(path: KeyPath, root: Mapping[str, object], known: tuple[Key, ...]) -> str:
     """Says which key may have been meant: a sibling of like spelling, else a key of that name elsewhere."""
     name, section = str(path[-1]), dotted(path[:-1])
     prefix = f"{section}." if section else ""
     here: object = root
     for part in path[:-1]:
         here = _inside(here, part)
-    siblings = list(dict.fromkeys(_siblings(prefix, here, root)))
-    if homes := [key.variant for key in _keys(root) if key.path == dotted(path)]:
+    siblings = list(dict.fromkeys(_siblings(prefix, here, known)))
+    if homes := [key.variant for key in known if key.path == dotted(path)]:
         return f"unknown key in this variant of {section}; it belongs to {' and '.join(homes)}"
     meant = [prefix + match for match in get_close_matches(name.lower()[:80], siblings, n=1)]
-    meant = meant or list(dict.fromkeys(key.path for key in _keys(root) if key.path.rsplit(".", 1)[-1] == name))[:2]
+    meant = meant or list(dict.fromkeys(key.path for key in known if key.path.rsplit(".", 1)[-1] == name))[:2]
     if meant:
         return f"unknown key; did you mean {' or '.join(meant)}?"
     return f"unknown key; {section or 'an experiment'} has {', '.join(siblings)}"
 
 
-def _siblings(prefix: str, section: object, root: Mapping[str, object]) -> list[str]:
+def _siblings(prefix: str, section: object, known: tuple[Key, ...]) -> list[str]:
     """Names of the keys that a section knows; of its own variant where the section says which."""
-    found = [key for key in _keys(root) if key.path.startswith(prefix) and "." not in key.path.removeprefix(prefix)]
+    found = [key for key in known if key.path.startswith(prefix) and "." not in key.path.removeprefix(prefix)]
     tags = {f"{name}: {value}" for name, value in section.items()} if isinstance(section, Mapping) else set()
     own = [key for key in found if key.variant in tags] or found
     return [key.path.removeprefix(prefix) for key in own]
@@ -202,9 +201,9 @@ def _closest(given: object, expected: str) -> str:
     return f"; did you mean {match[0]}?" if match else ""
 
 
-def _variant_hint(path: KeyPath, given: object, root: Mapping[str, object]) -> str:
+def _variant_hint(path: KeyPath, given: object, known: tuple[Key, ...]) -> str:
     """How to write the name of a variant in place of the section that it stands for."""
-    variants = {key.variant for key in _keys(root) if key.path.startswith(f"{dotted(path)}.")}
+    variants = {key.variant for key in known if key.path.startswith(f"{dotted(path)}.")}
     found = [variant for variant in variants if isinstance(given, str) and variant.endswith(f": {given}")]
     return f"; write {{{found[0]}}}" if found else ""
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from vectoruniverse.adapters.prefix import PrefixAdapter
 from vectoruniverse.api import LoadedRun, load_run
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.export.card import hub_name, write_card
 from vectoruniverse.export.contract import Agreement, Format, Vectors, compare, others_silenced
@@ -20,6 +19,7 @@ from vectoruniverse.export.to_sentence_transformers import SENTENCE_TRANSFORMERS
 from vectoruniverse.export.to_transformers import TRANSFORMERS
 from vectoruniverse.models.source import BUILT_IN
 from vectoruniverse.runs.listing import find_trained_run
+from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.setup import as_image_text
 
 FORMATS = {form.name: form for form in (PEFT, TRANSFORMERS, SENTENCE_TRANSFORMERS, ONNX)}

@@ -11,13 +11,13 @@ import torch
 from vectoruniverse.adapters.base_weights import BaseWeights
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.svd import effective_rank, singular_values, tower_spectra, truncate
-from vectoruniverse.config.image_text import ImageTextExperiment
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.bootstrap import Interval, bootstrap_mean, paired_bootstrap
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.tasks.image_text.model import extra_parameters, load_adapted, trained_in_place
+from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_task
 
 

@@ -43,7 +43,6 @@ import numpy as np
 
 from vectoruniverse.adapters.peft_config import read_peft_config
 from vectoruniverse.adapters.peft_format import CONFIG_FILE
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.config.sections import AdapterSettings
 from vectoruniverse.data.audit.findings import spreadsheet_cell
 from vectoruniverse.metrics.answers import answer
@@ -54,6 +53,7 @@ from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import Outcomes, outcomes
 from vectoruniverse.runs.records import EvaluationRecord
 from vectoruniverse.sweep.grid import describe
+from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tracking.jsonl import read_metrics
 
 Entry = dict[str, Any]

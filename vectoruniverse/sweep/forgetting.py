@@ -16,13 +16,13 @@ import numpy as np
 
 from vectoruniverse.adapters.base_weights import BaseWeights
 from vectoruniverse.adapters.prefix import PrefixAdapter
-from vectoruniverse.config.image_text import ForgettingConfig, ImageTextExperiment, ScratchClip
 from vectoruniverse.config.sections import SplitConfig
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.metrics.bootstrap import bootstrap_mean
 from vectoruniverse.tasks.image_text.data import ImageTextData, decode, group_by, read_rows
 from vectoruniverse.tasks.image_text.model import Blend, load_adapted, picture_recipe, trained_in_place
+from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ScratchClip
 from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_pairs, build_task, share
 from vectoruniverse.tasks.image_text.task import ImageTextTask
 from vectoruniverse.terminal import Display

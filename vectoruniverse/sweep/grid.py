@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vectoruniverse.config.loading import NOT_IN_FINGERPRINT, fingerprint, load_experiment
+from vectoruniverse.config.loading import NOT_IN_FINGERPRINT, fingerprint
 from vectoruniverse.config.problems import OVERRIDE
 from vectoruniverse.config.sections import AdapterSettings, Experiment
 from vectoruniverse.config.strict_yaml import parse
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.tasks.experiments import load_experiment
 
 RANK, ALPHA_KEYS = "adapter.rank", ("adapter.alpha", "adapter.rank_stabilized")
 MAX_CELLS = 10_000

@@ -16,11 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from vectoruniverse import experiment as runner
-from vectoruniverse.config.image_text import ImageTextExperiment
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.errors import DivergedError, LockedError, UserError
-from vectoruniverse.models.identity import describe_base, recorded_base, run_experiment
 from vectoruniverse.runs.files import check_regular, read_bytes
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
@@ -33,6 +30,9 @@ from vectoruniverse.sweep.grid import RANK, Cell, Grid, identity
 from vectoruniverse.sweep.memory import peak, reset_peak
 from vectoruniverse.sweep.published import publish
 from vectoruniverse.tasks.base import Shared
+from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.identity import describe_base, recorded_base, run_experiment
+from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import ImageTextShared
 from vectoruniverse.tasks.recorded_rows import DATA_FILE
 from vectoruniverse.tasks.results import Outcome

@@ -1,4 +1,4 @@
-"""THE TABLE OF TASKS: how the runs of each are put together; the settings of each stand in ``config.tasks``.
+"""THE TABLE OF TASKS: how the runs of each are put together; the settings of each stand in ``tasks.experiments``.
 
 A new task is a folder here, a line in both tables, and an experiment file.
 """

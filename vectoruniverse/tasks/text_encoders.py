@@ -6,19 +6,21 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from vectoruniverse.adapters.apply import train_everything
+from vectoruniverse.adapters.apply import TowerTargets, train_everything
 from vectoruniverse.adapters.base_weights import BaseWeights
-from vectoruniverse.adapters.build import put_lora, text_targets
+from vectoruniverse.adapters.build import ATTENTION, put_lora, tower_targets
+from vectoruniverse.adapters.families import attention_targets
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.peft_format import load_lora, save_lora
 from vectoruniverse.adapters.prefix import PrefixAdapter, inject_prefix
 from vectoruniverse.adapters.prefix_format import load_prefix, save_prefix
-from vectoruniverse.config.text import EncoderConfig, ScratchBert, TextAdapterConfig, TextExperiment
 from vectoruniverse.models.source import find_source
 from vectoruniverse.models.text import TextEncoder, build_bert, count_positions, load_text_encoder, random_like
+from vectoruniverse.tasks.text_settings import EncoderConfig, ScratchBert, TextAdapterConfig, TextExperiment
 from vectoruniverse.training.device import Compute
 
 Adapters = dict[str, LoraAdapter | PrefixAdapter]
@@ -183,3 +185,10 @@ def base_words(encoder: TextEncoder) -> str:
     """The base in words: its name and pooling, and its commit where known."""
     commit = f" at commit `{encoder.commit}`" if encoder.commit else ""
     return f"`{encoder.name}`{commit}, {encoder.pooling} pooling"
+
+
+def text_targets(model: Any, tower: str, config: TextAdapterConfig) -> TowerTargets:
+    """The layers to adapt in a text model, which stands at ``tower``."""
+    own = attention_targets(model)[""] if ATTENTION in config.targets else ()
+    keys = ("adapter.targets", "adapter.layers_to_transform")
+    return tower_targets(tower, config.targets, config.layers_to_transform, own, keys=keys)

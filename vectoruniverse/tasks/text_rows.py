@@ -9,7 +9,6 @@ from typing import Protocol
 
 import numpy as np
 
-from vectoruniverse.config.text import TextData, TextSplitConfig
 from vectoruniverse.data.columns import shortened
 from vectoruniverse.data.metadata import BadRow
 from vectoruniverse.data.normalise import shown, spellings
@@ -17,6 +16,7 @@ from vectoruniverse.data.row_record import NamedRow, RowChoice, digest
 from vectoruniverse.data.splits import Split, TextSplit, divide_table, fingerprint_table, group_texts
 from vectoruniverse.data.text_table import TextTable, encode_labels, read_text_table
 from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.tasks.text_settings import TextData, TextSplitConfig
 from vectoruniverse.terminal import Display
 
 NOT_HELD_OUT = "nothing"

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from vectoruniverse.config.text import ClassificationExperiment, LabelledData, PairClassificationExperiment
 from vectoruniverse.data.row_record import RowChoice
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
@@ -30,6 +29,11 @@ from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.run import Findings
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.classification.figures import confusion, reliability
+from vectoruniverse.tasks.classification.settings import (
+    ClassificationExperiment,
+    LabelledData,
+    PairClassificationExperiment,
+)
 from vectoruniverse.tasks.classification.task import ClassificationTask, Examples
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_encoders import (

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vectoruniverse.config.image_text import DataConfig, ImageTextExperiment, ScratchClip
-from vectoruniverse.config.loading import load_experiment
 from vectoruniverse.data.audit.check import check_data
 from vectoruniverse.data.audit.findings import DataReport
 from vectoruniverse.data.audit.stats import DataStats, data_stats, quantiles
@@ -15,7 +13,9 @@ from vectoruniverse.errors import ConfigError, UserError
 from vectoruniverse.models.dual import load_dual_tokenizer, load_image_size
 from vectoruniverse.report.figures.dataset import label_counts, lengths
 from vectoruniverse.report.figures.style import save
+from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.data import read_rows
+from vectoruniverse.tasks.image_text.settings import DataConfig, ImageTextExperiment, ScratchClip
 from vectoruniverse.tasks.image_text.setup import as_image_text
 from vectoruniverse.terminal import Display
 

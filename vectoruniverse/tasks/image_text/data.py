@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vectoruniverse.config.image_text import DataConfig
 from vectoruniverse.data.metadata import BadRow, Metadata, Row, group_values, read_metadata, refuse_if_too_many_bad
 from vectoruniverse.data.normalise import canonical, caseless, shown, spellings
 from vectoruniverse.data.pair_items import PairItems, number
@@ -20,6 +19,7 @@ from vectoruniverse.data.row_record import NamedRow, RowChoice, digest
 from vectoruniverse.data.splits import Split, group_rows, split_rows
 from vectoruniverse.data.thumbnails import PictureError, PictureRecipe, Pictures, PictureStore, default_cache_dir
 from vectoruniverse.errors import DataError
+from vectoruniverse.tasks.image_text.settings import DataConfig
 from vectoruniverse.tasks.text_rows import tell_doubts
 from vectoruniverse.terminal import Display
 

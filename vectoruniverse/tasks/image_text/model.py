@@ -23,11 +23,11 @@ from vectoruniverse.adapters.lora import check_tensor
 from vectoruniverse.adapters.peft_format import load_lora, save_lora
 from vectoruniverse.adapters.prefix import PrefixAdapter, inject_prefix
 from vectoruniverse.adapters.prefix_format import load_prefix, save_prefix
-from vectoruniverse.config.image_text import AdapterConfig, ImageTextExperiment, ScratchClip
 from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.errors import ConfigError, DataError, UserError
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, load_dual_encoder, local_source
 from vectoruniverse.models.scratch import build_clip
+from vectoruniverse.tasks.image_text.settings import AdapterConfig, ImageTextExperiment, ScratchClip
 from vectoruniverse.training.device import Compute
 
 PROJECTIONS = ("visual_projection", "text_projection")

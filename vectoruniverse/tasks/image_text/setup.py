@@ -14,7 +14,6 @@ import torch
 from vectoruniverse.adapters.apply import draws_dropout
 from vectoruniverse.adapters.base_weights import BaseWeights
 from vectoruniverse.adapters.lora import LoraAdapter
-from vectoruniverse.config.image_text import ImageTextExperiment, ViewsConfig
 from vectoruniverse.config.losses import positive_pairs
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.metadata import Row
@@ -37,6 +36,7 @@ from vectoruniverse.tasks.image_text.model import (
     save_adapted,
     trained_in_place,
 )
+from vectoruniverse.tasks.image_text.settings import ImageTextExperiment, ViewsConfig
 from vectoruniverse.tasks.image_text.task import ImageTextTask, LabelTexts, Pairs
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_rows import tell_truncated

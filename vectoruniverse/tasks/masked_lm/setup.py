@@ -10,10 +10,9 @@ import numpy as np
 
 from vectoruniverse.adapters.apply import train_everything
 from vectoruniverse.adapters.base_weights import BaseWeights
-from vectoruniverse.adapters.build import put_lora, text_targets
+from vectoruniverse.adapters.build import put_lora
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.peft_format import load_lora, save_lora
-from vectoruniverse.config.text import CorpusData, MaskedLmExperiment, ScratchBert
 from vectoruniverse.data.corpus import Corpus, divide_corpus, read_corpus
 from vectoruniverse.data.row_record import NamedRow, RowChoice
 from vectoruniverse.data.sentence_pairs import TokenizedDocuments, collect_documents
@@ -29,9 +28,12 @@ from vectoruniverse.models.pretraining import (
 from vectoruniverse.models.source import find_source
 from vectoruniverse.models.wordpiece import train_wordpiece
 from vectoruniverse.tasks.base import Prepared, Shared
+from vectoruniverse.tasks.masked_lm.settings import CorpusData, MaskedLmExperiment
 from vectoruniverse.tasks.masked_lm.task import MaskedLmTask
 from vectoruniverse.tasks.sharing import sharing_key
+from vectoruniverse.tasks.text_encoders import text_targets
 from vectoruniverse.tasks.text_rows import tell_doubts
+from vectoruniverse.tasks.text_settings import ScratchBert
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import Compute, choose_compute
 

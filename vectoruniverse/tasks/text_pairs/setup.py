@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from vectoruniverse.adapters.apply import draws_dropout
-from vectoruniverse.config.text import EncoderConfig, TextPairsExperiment
 from vectoruniverse.data.pair_items import same_texts
 from vectoruniverse.data.row_record import RowChoice
 from vectoruniverse.errors import ConfigError
@@ -35,8 +34,10 @@ from vectoruniverse.tasks.text_encoders import (
 )
 from vectoruniverse.tasks.text_pairs.encoders import EncoderComparison, compare_encoders
 from vectoruniverse.tasks.text_pairs.figures import Scored, cosine_histograms, share_histograms, spectra
+from vectoruniverse.tasks.text_pairs.settings import TextPairsExperiment
 from vectoruniverse.tasks.text_pairs.task import SIDES, TextPairs, TextPairsTask
 from vectoruniverse.tasks.text_rows import TextRows, read_text_rows, tell_truncated
+from vectoruniverse.tasks.text_settings import EncoderConfig
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import choose_compute
 

@@ -12,13 +12,14 @@ import yaml
 
 from tests.models.models import save_clip
 from vectoruniverse.api import load_run
-from vectoruniverse.config.loading import dump_experiment, load_experiment
+from vectoruniverse.config.loading import dump_experiment
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.experiment import evaluate_run, report_run, resume, train
 from vectoruniverse.export.exporter import export_run
-from vectoruniverse.models.identity import BASE_FILE, describe_base, run_experiment
 from vectoruniverse.models.source import ModelSource
 from vectoruniverse.runs.folder import create_run
+from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.identity import BASE_FILE, describe_base, run_experiment
 from vectoruniverse.terminal import Display
 
 
@@ -137,7 +138,7 @@ def test_a_name_on_the_hub_is_loaded_at_the_recorded_commit(write, tmp_path, mon
     """`main` has moved since: the run's own commit is asked for, not the newest."""
     commits = {"main": "b" * 40}
     monkeypatch.setattr(
-        "vectoruniverse.models.identity.open_source",
+        "vectoruniverse.tasks.identity.open_source",
         lambda name, revision, **_: ModelSource(name, name, tmp_path, commits["main"]),
     )
     experiment = write(model="somebody/some-clip")

@@ -15,13 +15,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from vectoruniverse.config.image_text import ImageTextExperiment
-from vectoruniverse.config.loading import file_fingerprint, load_experiment, read_config
+from vectoruniverse.config.loading import file_fingerprint, read_config
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.models.source import open_source
 from vectoruniverse.runs.files import Record, check_regular, read_record
 from vectoruniverse.runs.folder import Run
+from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 
 BASE_FILE = "base.json"
 """What a run was trained on, in the run folder."""

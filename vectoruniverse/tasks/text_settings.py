@@ -1,0 +1,121 @@
+"""What the experiment files of the text tasks share: the model, the table of texts and its division, the adapter."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vectoruniverse.config.sections import AdapterSettings, Block, Division, Encoding, Experiment, Name, Section, Share
+
+Pooling = Literal["mean", "cls", "pooler"]
+
+
+class ScratchBert(Section):
+    """A BERT with random weights and a WordPiece tokenizer trained on the training texts."""
+
+    scratch: Literal["bert"] = Field(description="Architecture to build with random weights.")
+    vocab_size: int = Field(8000, ge=64, le=1_000_000, description="Size of the WordPiece vocabulary.")
+    lowercase: bool = Field(True, description="Whether the tokenizer lowers letters, as BERT's uncased models do.")
+    width: int = Field(256, ge=16, le=16_384, description="Hidden width.")
+    layers: int = Field(4, ge=1, le=256, description="Layers.")
+    heads: int = Field(4, ge=1, le=1_024, description="Attention heads; must divide width.")
+    intermediate: int = Field(1024, ge=16, le=65_536, description="Width of the feed-forward layers.")
+    max_text_tokens: int = Field(128, ge=8, le=8_192, description="Longest text in tokens, marks included.")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Dropout of hidden states and attention.")
+
+    @model_validator(mode="after")
+    def _divides(self) -> ScratchBert:
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
+        return self
+
+
+class TextAdapterConfig(AdapterSettings):
+    """What is trained on the text encoder."""
+
+    targets: list[str] = Field(
+        default=["attention"],
+        min_length=1,
+        description="Layers by name; `attention`: the family's own projections (lora).",
+    )
+    layers_to_transform: list[Block] | None = Field(
+        None, description="Blocks that are adapted, counted from 0 (lora); null: all."
+    )
+
+
+class TextSplitConfig(Division):
+    """How rows are divided; rows that share a text stay on one side."""
+
+    val_fraction: float = Field(
+        0.2,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the rows held out for validation; 0 holds none out and judges on the training rows.",
+    )
+    column: str | None = Field(
+        None, description="Column that says `train` or `val` of each row; null divides by val_fraction and seed."
+    )
+    together: list[Literal["text", "first", "second"]] | None = Field(
+        None,
+        min_length=1,
+        description="Whose equal texts hold rows together, as in `[second]` where many rows share a stock answer; "
+        "null: every text's.",
+    )
+
+    @property
+    def holds_out(self) -> bool:
+        """Not where the share is 0 and no column says otherwise."""
+        return self.column is not None or self.val_fraction > 0.0
+
+    @model_validator(mode="after")
+    def _drawn(self) -> TextSplitConfig:
+        drawn = self.column is None and self.val_fraction > 0.0
+        if self.together is not None and not drawn:
+            raise ValueError(
+                "together: means nothing where rows are not drawn; remove it, or column, or val_fraction: 0"
+            )
+        return self
+
+
+class TextData(Section):
+    """A table of texts."""
+
+    file: str = Field(
+        description="Table of texts, CSV or TSV with a header; relative to the working directory, "
+        "else to the experiment file."
+    )
+    encoding: Encoding = Field("utf-8", description="Encoding of the table, as in `cp949` or `utf-16`.")
+    split: TextSplitConfig = Field(default_factory=TextSplitConfig, description="Training and validation rows.")
+    max_bad_share: Share = Field(0.01, description="Stop when more than this share of the rows cannot be used.")
+
+
+class PairsData(TextData):
+    """A table of text pairs."""
+
+    first: str = Field("first", description="Column of the first text.")
+    second: str = Field("second", description="Column of the second text.")
+
+
+class EncoderConfig(Section):
+    """A text encoder."""
+
+    model: str = Field(description="A Hugging Face name, or a folder of sentence-transformers or transformers.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face name.")
+    pooling: Pooling | None = Field(
+        None, description="How tokens become one vector; null: as a sentence-transformers folder says, else mean."
+    )
+    random_weights: bool = Field(False, description="The same architecture and tokenizer with random weights.")
+    name: Name | None = Field(None, description="What tables call it; null makes a name of the other keys.")
+
+
+class TextExperiment(Experiment):
+    """What the text tasks share."""
+
+    model: str | ScratchBert = Field(
+        description="A Hugging Face name, a folder of sentence-transformers or transformers, or a BERT from scratch."
+    )
+    pooling: Pooling | None = Field(
+        None, description="How tokens become one vector; null: as a sentence-transformers folder says, else mean."
+    )
+    adapter: TextAdapterConfig = Field(default_factory=TextAdapterConfig, description="What is trained.")
