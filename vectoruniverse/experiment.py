@@ -196,7 +196,7 @@ def _beside_base_elsewhere(run: Run, place: str | None, settings: Sequence[str],
         )
     elif seen:
         display.warn(f"the run learned from {seen} of these {counted(len(rows), 'row')}")
-    return dataclasses.replace(comparison, judged="other", source=str(place_of(experiment)), trained_on=seen)
+    return dataclasses.replace(comparison, evaluated_on="other", source=str(place_of(experiment)), trained_on=seen)
 
 
 def evaluate_base(experiment: Experiment, *, split: str, display: Display) -> Evaluation:

@@ -128,10 +128,10 @@ def test_other_data_gives_no_differences_and_says_so(tmp_path):
     record = compare_runs(["one", "two", "three", "four"], runs_dir=tmp_path)
     assert record["differences"] == {} and difference_table(record).rows == []
     assert "other data" in record["no_differences"]["two"]
-    assert "three has not been judged yet" in record["no_differences"]["three"]
+    assert "three has not been evaluated yet" in record["no_differences"]["three"]
     assert "missing or damaged" in record["no_differences"]["four"]
     said = answer(record)
-    assert said.outcome == "unclear" and "B: judged on other data" in said.detail
+    assert said.outcome == "unclear" and "B: evaluated on other data" in said.detail
     assert metric_table(record).rows[0][3] == ""
 
 

@@ -100,7 +100,7 @@ def test_pairs_that_come_first_both_ways_are_not_missed():
 
 
 def test_encoders_judged_on_other_pairs_or_otherwise_are_refused():
-    with pytest.raises(ValueError, match="b was not judged by recall@1 on these 60 pairs"):
+    with pytest.raises(ValueError, match="b was not evaluated by recall@1 on these 60 pairs"):
         compare_encoders({"a": judged(0.5), "b": judged(0.5, first=FIRST[:9], second=SECOND[:9])}, FIRST, SECOND)
     with pytest.raises(ValueError, match="recall@7"):
         compare_encoders({"a": judged(0.5)}, FIRST, SECOND, metric="recall@7")

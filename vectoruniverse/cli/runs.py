@@ -150,7 +150,7 @@ def evaluate(
         print_json(record)
     elif run is not None:
         _print_comparison(f"{found.name}: {comparison.rows} {comparison.rows_are}", comparison)
-        if comparison.judged == "held-out":
+        if comparison.evaluated_on == "held-out":
             _print_judgement(found, comparison)
     else:
         print_table(f"{judged.rows} {rows_are}, base model", ("metric", "base"), metric_rows(judged.metrics))
@@ -318,10 +318,9 @@ def _from_json(text: str) -> list[str]:
 
 
 def _print_comparison(title: str, comparison: Comparison) -> None:
-    from vectoruniverse.evaluation.comparison import plain_intervals
     from vectoruniverse.report.tables import comparison_rows
 
-    rows = comparison_rows(comparison.base.metrics, comparison.adapted.metrics, plain_intervals(comparison))
+    rows = comparison_rows(comparison.base.metrics, comparison.adapted.metrics, comparison.intervals)
     print_table(title, ("metric", "base", "adapted", "change [95 % interval]"), rows)
 
 

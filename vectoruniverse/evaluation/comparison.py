@@ -1,20 +1,150 @@
-"""A base and an adapted model on the same rows: metrics, intervals, spectra, and what evaluation.json holds of them."""
+"""N models on the same rows: what each reaches, by how much they differ, and how sure that is.
+
+A base beside what became of it is the case N = 2; runs, encoders and adapters beside each other are others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.metrics.bootstrap import Interval
-from vectoruniverse.metrics.comparing import intervals
+from vectoruniverse.metrics.bootstrap import Interval, bootstrap_mean, paired_bootstrap
 from vectoruniverse.metrics.geometry import spectrum
+
+Values = Mapping[str, NDArray[np.float64]]
+"""Metric → value of each row (N,); the metric is their mean, and NaN marks a row that it does not apply to."""
+
+Intervals = dict[str, dict[str, Interval]]
+"""Model → metric → estimate with its 95 % interval."""
+
+MIN_UNITS = 2
+"""A bootstrap needs two rows or groups to draw from."""
 
 SPECTRUM_LENGTH = 256
 """Eigenvalues kept of a spectrum; the rest is below any figure's resolution."""
+
+
+def means(values: Values) -> dict[str, float]:
+    """The metrics themselves; those that apply to no row are left out."""
+    return {name: float(np.nanmean(v)) for name, v in values.items() if np.isfinite(v).any()}
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Models that were evaluated on the same rows.
+
+    Attributes:
+        reached: each model's metrics by themselves.
+        differences: of each model but the reference, model − reference.
+    """
+
+    reached: Intervals
+    differences: Intervals
+
+
+def compare_rows(
+    models: Mapping[str, Values],
+    reference: str,
+    *,
+    groups: ArrayLike | None = None,
+    ahead: bool = False,
+    seed: int = 0,
+    samples: int = 2000,
+) -> Paired:
+    """Bootstrap intervals of each metric of each model, and of the paired differences from one of them.
+
+    A row counts for a metric where every model that has the metric has a value.
+
+    Args:
+        models: by name, the values of the same rows in the same order.
+        reference: the model that differences are taken from.
+        groups: what is drawn together (N,): rows of a channel resemble each other, and an interval that drew them one
+            by one would be too narrow. None: each row alone.
+        ahead: differences are how far the reference stands ahead, reference − model.
+        seed: of the draws, the same for all metrics and models.
+        samples: number of resampled means.
+
+    Returns:
+        Intervals; metrics with fewer than two rows or groups to draw from are left out, and of differences those that
+        the reference lacks.
+    """
+    ids = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    found = Paired({name: {} for name in models}, {name: {} for name in models if name != reference})
+    for metric in dict.fromkeys(metric for values in models.values() for metric in values):
+        having = {name: values[metric] for name, values in models.items() if metric in values}
+        kept = np.isfinite(list(having.values())).all(axis=0)
+        units = None if ids is None else ids[kept]
+        if (kept.sum() if units is None else len(np.unique(units))) < MIN_UNITS:
+            continue
+        for name, values in having.items():
+            found.reached[name][metric] = bootstrap_mean(values[kept], seed=seed, groups=units, samples=samples)
+            if name != reference and reference in having:
+                pair = (values[kept], having[reference][kept])
+                less, more = pair if ahead else pair[::-1]
+                found.differences[name][metric] = paired_bootstrap(less, more, seed=seed, groups=units, samples=samples)
+    return found
+
+
+EvaluatedOn = Literal["held-out", "training", "other"]
+"""What the rows are to the adapted model: ``held-out`` and ``training`` rows of its own data, or others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A base and what was made of it, evaluated by the same code.
+
+    Attributes:
+        split: ``val`` or ``train``.
+        base, adapted: the models.
+        paired: their intervals, under ``base`` and ``adapted``.
+        drawn_by: what rows have in common that the bootstrap drew together, such as a column; None for single rows.
+        evaluated_on: what the rows are to the adapted model.
+        source: where rows of other data come from; empty for the run's own.
+        trained_on: of rows of other data, how many the run learned from; None where that is not known.
+        gone: rows of the split that are not there any more.
+    """
+
+    split: str
+    base: Evaluation
+    adapted: Evaluation
+    paired: Paired
+    drawn_by: str | None
+    evaluated_on: EvaluatedOn = "held-out"
+    source: str = ""
+    trained_on: int | None = None
+    gone: int = 0
+
+    @property
+    def rows_are(self) -> str:
+        """What a person calls the rows."""
+        other = f"rows of other data ({self.source})"
+        return other if self.evaluated_on == "other" else f"{self.evaluated_on} rows"
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.adapted.rows
+
+    @property
+    def intervals(self) -> dict[str, dict[str, list[float]]]:
+        """Metric → ``base`` and ``adapted`` as [low, high], ``difference`` as [estimate, low, high], as JSON has them.
+
+        Those of the adapted model's metrics that the base has, too.
+        """
+        reached, gaps = self.paired.reached, self.paired.differences["adapted"]
+        return {
+            metric: {
+                **{model: [reached[model][metric].low, reached[model][metric].high] for model in ("base", "adapted")},
+                "difference": [gap.estimate, gap.low, gap.high],
+            }
+            for metric, gap in gaps.items()
+        }
 
 
 def spectra(evaluation: Evaluation) -> dict[str, list[float]]:
@@ -25,94 +155,20 @@ def spectra(evaluation: Evaluation) -> dict[str, list[float]]:
     return {name: spectrum(rows)[:SPECTRUM_LENGTH].tolist() for name, rows in stacks.items()}
 
 
-Judged = Literal["held-out", "training", "other"]
-"""What the judged rows are to the adapted model: ``held-out`` and ``training`` rows of its own data, or others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two models beside each other.
-
-    Attributes:
-        split: ``val`` or ``train``.
-        base, adapted: the models, judged by the same code.
-        intervals: metric → ``base``, ``adapted``, ``difference``.
-        drawn_by: what rows have in common that the bootstrap drew together, such as a column; None for single rows.
-        judged: what the rows are to the adapted model.
-        source: where rows of other data come from; empty for the run's own.
-        trained_on: of rows of other data, how many the run learned from; None where that is not known.
-        gone: rows of the split that are not there any more.
-    """
-
-    split: str
-    base: Evaluation
-    adapted: Evaluation
-    intervals: Mapping[str, Mapping[str, Interval]]
-    drawn_by: str | None
-    judged: Judged = "held-out"
-    source: str = ""
-    trained_on: int | None = None
-    gone: int = 0
-
-    @property
-    def rows_are(self) -> str:
-        """What a person calls the judged rows."""
-        return f"rows of other data ({self.source})" if self.judged == "other" else f"{self.judged} rows"
-
-    @property
-    def rows(self) -> int:
-        """Number of rows judged."""
-        return self.adapted.rows
-
-
-def compare(
-    base: Evaluation,
-    adapted: Evaluation,
-    split: str,
-    *,
-    units: Sequence[str] | None,
-    drawn_by: str | None,
-    judged: Judged = "held-out",
-) -> Comparison:
-    """Set two models beside each other that were judged on the same rows.
-
-    Args:
-        base: the base model.
-        adapted: the adapted model.
-        split: ``val`` or ``train``.
-        units: of each row of the split, what the bootstrap draws together; None: each row alone.
-        drawn_by: what the rows of a unit have in common.
-        judged: what the rows are to the adapted model.
-    """
-    bounds = intervals(base.per_query, adapted.per_query, groups=units)
-    return Comparison(split, base, adapted, bounds, drawn_by, judged)
-
-
-def plain_intervals(comparison: Comparison) -> dict[str, dict[str, list[float]]]:
-    """Intervals as JSON: ``base`` and ``adapted`` as [low, high], ``difference`` as [estimate, low, high]."""
-    return {
-        metric: {
-            "base": [found["base"].low, found["base"].high],
-            "adapted": [found["adapted"].low, found["adapted"].high],
-            "difference": [found["difference"].estimate, found["difference"].low, found["difference"].high],
-        }
-        for metric, found in comparison.intervals.items()
-    }
-
-
 def evaluation_record(comparison: Comparison, **facts: object) -> dict[str, object]:
     """What evaluation.json holds."""
     other = {"source": comparison.source, "rows_trained_on": comparison.trained_on}
+    is_other = comparison.evaluated_on == "other"
     return {
-        "split": "all" if comparison.judged == "other" else comparison.split,
-        "judged": comparison.judged,
-        **(other if comparison.judged == "other" else {}),
+        "split": "all" if is_other else comparison.split,
+        "judged": comparison.evaluated_on,  # as run folders have called it from the first
+        **(other if is_other else {}),
         "rows": comparison.rows,
         "rows_gone": comparison.gone,
         **facts,
         "base": dict(comparison.base.metrics),
         "adapted": dict(comparison.adapted.metrics),
-        "intervals": plain_intervals(comparison),
+        "intervals": comparison.intervals,
         "intervals_drawn_by": comparison.drawn_by or "row",
         "spectra": {"base": spectra(comparison.base), "adapted": spectra(comparison.adapted)},
     }

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vectoruniverse.data.pair_items import PairItems
+from vectoruniverse.evaluation.comparison import means
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.metrics.comparing import means
 from vectoruniverse.metrics.geometry import geometry
 from vectoruniverse.metrics.ranking import label_map, retrieval_ranks, summarise_ranks, zero_shot_ranks
 

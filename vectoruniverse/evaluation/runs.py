@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from vectoruniverse.config.loading import NOT_IN_FINGERPRINT
 from vectoruniverse.config.strict_yaml import MAX_BYTES, parse
 from vectoruniverse.errors import ConfigError, DataError
-from vectoruniverse.metrics.bootstrap import paired_bootstrap
+from vectoruniverse.evaluation.comparison import compare_rows
 from vectoruniverse.runs.files import read_bytes, read_record
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import find_run
-from vectoruniverse.runs.outcomes import PER_QUERY_FILE, outcomes
+from vectoruniverse.runs.outcomes import PER_QUERY_FILE, Outcomes, outcomes
 from vectoruniverse.runs.records import EvaluationRecord
 from vectoruniverse.tracking.jsonl import read_metrics
 from vectoruniverse.tracking.series import Record, grouped, series
@@ -31,9 +29,6 @@ MOST_RUNS = 26
 
 LOSS_POINTS = 200
 """A longer loss curve is given as means of so many groups of steps."""
-
-MIN_ROWS = 2
-"""A bootstrap needs two rows, or groups of rows, to draw from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +67,7 @@ def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]
         raise ConfigError(f"{twice[0]} is given twice", remedy="name each run once; vu runs lists them")
     told = [_Told(run, _config(run), _evaluation(run)) for run in runs]
     monitor = next((one.evaluation.monitor for one in told if one.evaluation), "recall@5")
-    gaps = {one.run.name: _difference(told[0], one) for one in told[1:]}
+    differences, why = _differences(told)
     histories = {one.run.name: _history(one.run) for one in told}
     return {
         "runs": [_facts(one) for one in told],
@@ -80,8 +75,8 @@ def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]
         "config": _config_differences(told),
         "metrics": _metrics(told),
         "bases": _bases(told),
-        "differences": {name: found for name, found in gaps.items() if not isinstance(found, str)},
-        "no_differences": {name: why for name, why in gaps.items() if isinstance(why, str)},
+        "differences": differences,
+        "no_differences": why,
         "validation": {name: _by_epoch(history, f"val/{monitor}") for name, history in histories.items()},
         "loss": {name: _by_step(history, "train/loss") for name, history in histories.items()},
     }
@@ -185,26 +180,48 @@ def _metrics(told: Sequence[_Told]) -> dict[str, dict[str, list[float | None]]]:
     return {name: {run: metrics[name] for run, metrics in judged.items() if name in metrics} for name in names}
 
 
-def _difference(first: _Told, other: _Told) -> dict[str, list[float]] | str:
-    """Paired differences of all metrics that both have single rows of, or why there are none."""
-    a, b = first.evaluation, other.evaluation
+def _differences(told: Sequence[_Told]) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
+    """Paired differences of the other runs from the first in all metrics that both have single rows of, or why not."""
+    first, why = told[0].run.name, dict[str, str]()
+    rows: dict[str, dict[str, Outcomes]] = {}
+    for one in told:
+        found = _rows(told[0], one, rows.get(first))
+        if isinstance(found, str):
+            why[one.run.name] = found
+        else:
+            rows[one.run.name] = found
+    if first in why:
+        return {}, {one.run.name: why.get(one.run.name, why[first]) for one in told[1:]}
+    values = {name: {metric: row.adapted for metric, row in found.items()} for name, found in rows.items()}
+    drawn = next((row.drawn for row in rows[first].values()), None)
+    paired = compare_rows(values, first, groups=drawn).differences
+    gaps = {name: {metric: list(astuple(gap)) for metric, gap in found.items()} for name, found in paired.items()}
+    why |= {name: "no metric has single rows in both" for name, found in gaps.items() if not found}
+    return {name: found for name, found in gaps.items() if found}, why
+
+
+def _rows(first: _Told, one: _Told, own: Mapping[str, Outcomes] | None) -> dict[str, Outcomes] | str:
+    """Single rows of a run by metric, of the metrics that the first run has, too; or why they say nothing beside it.
+
+    Args:
+        first: the run that others are held against.
+        one: the run, which may be the first.
+        own: the first run's single rows; None while they are not read.
+    """
+    a, b = first.evaluation, one.evaluation
     if a is None or b is None:
-        return f"{(first if a is None else other).run.name} has not been judged yet"
+        return f"{(first if a is None else one).run.name} has not been evaluated yet"
     if (a.data, a.split) != (b.data, b.split):
-        return "judged on other data than the first run, so the numbers do not say which is better"
-    found = {}
-    for metric in [metric for metric in a.intervals if metric in b.intervals]:
-        try:
-            before, after = outcomes(first.run, metric), outcomes(other.run, metric)
-        except DataError:
-            return f"{PER_QUERY_FILE}, which holds the single rows, is missing or damaged"
-        if before.adapted.shape != after.adapted.shape or before.drawn.shape != before.adapted.shape:
+        return "evaluated on other data than the first run, so the numbers do not say which is better"
+    try:
+        found = {metric: outcomes(one.run, metric) for metric in a.intervals if metric in b.intervals}
+    except DataError:
+        return f"{PER_QUERY_FILE}, which holds the single rows, is missing or damaged"
+    for metric, rows in found.items():
+        beside = rows if own is None else own[metric]
+        if rows.adapted.shape != beside.adapted.shape or rows.drawn.shape != rows.adapted.shape:
             return f"the {PER_QUERY_FILE} of the two do not hold the same rows"
-        both = np.isfinite(before.adapted) & np.isfinite(after.adapted)
-        if len(np.unique(before.drawn[both])) >= MIN_ROWS:
-            gap = paired_bootstrap(before.adapted[both], after.adapted[both], seed=0, groups=before.drawn[both])
-            found[metric] = [gap.estimate, gap.low, gap.high]
-    return found or "no metric has single rows in both"
+    return found
 
 
 def _history(run: Run) -> list[Record]:

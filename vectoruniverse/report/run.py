@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vectoruniverse.data.pair_items import PairItems
-from vectoruniverse.evaluation.comparison import Comparison, plain_intervals
+from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.catalogue import ARROWS_READ
 from vectoruniverse.report.figures.album import Plate, comparison_figures, history_figures, space_figures
@@ -88,7 +88,7 @@ def write_report(
         snippet: Python that loads the adapter.
     """
     history = list(read_metrics(run.metrics_file))
-    base, adapted, bounds = comparison.base.metrics, comparison.adapted.metrics, plain_intervals(comparison)
+    base, adapted, bounds = comparison.base.metrics, comparison.adapted.metrics, comparison.intervals
     said = judgement(run, comparison, monitor=monitor, judges_space=judges_space)
     plates = [*_plates(comparison, history, monitor, judges_space), *findings.plates]
     for plate in plates:
@@ -122,8 +122,8 @@ def judgement(run: Run, comparison: Comparison, *, monitor: str, judges_space: b
         judges_space: whether the task has a space to judge.
     """
     base, adapted = comparison.base.metrics, comparison.adapted.metrics
-    held_out = comparison.judged == "held-out"
-    found = answer(monitor, base, adapted, plain_intervals(comparison), held_out=held_out)
+    held_out = comparison.evaluated_on == "held-out"
+    found = answer(monitor, base, adapted, comparison.intervals, held_out=held_out)
     health = verdict(base, adapted, list(read_metrics(run.metrics_file))) if judges_space else ()
     return Judgement(with_kept(found, kept_words(*kept_epochs(run))), health)
 
@@ -139,7 +139,7 @@ def write_card(
 ) -> None:
     """Write the model card, README.md of the run folder."""
     base, adapted = comparison.base.metrics, comparison.adapted.metrics
-    table = comparison_rows(base, adapted, plain_intervals(comparison))
+    table = comparison_rows(base, adapted, comparison.intervals)
     card = model_card(
         name=run.name,
         facts=facts,
@@ -156,7 +156,7 @@ def write_card(
 def _plates(
     comparison: Comparison, history: Sequence[Mapping[str, float | int | str]], monitor: str, judges_space: bool
 ) -> Iterator[Plate]:
-    yield from comparison_figures(comparison.base.metrics, comparison.adapted.metrics, plain_intervals(comparison))
+    yield from comparison_figures(comparison.base.metrics, comparison.adapted.metrics, comparison.intervals)
     figures = history_figures(history, monitor, rows=comparison.rows_are)
     yield from (plate for plate in figures if judges_space or plate.section != "health")
 

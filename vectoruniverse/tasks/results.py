@@ -16,7 +16,7 @@ from vectoruniverse.adapters.lora import LoraAdapter, highest_rank
 from vectoruniverse.adapters.svd import singular_values, tower_spectra
 from vectoruniverse.config.loading import dump_experiment, fingerprint
 from vectoruniverse.config.sections import AdapterSettings, Experiment
-from vectoruniverse.evaluation.comparison import Comparison, Judged, compare, evaluation_record
+from vectoruniverse.evaluation.comparison import Comparison, EvaluatedOn, compare_rows, evaluation_record
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.catalogue import describe
 from vectoruniverse.report.run import Findings, write_card, write_report
@@ -97,12 +97,13 @@ def best_earlier(run: Run, metric: str, data: str) -> Earlier | None:
 
 
 def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evaluation | None = None) -> Comparison:
-    """The task's model beside its base on the same rows; ``adapted`` where it has been judged already."""
+    """The task's model beside its base on the same rows; ``adapted`` where it has been evaluated already."""
     units = prepared.units(split)
     column = None if units is None else prepared.data.grouped_by
-    judged: Judged = "held-out" if split == "val" and prepared.data.holds_out else "training"
+    rows: EvaluatedOn = "held-out" if split == "val" and prepared.data.holds_out else "training"
     found = adapted or prepared.task.evaluate(split)
-    return compare(base, found, split, units=units, drawn_by=column, judged=judged)
+    paired = compare_rows({"adapted": found.per_query, "base": base.per_query}, "base", groups=units)
+    return Comparison(split, base, found, paired, column, rows)
 
 
 def write_results(prepared: Prepared, outcome: Outcome) -> Findings:

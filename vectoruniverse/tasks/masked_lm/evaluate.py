@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from vectoruniverse.data.sentence_pairs import NO_PAIR
 from vectoruniverse.errors import DataError
+from vectoruniverse.evaluation.comparison import means
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.metrics.comparing import means
 from vectoruniverse.metrics.language import perplexity, rows_of_ratio
 
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from vectoruniverse.data.pair_items import PairItems, same_texts
+from vectoruniverse.evaluation.comparison import compare_rows
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.metrics.catalogue import signed
-from vectoruniverse.metrics.comparing import intervals
 from vectoruniverse.report.verdict import Answer
 
 BESIDE = ("mrr", "row_uniformity", "column_uniformity")
@@ -22,10 +22,10 @@ BESIDE = ("mrr", "row_uniformity", "column_uniformity")
 
 @dataclass(frozen=True, slots=True)
 class EncoderComparison:
-    """Encoders judged on the same N pairs.
+    """Encoders evaluated on the same N pairs.
 
     Attributes:
-        found: what each encoder reaches, by name, as the task ``text_pairs`` judges it; the best first.
+        found: what each encoder reaches, by name, as the task ``text_pairs`` evaluates it; the best first.
         first: the first texts (N).
         second: the second texts (N).
         metric: what decides; better when greater.
@@ -78,29 +78,25 @@ def compare_encoders(
         metric: what decides; better when greater, and the mean of a value for each pair.
 
     Raises:
-        ValueError: no encoder, or one that was not judged by ``metric`` on so many pairs.
+        ValueError: no encoder, or one that was not evaluated by ``metric`` on so many pairs.
     """
     if not found:
         raise ValueError("there is no encoder to compare")
     for name, evaluation in found.items():
         if len(evaluation.per_query.get(metric, ())) != len(first):
-            raise ValueError(f"{name} was not judged by {metric} on these {len(first)} pairs")
+            raise ValueError(f"{name} was not evaluated by {metric} on these {len(first)} pairs")
     ordered = dict(sorted(found.items(), key=lambda item: -item[1].metrics[metric]))
-    items, best = same_texts(first, second), next(iter(ordered))
-    groups = items.clusters()
-    bounds = {name: _beside_best(ordered[name], ordered[best], metric, groups) for name in ordered}
+    items, best, metrics = same_texts(first, second), next(iter(ordered)), dict.fromkeys((metric, *BESIDE))
+    values = {name: {key: one.per_query[key] for key in metrics} for name, one in ordered.items()}
+    paired = compare_rows(values, best, groups=[str(group) for group in items.clusters()], ahead=True)
     return EncoderComparison(
         found=ordered,
         first=first,
         second=second,
         metric=metric,
         items=items,
-        reached={name: by_metric[metric]["base"] for name, by_metric in bounds.items() if metric in by_metric},
-        differences={
-            name: {key: one["difference"] for key, one in by_metric.items()}
-            for name, by_metric in bounds.items()
-            if name != best
-        },
+        reached={name: found[metric] for name, found in paired.reached.items() if metric in found},
+        differences=paired.differences,
     )
 
 
@@ -109,7 +105,7 @@ def answer(comparison: EncoderComparison) -> Answer:
     best, metric = comparison.best, comparison.metric
     reached = as_share(comparison.found[best].metrics[metric])
     if len(comparison.found) == 1:
-        return Answer("unchanged", f"{best}: {metric} {reached}", "No other encoder was judged.")
+        return Answer("unchanged", f"{best}: {metric} {reached}", "No other encoder was evaluated.")
     gaps = {name: by_metric[metric] for name, by_metric in comparison.differences.items() if metric in by_metric}
     if not gaps:
         return Answer("unclear", f"Highest: {best}, {metric} {reached}", "All pairs share texts, so nothing is sure.")
@@ -138,15 +134,6 @@ def missed_pairs(comparison: EncoderComparison, most: int) -> list[MissedPair]:
 def as_share(value: float) -> str:
     """A metric from 0 to 1 in percent."""
     return f"{value * 100:.1f}\N{NO-BREAK SPACE}%"
-
-
-def _beside_best(
-    evaluation: Evaluation, best: Evaluation, metric: str, groups: NDArray[np.int64]
-) -> dict[str, dict[str, Interval]]:
-    """Intervals of an encoder, of the best, and of best − encoder, the deciding metric first."""
-    keys = dict.fromkeys((metric, *BESIDE))
-    values = [{key: judged.per_query[key] for key in keys} for judged in (evaluation, best)]
-    return intervals(*values, groups=[str(group) for group in groups])
 
 
 def _nearest_wrong(evaluation: Evaluation, items: PairItems, rows: NDArray[np.int64]) -> list[int | None]:
