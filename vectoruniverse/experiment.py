@@ -47,20 +47,20 @@ from vectoruniverse.tasks.sharing import RunTimes, TimedTask
 from vectoruniverse.tasks.table import judged_base, setup
 from vectoruniverse.terminal import Display, counted
 from vectoruniverse.tracking.contract import Trackers
-from vectoruniverse.training.build import build_schedule, build_trackers, check_tracking, loop_settings, schedule_misfit
+from vectoruniverse.training.build import build_schedule, build_trackers, check_tracking, schedule_misfit
 from vectoruniverse.training.checkpoint import Checkpoint, latest, remove_unfinished_saves
 from vectoruniverse.training.device import peak_memory
 from vectoruniverse.training.interruption import Interruption
 from vectoruniverse.training.loop import (
     InterruptedTraining,
     Observer,
-    Snapshot,
     Trainer,
     batches,
     restore_parameters,
     steps_per_epoch,
+    trainer_state,
 )
-from vectoruniverse.training.observer import Rehearsal, RunObserver
+from vectoruniverse.training.observer import RunObserver
 from vectoruniverse.training.optim import adamw, parameter_groups
 from vectoruniverse.training.task import Task
 from vectoruniverse.training.threads import threads_of_run
@@ -240,7 +240,7 @@ def dry_run(experiment: Experiment, display: Display) -> Plan:
     task, batch_size = prepared.task, experiment.train.batch_size
     per_epoch = steps_per_epoch(task.train_rows, batch_size)
     steps = per_epoch * experiment.train.epochs
-    trainer = _build_trainer(prepared, task, Rehearsal(display), steps)
+    trainer = _build_trainer(prepared, task, Observer(display.warn), steps)
     rows = batches(task.train_rows, batch_size, experiment.seed, 0)[0]
     for module in task.modules():
         module.train()
@@ -379,19 +379,10 @@ def _fit(prepared: Prepared, task: TimedTask, session: Session, checkpoint: Chec
     """The loop, from the start or from where the checkpoint stands."""
     experiment = prepared.experiment
     total = experiment.train.epochs * steps_per_epoch(task.train_rows, experiment.train.batch_size)
-    observer = RunObserver(
-        session.run,
-        session.trackers,
-        session.display,
-        session.interruption,
-        session.times.facts,
-        total_steps=total,
-        log_every=experiment.train.log_every,
-        monitor=experiment.eval.monitor,
-    )
-    trainer = _build_trainer(prepared, task, observer, total)
+    heard = (session.run, session.trackers, session.display, session.interruption, session.times.facts)
+    trainer = _build_trainer(prepared, task, RunObserver(experiment, total, *heard), total)
     if checkpoint is not None:
-        trainer.restore(Snapshot(checkpoint.step, checkpoint.tensors, checkpoint.state, checkpoint.path))
+        trainer.restore(checkpoint)
     with session.interruption.deferred():  # from here on a signal ends the step first, and leaves a checkpoint
         trainer.fit()
     return trainer
@@ -408,7 +399,7 @@ def _build_trainer(prepared: Prepared, task: Task, observer: Observer, total: in
         task,
         adamw(groups, fused=prepared.compute.device.type == "cuda"),
         build_schedule(experiment.train, total),
-        loop_settings(experiment),
+        experiment,
         observer,
         scaler=torch.amp.GradScaler(prepared.compute.device.type, enabled=prepared.compute.needs_scaler),
     )
@@ -423,7 +414,7 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
     prepared.save(run.adapter)
     for weights in run.adapter.rglob("*.safetensors"):
         share_as_other_files(weights)
-    epoch = int(kept.state["position"]["judged"])
+    epoch = trainer_state(kept).position.judged
     comparison = beside_base(prepared, base, "val", trainer.evaluation_at(kept.step))
     times = session.times.facts()  # once: the card, the report and the record of a run tell the same time
     outcome = Outcome(

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.test_loop import Recorder
+from tests.training.test_loop import Recorder, settings
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
 from vectoruniverse.models.heads import PairClassifier, SequenceClassifier
 from vectoruniverse.models.text import build_bert
 from vectoruniverse.tasks.classification.task import ClassificationTask, Examples, balanced_weights
-from vectoruniverse.training.loop import Settings, Trainer
+from vectoruniverse.training.loop import Trainer
 from vectoruniverse.training.optim import adamw, constant, parameter_groups
 
 QUESTIONS = [
@@ -52,11 +52,11 @@ def text_task(labels=(0, 2, 1, 1, 1), encoder=None, **settings):
     return ClassificationTask(model, train=rows, val=rows, eval_batch=2, **settings)
 
 
-def fit(task, epochs, seen, lr=1e-3, decay=0.01, **settings):
-    settings = {"batch_size": 5, "seed": 0, "monitor": "accuracy", "log_every": 1} | settings
+def fit(task, epochs, seen, lr=1e-3, decay=0.01):
+    experiment = settings(monitor="accuracy", epochs=epochs, batch_size=5).model_copy(update={"seed": 0})
     optimizer = adamw(parameter_groups(task.trained().items(), task.modules(), decay), fused=False)
     schedule, scaler = constant(peak=lr, steps=epochs, warmup=0.0), torch.amp.GradScaler("cpu", enabled=False)
-    Trainer(task, optimizer, schedule, Settings(epochs=epochs, **settings), seen, scaler=scaler).fit()
+    Trainer(task, optimizer, schedule, experiment, seen, scaler=scaler).fit()
 
 
 def test_five_pairs_are_learned_by_heart_in_thirty_epochs():
@@ -98,7 +98,7 @@ def test_a_step_of_one_row_works_and_a_data_set_of_one_row_too():
     single = Examples([encoder.tokenize(ANSWERS[:1])], np.array([1]), ["a", "b"])
     alone = ClassificationTask(SequenceClassifier(encoder, 2, 0.0, 0), train=single, val=single)
     seen = Recorder()
-    fit(alone, 3, seen, batch_size=1)
+    fit(alone, 3, seen)
     assert len(seen.steps) == 3 and alone.evaluate().metrics["effective_rank"] == pytest.approx(1.0)
 
 

@@ -15,12 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from vectoruniverse.errors import ConfigError, DataError, ResourceError
-from vectoruniverse.training.checkpoint import latest, load_checkpoint, point, pointed, prune, save_checkpoint
+from vectoruniverse.training.checkpoint import (
+    Checkpoint,
+    latest,
+    load_checkpoint,
+    point,
+    pointed,
+    prune,
+    save_checkpoint,
+)
 from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
 
 
 def save(folder: Path, step: int) -> Path:
-    return save_checkpoint(folder, step, {"model": {"w": torch.full((4,), float(step))}}, {"step": step})
+    return save_checkpoint(folder, Checkpoint(step, {"model": {"w": torch.full((4,), float(step))}}, {"step": step}))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of other systems are others")
@@ -51,7 +59,7 @@ def test_tensors_and_state_come_back_exactly(tmp_path: Path) -> None:
         "trained": nn.Parameter(torch.randn(2)),
     }
     state = {"lr": 0.1 + 0.2, "position": {"epoch": 3, "row": None}, "history": [1, "색"], "worst": float("-inf")}
-    path = save_checkpoint(tmp_path / "checkpoints", 123, {"model": model, "empty": {}}, state)
+    path = save_checkpoint(tmp_path / "checkpoints", Checkpoint(123, {"model": model, "empty": {}}, state))
     assert path.name == "step-00000123"
     loaded = load_checkpoint(path)
     assert (loaded.step, loaded.state) == (123, state)
@@ -92,7 +100,8 @@ def test_updates_after_a_resume_equal_uninterrupted_ones_bit_for_bit(tmp_path: P
     model, optimizer, names = make()
     train(model, optimizer, range(5))
     tensors, state = optimizer_tensors(optimizer, names)
-    path = save_checkpoint(tmp_path, 5, {"model": model.state_dict(), "optimizer": tensors}, {"optimizer": state})
+    groups = {"model": model.state_dict(), "optimizer": tensors}
+    path = save_checkpoint(tmp_path, Checkpoint(5, groups, {"optimizer": state}))
     train(model, optimizer, range(5, 12))
 
     saved = load_checkpoint(path)
@@ -225,7 +234,7 @@ def test_prune_without_pointers_keeps_the_newest(tmp_path: Path) -> None:
 
 def test_a_step_saved_again_takes_a_name_of_its_own(tmp_path: Path) -> None:
     first = save(tmp_path, 7)
-    second = save_checkpoint(tmp_path, 7, {"model": {"w": torch.zeros(1)}}, {"again": True})
+    second = save_checkpoint(tmp_path, Checkpoint(7, {"model": {"w": torch.zeros(1)}}, {"again": True}))
     assert load_checkpoint(first).state == {"step": 7}
     assert load_checkpoint(second).state == {"again": True}
     assert latest(tmp_path, "last", [].append).state == {"again": True}
@@ -251,7 +260,7 @@ KILLED_SAVER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from vectoruniverse.training.checkpoint import latest, point, prune, save_checkpoint
+from vectoruniverse.training.checkpoint import Checkpoint, latest, point, prune, save_checkpoint
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
@@ -261,7 +270,7 @@ def save_for_ever(step):
     while True:
         step += 1
         tensors = {"model": {"w": torch.full((50_000,), float(step))}}
-        point(folder, save_checkpoint(folder, step, tensors, {"step": step}), "last")
+        point(folder, save_checkpoint(folder, Checkpoint(step, tensors, {"step": step})), "last")
         prune(folder)
 
 
@@ -270,7 +279,7 @@ def refuse(message):
 
 
 step = 0
-point(folder, save_checkpoint(folder, 0, {"model": {"w": torch.zeros(1)}}, {"step": 0}), "last")
+point(folder, save_checkpoint(folder, Checkpoint(0, {"model": {"w": torch.zeros(1)}}, {"step": 0})), "last")
 for round in range(12):
     child = os.fork()
     if not child:

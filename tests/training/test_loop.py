@@ -7,16 +7,18 @@ import pytest
 import torch
 from torch import nn
 
+from vectoruniverse.config.sections import (
+    AdapterSettings,
+    EvalConfig,
+    Experiment,
+    GuardConfig,
+    Section,
+    TrainConfig,
+)
 from vectoruniverse.errors import DataError, DivergedError
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.training.loop import (
-    InterruptedTraining,
-    Settings,
-    Snapshot,
-    Trainer,
-    batches,
-    steps_per_epoch,
-)
+from vectoruniverse.training.checkpoint import Checkpoint
+from vectoruniverse.training.loop import InterruptedTraining, Trainer, batches, steps_per_epoch
 from vectoruniverse.training.optim import adamw, constant, parameter_groups
 from vectoruniverse.training.task import StepLoss
 
@@ -75,25 +77,39 @@ class Recorder:
     def on_warning(self, message):
         self.warnings.append(message)
 
-    def save(self, snapshot, is_best):
+    def save(self, checkpoint, is_best):
         tensors = {
             group: {name: tensor.detach().clone() for name, tensor in named.items()}
-            for group, named in snapshot.tensors.items()
+            for group, named in checkpoint.tensors.items()
         }
-        self.saves.append((Snapshot(snapshot.step, tensors, snapshot.state), is_best))
+        self.saves.append((Checkpoint(checkpoint.step, tensors, checkpoint.state), is_best))
 
     def interrupted(self):
         return self.stop_at is not None and len(self.steps) >= self.stop_at
 
 
-def trainer(task, observer, scaler=False, **settings):
-    settings = {"epochs": 4, "batch_size": 4, "seed": 7, "monitor": "score", "log_every": 1} | settings
+def settings(guard="warn", starts_random=False, monitor="score", **train):
+    """An experiment that asks the loop for this."""
+    return Experiment(
+        name="line",
+        task="line",
+        seed=7,
+        model="none",
+        data=Section(),
+        adapter=AdapterSettings(method="prefix" if starts_random else "lora"),
+        train=TrainConfig(**{"epochs": 4, "batch_size": 4, "log_every": 1} | train),
+        guard=GuardConfig(action=guard),
+        eval=EvalConfig(monitor=monitor),
+    )
+
+
+def trainer(task, observer, scaler=False, **asked):
     optimizer = adamw(parameter_groups(task.trained().items(), task.modules(), 0.0), fused=False)
     return Trainer(
         task,
         optimizer,
         constant(peak=0.05, steps=1, warmup=0.0),
-        Settings(**settings),
+        settings(**asked),
         observer,
         scaler=torch.amp.GradScaler("cpu", enabled=scaler),
     )
@@ -190,7 +206,7 @@ def test_a_snapshot_of_other_parameters_is_refused():
     seen = Recorder()
     trainer(Line(), seen, epochs=0).fit()
     saved = seen.saves[0][0]
-    stranger = Snapshot(0, {**saved.tensors, "model": {"weight": torch.zeros(2, 2)}}, saved.state)
+    stranger = Checkpoint(0, {**saved.tensors, "model": {"weight": torch.zeros(2, 2)}}, saved.state)
     with pytest.raises(DataError, match="other parameters"):
         trainer(Line(), Recorder()).restore(stranger)
 
@@ -213,7 +229,7 @@ def test_a_forged_snapshot_is_refused_before_anything_is_restored(part, forged):
         trainer(Line(), seen, epochs=1).fit()
     saved, task = seen.saves[-1][0], Line()
     before = {name: value.detach().clone() for name, value in task.trained().items()}
-    forgery = Snapshot(saved.step, saved.tensors, {**saved.state, part: forged}, Path("step-00000001"))
+    forgery = Checkpoint(saved.step, saved.tensors, {**saved.state, part: forged}, Path("step-00000001"))
     with pytest.raises(DataError) as error:
         trainer(task, Recorder()).restore(forgery)
     assert error.value.remedy
@@ -261,11 +277,11 @@ def test_ties_go_to_the_lower_loss_or_else_the_later_epoch(judged, best):
 
 def test_a_random_start_is_never_the_best_unless_nothing_was_trained():
     seen = Recorder()
-    position = trainer(Line(scores=[0.9, 0.1, 0.3, 0.2]), seen, epochs=3, may_keep_start=False).fit()
+    position = trainer(Line(scores=[0.9, 0.1, 0.3, 0.2]), seen, epochs=3, starts_random=True).fit()
     assert (position.best, position.best_epoch) == (0.3, 2)
     assert [is_best for _, is_best in seen.saves] == [False, True, True, False]
     assert position.base == {"score": 0.9}
-    untouched = trainer(Line(scores=[0.9]), Recorder(), epochs=0, may_keep_start=False).fit()
+    untouched = trainer(Line(scores=[0.9]), Recorder(), epochs=0, starts_random=True).fit()
     assert (untouched.best, untouched.best_epoch) == (0.9, 0)
 
 

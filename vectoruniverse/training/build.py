@@ -1,10 +1,9 @@
-"""The loop's settings, its schedule and its trackers."""
+"""The schedule and the trackers that an experiment asks for."""
 
 from __future__ import annotations
 
 import math
 import os
-from typing import Literal
 
 from pydantic import ValidationError
 
@@ -24,7 +23,6 @@ from vectoruniverse.tracking.contract import Tracker, Trackers
 from vectoruniverse.tracking.jsonl import JsonlTracker, read_metrics
 from vectoruniverse.tracking.tensorboard import TensorBoardTracker
 from vectoruniverse.tracking.weights_and_biases import WandbSettings, WandbTracker
-from vectoruniverse.training.loop import Settings
 from vectoruniverse.training.optim import Schedule, constant, cosine, cosine_restarts
 
 _WANDB_VARIABLES = {
@@ -68,24 +66,6 @@ def schedule_misfit(train: TrainConfig, steps: int) -> str | None:
     )
 
 
-def loop_settings(experiment: Experiment) -> Settings:
-    """What the loop needs to know of the experiment."""
-    train = experiment.train
-    return Settings(
-        epochs=train.epochs,
-        batch_size=train.batch_size,
-        seed=experiment.seed,
-        monitor=experiment.eval.monitor,
-        clip_grad_norm=train.clip_grad_norm,
-        early_stopping=train.early_stopping,
-        log_every=train.log_every,
-        evaluate_every=experiment.eval.every,
-        guard=experiment.guard.action,
-        guard_min_share=experiment.guard.min_share,
-        may_keep_start=not experiment.starts_random,
-    )
-
-
 def check_tracking(experiment: Experiment) -> None:
     """Hold what wandb will take from its variables to the limits of the ``wandb`` section, while nothing is trained.
 
@@ -108,15 +88,7 @@ def check_tracking(experiment: Experiment) -> None:
 
 def build_trackers(experiment: Experiment, run: Run, display: Display, resume_step: int | None) -> Trackers:
     """metrics.jsonl always, Weights & Biases unless it is disabled, TensorBoard where it is wanted."""
-    config = experiment.wandb
-    settings = WandbSettings(
-        mode=config.mode,
-        project=config.project,
-        entity=config.entity,
-        group=config.group,
-        tags=tuple(config.tags),
-        notes=config.notes,
-    )
+    settings = WandbSettings(**experiment.wandb.model_dump())
     told = experiment.model_dump(mode="json")
     trackers: list[Tracker] = [JsonlTracker(run.metrics_file, resume_step)]  # cuts what a resumed run will tell again
     if experiment.tensorboard:  # before the next, which would leave a run behind where the package is missing
@@ -127,13 +99,8 @@ def build_trackers(experiment: Experiment, run: Run, display: Display, resume_st
         told,
         display.warn,
         settings,
-        best=_best_ends(),
+        best={f"val/{name}": "max" if better == "higher" else "min" for name, better in best_ends()},
         environment=environment(),
         history=None if resume_step is None else read_metrics(run.metrics_file),
     )
     return Trackers([*trackers, wandb], display.warn)
-
-
-def _best_ends() -> dict[str, Literal["max", "min"]]:
-    """Metrics whose best value a run's summary keeps, and which end is best."""
-    return {f"val/{name}": "max" if better == "higher" else "min" for name, better in best_ends()}

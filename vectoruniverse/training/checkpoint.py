@@ -75,48 +75,41 @@ class _State(Record):
     """``state.json`` of a checkpoint: what it holds is checked by who gave it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What was saved.
+    """Everything needed to go on from here.
 
-    Args:
-        path: its folder.
+    Attributes:
         step: optimizer steps done.
-        tensors: group → name → tensor, on the CPU.
-        state: JSON values.
+        tensors: groups such as "model" and "optimizer", each name → tensor; on the CPU where they were read.
+        state: JSON values; floats come back exactly, NaN and infinities too.
+        path: its folder, where it was read from one.
     """
 
-    path: Path
     step: int
-    tensors: dict[str, dict[str, Tensor]]
-    state: dict[str, Any]
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, Any]
+    path: Path | None = None
 
 
-def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, object]
-) -> Path:
-    """Write a checkpoint; it is there as a whole or not at all.
-
-    Args:
-        folder: folder of all checkpoints of a run.
-        step: optimizer steps done.
-        tensors: groups such as "model" and "optimizer", each name → tensor.
-        state: JSON values; floats come back exactly, NaN and infinities too.
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint into the folder of all checkpoints of a run; it is there as a whole or not at all.
 
     Raises:
         ResourceError: the disk is full; earlier checkpoints are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"step-{step:08d}.tmp-{secrets.token_hex(4)}"
+    name = f"step-{checkpoint.step:08d}"
+    temporary = folder / f"{name}.tmp-{secrets.token_hex(4)}"
     try:
         with disk_full_is_told(folder), _safetensors_disk_full_is_told(folder):
             temporary.mkdir()
-            for group, named in tensors.items():
+            for group, named in checkpoint.tensors.items():
                 assert re.fullmatch(r"\w+", group), group
                 _save_tensors(temporary / f"{group}.safetensors", named)
-            write_durably(temporary / "state.json", json.dumps(state, indent=1))
-            write_record(temporary / "manifest.json", _manifest(temporary, step))
-            path = _rename_to_free_name(temporary, folder / f"step-{step:08d}")
+            write_durably(temporary / "state.json", json.dumps(checkpoint.state, indent=1))
+            write_record(temporary / "manifest.json", _manifest(temporary, checkpoint.step))
+            path = _rename_to_free_name(temporary, folder / name)
             sync_folder(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -134,7 +127,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     contents = {name: _read_checked(path / name, facts) for name, facts in manifest.files.items()}
     state = parse_record(contents.pop("state.json"), _State, file=path / "state.json", remedy=_DAMAGED)
     tensors = {name.removesuffix(".safetensors"): _tensors(data, path / name) for name, data in contents.items()}
-    return Checkpoint(path, manifest.step, tensors, state.model_extra or {})
+    return Checkpoint(manifest.step, tensors, state.model_extra or {}, path)
 
 
 def point(folder: Path, checkpoint: Path, *pointers: Pointer) -> None:

@@ -7,20 +7,21 @@ views of seed, epoch and row. So parameters, optimizer, scaler and position are 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
+from vectoruniverse.config.sections import Experiment
 from vectoruniverse.errors import DataError, DivergedError
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.geometry import effective_rank
 from vectoruniverse.runs.files import Record, check_record
+from vectoruniverse.training.checkpoint import Checkpoint
 from vectoruniverse.training.optim import Schedule
 from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
 from vectoruniverse.training.task import StepLoss, Task
@@ -30,26 +31,6 @@ _DAMAGED = "delete that folder to go on from an earlier checkpoint, or train a n
 
 Count = Annotated[int, Field(ge=0, strict=True)]
 Number = Annotated[float, Field(strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Plain settings of the loop; see the fields of the same names in the experiment file.
-
-    ``may_keep_start`` says whether the model before the first step may be the best one, which a random one never is.
-    """
-
-    epochs: int
-    batch_size: int
-    seed: int
-    monitor: str
-    clip_grad_norm: float | None = 1.0
-    early_stopping: int | None = None
-    log_every: int = 10
-    evaluate_every: int = 1
-    guard: Literal["warn", "stop", "off"] = "warn"
-    guard_min_share: float = 0.5
-    may_keep_start: bool = True
 
 
 @dataclass(slots=True)
@@ -82,18 +63,8 @@ class Position:
     base: dict[str, Number] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Everything needed to go on from here: groups of tensors by name, and JSON."""
-
-    step: int
-    tensors: Mapping[str, Mapping[str, Tensor]]
-    state: Mapping[str, Any]
-    file: Path | None = None
-
-
 class TrainerState(Record):
-    """What a snapshot holds beside tensors."""
+    """``state.json`` of a checkpoint: all that it holds beside tensors."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=True)
     position: Position
@@ -101,8 +72,20 @@ class TrainerState(Record):
     scaler: dict[str, int | float]
 
 
-class Observer(Protocol):
-    """Is told what happens: trackers, a progress display, the checkpoint folder."""
+def trainer_state(checkpoint: Checkpoint) -> TrainerState:
+    """What a checkpoint's ``state.json`` tells.
+
+    Raises:
+        DataError: it is not what a trainer saved.
+    """
+    return check_record(checkpoint.state, TrainerState, file=checkpoint.path, remedy=_DAMAGED)
+
+
+class Observer:
+    """Is told what happens; this one lets all of it pass but what a person should know."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self.on_warning = warn
 
     def on_step(self, step: int, values: Mapping[str, float]) -> None:
         """After every update: loss parts, learning rate, gradient norm, pairs/s, effective rank."""
@@ -110,14 +93,12 @@ class Observer(Protocol):
     def on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
         """After every evaluation; epoch 0 is the one before the first step."""
 
-    def on_warning(self, message: str) -> None:
-        """Something a person should know; training goes on."""
-
-    def save(self, snapshot: Snapshot, is_best: bool) -> None:
+    def save(self, checkpoint: Checkpoint, is_best: bool) -> None:
         """Write a checkpoint."""
 
     def interrupted(self) -> bool:
         """Whether a person or the system asked to stop."""
+        return False
 
 
 class InterruptedTraining(Exception):  # noqa: N818  (not an error: somebody asked for it)
@@ -154,40 +135,40 @@ class Trainer:
         task: Task,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
-        settings: Settings,
+        experiment: Experiment,
         observer: Observer,
         *,
         scaler: torch.amp.GradScaler,
     ) -> None:
         """Bind a task to its optimizer, before the first step; ``restore`` goes on from a checkpoint."""
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
-        self.settings, self.observer, self.scaler = settings, observer, scaler
+        self.experiment, self.observer, self.scaler = experiment, observer, scaler
         self.position = Position()
         self._best: tuple[int, Evaluation] | None = None  # with its step, where this process judged it
         self._last: tuple[int, Evaluation] | None = None
         self._trained = dict(task.trained())
         self._names = optimizer_names(optimizer, self._trained)
 
-    def snapshot(self) -> Snapshot:
-        """Parameters, optimizer, scaler and position, as they are now."""
+    def checkpoint(self) -> Checkpoint:
+        """Everything needed to resume: parameters, optimizer, scaler and position, as they are now."""
         moments, facts = optimizer_tensors(self.optimizer, self._names)
         state = TrainerState(position=self.position, optimizer=facts, scaler=self.scaler.state_dict())
-        return Snapshot(self.position.step, {"model": self._trained, "optimizer": moments}, state.model_dump())
+        return Checkpoint(self.position.step, {"model": self._trained, "optimizer": moments}, state.model_dump())
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go on exactly where the snapshot was taken.
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on exactly where the checkpoint was taken.
 
         Raises:
-            DataError: the snapshot is of other parameters, or not what was saved.
+            DataError: it is of other parameters, or not what was saved.
         """
-        state = check_record(snapshot.state, TrainerState, file=snapshot.file, remedy=_DAMAGED)
-        if state.position.step != snapshot.step or {"model", "optimizer"} - snapshot.tensors.keys():
-            raise DataError("is not what was saved: its parts differ", file=snapshot.file, remedy=_DAMAGED)
-        restore_parameters(self._trained, snapshot.tensors["model"])
-        restore_optimizer(self.optimizer, self._names, snapshot.tensors["optimizer"], state.optimizer)
+        state = trainer_state(checkpoint)
+        if state.position.step != checkpoint.step or {"model", "optimizer"} - checkpoint.tensors.keys():
+            raise DataError("is not what was saved: its parts differ", file=checkpoint.path, remedy=_DAMAGED)
+        restore_parameters(self._trained, checkpoint.tensors["model"])
+        restore_optimizer(self.optimizer, self._names, checkpoint.tensors["optimizer"], state.optimizer)
         if self.scaler.is_enabled():
             if state.scaler.keys() != self.scaler.state_dict().keys():
-                raise DataError("is of another number format", file=snapshot.file, remedy=_DAMAGED)
+                raise DataError("is of another number format", file=checkpoint.path, remedy=_DAMAGED)
             self.scaler.load_state_dict(dict(state.scaler))
         self.position = state.position
 
@@ -204,31 +185,29 @@ class Trainer:
         """
         for module in self.task.modules():
             module.train()  # models are loaded in evaluation mode, in which dropout does nothing
-        per_epoch = steps_per_epoch(self.task.train_rows, self.settings.batch_size)
-        done = self.position.step // per_epoch
-        if (self._is_due(done) and self.position.judged < done) or not self.position.base:
-            self._judge(done)  # the base, or an epoch whose end an interruption cut off
-        if self._is_out_of_patience(done):
-            return self.position
-        for epoch in range(done, self.settings.epochs):
-            for rows in self._remaining_batches(epoch, per_epoch):
+        train, seed, position = self.experiment.train, self.experiment.seed, self.position
+        per_epoch = steps_per_epoch(self.task.train_rows, train.batch_size)
+        done = position.step // per_epoch
+        if (self._is_due(done) and position.judged < done) or not position.base:
+            self._evaluate(done)  # the base, or an epoch whose end an interruption cut off
+        for epoch in range(done, train.epochs):
+            if self._is_due(epoch) and self._is_out_of_patience(epoch):
+                break
+            begun = position.step - epoch * per_epoch
+            for rows in batches(self.task.train_rows, train.batch_size, seed, epoch)[begun:]:
                 values = self.train_step(rows, epoch)
-                self.observer.on_step(self.position.step, values)
-                self._stop_if_interrupted()
+                self.observer.on_step(position.step, values)
+                if self.observer.interrupted():
+                    self.observer.save(self.checkpoint(), is_best=False)
+                    raise InterruptedTraining(f"stopped at step {position.step}")
             if self._is_due(epoch + 1):
-                self._judge(epoch + 1)
-                if self._is_out_of_patience(epoch + 1):
-                    break
-        return self.position
-
-    def _remaining_batches(self, epoch: int, per_epoch: int) -> Iterator[np.ndarray]:
-        done = self.position.step - epoch * per_epoch
-        yield from batches(self.task.train_rows, self.settings.batch_size, self.settings.seed, epoch)[done:]
+                self._evaluate(epoch + 1)
+        return position
 
     def train_step(self, rows: np.ndarray, epoch: int) -> dict[str, float]:
         """One update; returns what happened, by name."""
         started, position = time.perf_counter(), self.position
-        torch.manual_seed(_mix(self.settings.seed, position.step))
+        torch.manual_seed(_mix(self.experiment.seed, position.step))
         learning_rate = self.schedule(position.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("lr_ratio", 1.0)  # LoRA+ gives lora_B a rate of its own
@@ -236,7 +215,7 @@ class Trainer:
         loss = self.task.loss(rows, epoch)
         torch.autograd.backward(self.scaler.scale(loss.total))
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self._trained.values(), self.settings.clip_grad_norm or float("inf"))
+        norm = nn.utils.clip_grad_norm_(self._trained.values(), self.experiment.train.clip_grad_norm or float("inf"))
         self._refuse_nonfinite(loss, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -245,7 +224,7 @@ class Trainer:
 
         values = {"loss": float(loss.total.detach()), "lr": learning_rate, "grad_norm": float(norm)}
         values |= {f"loss/{name}": float(part) for name, part in loss.parts.items()}
-        if position.step % self.settings.log_every == 0:
+        if position.step % self.experiment.train.log_every == 0:
             values |= self._watch_space(loss.embeddings)
         position.step += 1
         return values | {"pairs_per_second": len(rows) / (time.perf_counter() - started)}
@@ -265,30 +244,29 @@ class Trainer:
 
     def _watch_space(self, embeddings: Tensor | None) -> dict[str, float]:
         """Effective rank of this batch's embeddings; a warning, or the end, when it collapses."""
-        settings, position = self.settings, self.position
+        guard, position = self.experiment.guard, self.position
         if embeddings is None:
             return {}
         rank = effective_rank(embeddings)
         if position.initial_rank is None:
             position.initial_rank = rank
-        all_zero = rank == 0.0
-        collapsed = all_zero or rank < settings.guard_min_share * position.initial_rank
-        if collapsed and position.collapsed_at is None and settings.guard != "off":
+        collapsed = rank == 0.0 or rank < guard.min_share * position.initial_rank
+        if collapsed and position.collapsed_at is None and guard.action != "off":
             position.collapsed_at = position.step
             message = (
                 f"the embedding space is collapsing: effective rank {rank:.1f} at step {position.step}, "
                 f"{position.initial_rank:.1f} before the first"
             )
-            if settings.guard == "stop":
+            if guard.action == "stop":
                 raise DivergedError(message, key="guard.action", remedy="lower train.lr, or use another loss")
             self.observer.on_warning(message)
         return {"effective_rank": rank}
 
-    def _judge(self, epoch: int) -> None:
+    def _evaluate(self, epoch: int) -> None:
         """Evaluate, remember the best, save."""
         position = self.position
         evaluation = self.task.evaluate()
-        score = evaluation.metrics[self.settings.monitor]
+        score = evaluation.metrics[self.experiment.eval.monitor]
         is_best = self._is_best(epoch, score, evaluation.loss)
         self._last = (position.step, evaluation)
         if is_best:
@@ -300,29 +278,24 @@ class Trainer:
         if epoch == 0:
             position.base = dict(evaluation.metrics)
         self.observer.on_evaluation(position.step, epoch, evaluation, is_best)
-        self.observer.save(self.snapshot(), is_best)
+        self.observer.save(self.checkpoint(), is_best)
 
     def _is_best(self, epoch: int, score: float, loss: float | None) -> bool:
         """Whether an epoch is better than the best so far; of equals the one of lower loss, else the later one."""
         position = self.position
-        if epoch == 0 and self.settings.epochs > 0 and not self.settings.may_keep_start:
+        if epoch == 0 and self.experiment.train.epochs > 0 and self.experiment.starts_random:
             return False
         if position.best is None or score != position.best:
             return position.best is None or score > position.best
         return loss is None or position.best_loss is None or loss <= position.best_loss
 
     def _is_due(self, epoch: int) -> bool:
-        return epoch % self.settings.evaluate_every == 0 or epoch == self.settings.epochs
+        return epoch % self.experiment.eval.every == 0 or epoch == self.experiment.train.epochs
 
     def _is_out_of_patience(self, epoch: int) -> bool:
-        patience, position = self.settings.early_stopping, self.position
+        patience, position = self.experiment.train.early_stopping, self.position
         improved = position.best_epoch if position.improved is None else position.improved
         return patience is not None and epoch - improved >= patience
-
-    def _stop_if_interrupted(self) -> None:
-        if self.observer.interrupted():
-            self.observer.save(self.snapshot(), is_best=False)
-            raise InterruptedTraining(f"stopped at step {self.position.step}")
 
 
 def optimizer_names(optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter]) -> list[str]:

@@ -1,40 +1,40 @@
-"""What the loop reports to: the trackers, the display and the checkpoint folder of a run; a rehearsal's has none."""
+"""What the loop reports to: the trackers, the display and the checkpoint folder of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from vectoruniverse.config.sections import Experiment
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.terminal import Display, step_detail
 from vectoruniverse.tracking.contract import Trackers
-from vectoruniverse.training.checkpoint import point, prune, save_checkpoint
+from vectoruniverse.training.checkpoint import Checkpoint, point, prune, save_checkpoint
 from vectoruniverse.training.interruption import Interruption
-from vectoruniverse.training.loop import Snapshot
+from vectoruniverse.training.loop import Observer
 
 
-class RunObserver:
+class RunObserver(Observer):
     """Writes everything down where it belongs."""
 
     def __init__(
         self,
+        experiment: Experiment,
+        total_steps: int,
         run: Run,
         trackers: Trackers,
         display: Display,
         interruption: Interruption,
         times: Callable[[], Mapping[str, float]],
-        *,
-        total_steps: int,
-        log_every: int,
-        monitor: str,
     ) -> None:
         """Report to ``run``'s folder, ``trackers`` and ``display``; ``interruption`` says when to stop.
 
         ``times`` tells how long the run has taken so far, as ``state.json`` does.
         """
-        self._times = times
-        self._run, self._trackers, self._display, self._interruption = run, trackers, display, interruption
-        self._total, self._log_every, self._monitor = total_steps, log_every, monitor
+        super().__init__(display.warn)
+        self._total, self._log_every, self._monitor = total_steps, experiment.train.log_every, experiment.eval.monitor
+        self._run, self._trackers, self._display = run, trackers, display
+        self._interruption, self._times = interruption, times
         self._effective_rank: float | None = None  # the last one measured, since it is not measured at every step
 
     def on_step(self, step: int, values: Mapping[str, float]) -> None:
@@ -47,50 +47,19 @@ class RunObserver:
 
     def on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
         """Tell trackers every metric, and people the one that counts."""
-        self._trackers.log(
-            step, {f"val/{name}": value for name, value in evaluation.metrics.items()} | {"epoch": epoch}
-        )
-        score, rank = evaluation.metrics[self._monitor], evaluation.metrics.get("effective_rank")
-        line = f"epoch {epoch}: {self._monitor} {score:.3f}{' (best)' if is_best and epoch else ''}"
+        metrics = evaluation.metrics
+        self._trackers.log(step, {f"val/{name}": value for name, value in metrics.items()} | {"epoch": epoch})
+        line = f"epoch {epoch}: {self._monitor} {metrics[self._monitor]:.3f}{' (best)' if is_best and epoch else ''}"
+        rank = metrics.get("effective_rank")
         self._display.say(line if rank is None else f"{line}, effective rank {rank:.1f}")
 
-    def on_warning(self, message: str) -> None:
-        """Tell people."""
-        self._display.warn(message)
-
-    def save(self, snapshot: Snapshot, is_best: bool) -> None:
+    def save(self, checkpoint: Checkpoint, is_best: bool) -> None:
         """Write a checkpoint, let ``last`` (and ``best``) name it, drop those that nobody names any more."""
         folder = self._run.checkpoints
-        checkpoint = save_checkpoint(folder, snapshot.step, snapshot.tensors, snapshot.state)
-        point(folder, checkpoint, *(("last", "best") if is_best else ("last",)))
+        point(folder, save_checkpoint(folder, checkpoint), *(("last", "best") if is_best else ("last",)))
         prune(folder)
         self._run.note(**self._times())  # a killed process is counted up to here
 
     def interrupted(self) -> bool:
         """Whether Ctrl-C or SIGTERM came."""
         return bool(self._interruption)
-
-
-class Rehearsal:
-    """Listens to steps of which nothing stays but what a person should know."""
-
-    def __init__(self, display: Display) -> None:
-        """Pass warnings on to ``display``."""
-        self._display = display
-
-    def on_step(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
-        """Nothing."""
-
-    def on_warning(self, message: str) -> None:
-        """Tell people."""
-        self._display.warn(message)
-
-    def save(self, snapshot: Snapshot, is_best: bool) -> None:
-        """Nothing."""
-
-    def interrupted(self) -> bool:
-        """Never; Ctrl-C ends a rehearsal at once."""
-        return False
