@@ -10,8 +10,9 @@ from huggingface_hub import ModelCard
 from tests.export.runs import train_shapes
 from vectoruniverse.api import load_run
 from vectoruniverse.export.card import hub_name, write_card
-from vectoruniverse.export.contract import Agreement
-from vectoruniverse.export.exporter import FORMATS, export_run
+from vectoruniverse.export.check import Agreement
+from vectoruniverse.export.exporter import export_run
+from vectoruniverse.export.formats import FORMATS
 
 AGREEMENT = Agreement(1e-7, 2e-7, 1e-5, "peft 1.0", "8 rows of the run's data")
 

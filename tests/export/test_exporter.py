@@ -18,11 +18,10 @@ from tests.export.runs import train_shapes
 from tests.models.models import SAVE
 from vectoruniverse.api import load_run
 from vectoruniverse.errors import ConfigError, DataError
-from vectoruniverse.export import to_transformers
-from vectoruniverse.export.contract import ExportError, Vectors, compare
-from vectoruniverse.export.exporter import FORMATS, export_run
+from vectoruniverse.export.check import ExportError, Probe, Vectors, compare, make_probe
+from vectoruniverse.export.exporter import export_run
+from vectoruniverse.export.formats import FORMATS, embed_with
 from vectoruniverse.export.packages import PACKAGES
-from vectoruniverse.export.probe import make_probe
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -100,14 +99,10 @@ def test_the_snippet_of_a_wide_picture_too(runs, tmp_path):
     exported = export_run(str(run), "transformers", out=tmp_path / "out")
     wide = np.random.default_rng(0).integers(0, 256, (47, 91, 3), np.uint8)
     from PIL import Image
-    from transformers import AutoModel, AutoProcessor
-
-    from vectoruniverse.export.contract import Probe
+    from transformers import AutoModel
 
     probe = Probe(wide[None], ["a red circle"], "")
-    theirs = to_transformers.embed_with(
-        AutoModel.from_pretrained(exported.folder), AutoProcessor.from_pretrained(exported.folder), probe
-    )
+    theirs = embed_with(AutoModel.from_pretrained(exported.folder), exported.folder, probe)
     ours = load_run(run, device="cpu", precision="fp32").embed_images([Image.fromarray(wide)])
     np.testing.assert_allclose(theirs.image, ours, atol=1e-5)
 
@@ -165,13 +160,13 @@ def test_the_check_asks_for_a_text_that_is_cut(runs):
 
 def test_other_vectors_are_refused_and_nothing_is_left(runs, tmp_path):
     loaded = load_run(runs("clip"), device="cpu", precision="fp32")
-    probe, form = make_probe(loaded), FORMATS["transformers"]
+    probe, how = make_probe(loaded), {"reader": "transformers", "tolerance": 1e-5, "source": "a test"}
     good = Vectors(loaded.embed_squares(probe.squares), loaded.embed_texts(probe.texts))
     off = Vectors(good.image + 2e-5, good.text)
     for wrong in (off, Vectors(good.image, good.text * np.nan), Vectors(good.image[:1], good.text)):
         with pytest.raises(ExportError, match="largest difference"):
-            compare(good, wrong, form, probe)
-    assert compare(good, good, form, probe).image == 0.0
+            compare(good, wrong, **how)
+    assert compare(good, good, **how).image == 0.0
 
     broken = tmp_path / runs("clip").name
     shutil.copytree(runs("clip"), broken)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from vectoruniverse import __version__
 from vectoruniverse.api import LoadedRun
-from vectoruniverse.export.contract import Agreement, Format
+from vectoruniverse.export.check import Agreement
+from vectoruniverse.export.formats import Transformers
 from vectoruniverse.models.source import BUILT_IN
 from vectoruniverse.report.tables import comparison_rows, drawn_over, markdown_table
 from vectoruniverse.runs.records import EvaluationRecord
@@ -27,7 +28,7 @@ def hub_name(loaded: LoadedRun) -> str | None:
     return model if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model) else None
 
 
-def write_card(loaded: LoadedRun, form: Format, agreement: Agreement, folder: Path, repo: str | None) -> None:
+def write_card(loaded: LoadedRun, form: Transformers, agreement: Agreement, folder: Path, repo: str | None) -> None:
     """Write README.md.
 
     Args:
@@ -53,7 +54,7 @@ def write_card(loaded: LoadedRun, form: Format, agreement: Agreement, folder: Pa
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
 
 
-def _front_matter(loaded: LoadedRun, form: Format) -> str:
+def _front_matter(loaded: LoadedRun, form: Transformers) -> str:
     from huggingface_hub import ModelCardData
 
     base = hub_name(loaded)

@@ -9,21 +9,14 @@ from vectoruniverse.adapters.prefix import PrefixAdapter
 from vectoruniverse.api import LoadedRun, load_run
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.export.card import hub_name, write_card
-from vectoruniverse.export.contract import Agreement, Format, Vectors, compare, others_silenced
+from vectoruniverse.export.check import Agreement, Vectors, compare, make_probe, others_silenced
 from vectoruniverse.export.folder import exported_files, new_folder
+from vectoruniverse.export.formats import FORMATS, Peft, Transformers
 from vectoruniverse.export.packages import require_packages
-from vectoruniverse.export.probe import make_probe
-from vectoruniverse.export.to_onnx import ONNX
-from vectoruniverse.export.to_peft import PEFT
-from vectoruniverse.export.to_sentence_transformers import SENTENCE_TRANSFORMERS
-from vectoruniverse.export.to_transformers import TRANSFORMERS
 from vectoruniverse.models.source import BUILT_IN
 from vectoruniverse.runs.listing import find_trained_run
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.setup import as_image_text
-
-FORMATS = {form.name: form for form in (PEFT, TRANSFORMERS, SENTENCE_TRANSFORMERS, ONNX)}
-"""What a run can be written as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +67,15 @@ def export_run(
         probe = make_probe(loaded)
         expected = Vectors(loaded.embed_squares(probe.squares), loaded.embed_texts(probe.texts))
         form.write(loaded, temporary)
-        agreement = compare(expected, form.embed(temporary, probe), form, probe)
+        found = form.embed(temporary, probe)
+        agreement = compare(expected, found, reader=form.reader, tolerance=form.tolerance, source=probe.source)
         write_card(loaded, form, agreement, temporary, repo)
     return Exported(folder, exported_files(folder), agreement)
 
 
-def _refuse_base_that_stays_here(loaded: LoadedRun, form: Format) -> None:
+def _refuse_base_that_stays_here(loaded: LoadedRun, form: Transformers) -> None:
     """An adapter on the hub whose base is a folder of this machine would be of no use to anybody."""
-    if form is PEFT and hub_name(loaded) is None and loaded.experiment.model not in BUILT_IN:
+    if isinstance(form, Peft) and hub_name(loaded) is None and loaded.experiment.model not in BUILT_IN:
         raise ConfigError(
             "the adapter's base is a folder of this machine, which nobody else could load it with",
             remedy="push a whole model with --to transformers, or a base that is on the hub",

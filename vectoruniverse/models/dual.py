@@ -81,7 +81,7 @@ class DualEncoder:
         self.max_tokens = min(_positions(config), int(tokenizer.model_max_length))
         self._vocabulary = int(text.vocab_size)
         # SigLIP pools the last position and was trained with every text padded to the end and no mask
-        self._pads_to_end = str(config.model_type).startswith("siglip")
+        self.pads_to_end = str(config.model_type).startswith("siglip")
         self._pools_eos = config.model_type in ("clip", "metaclip_2")
 
     @property
@@ -136,7 +136,7 @@ class DualEncoder:
 
     def pad(self, ids: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Right-padded token ids and attention mask, both (B, L) int64, L as short as the model allows."""
-        length = self.max_tokens if self._pads_to_end else max(map(len, ids))
+        length = self.max_tokens if self.pads_to_end else max(map(len, ids))
         tokens = np.full((len(ids), length), self.tokenizer.pad_token_id, dtype=np.int64)
         mask = np.zeros_like(tokens)
         for i, row in enumerate(ids):
@@ -146,15 +146,13 @@ class DualEncoder:
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Normalised float32 (B, 3, H, H) → unit float32 (B, E)."""
         with self._autocast():
-            features = self.model.get_image_features(pixel_values=pixels)  # type: ignore[operator]
-        return F.normalize(features.pooler_output.float(), dim=-1)
+            return image_vectors(self.model, pixel_values=pixels)
 
     def encode_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token ids and mask (B, L) → unit float32 (B, E)."""
-        attention = {} if self._pads_to_end else {"attention_mask": mask}
+        attention = {} if self.pads_to_end else {"attention_mask": mask}
         with self._autocast():
-            features = self.model.get_text_features(input_ids=ids, **attention)  # type: ignore[operator]
-        return F.normalize(features.pooler_output.float(), dim=-1)
+            return text_vectors(self.model, input_ids=ids, **attention)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
@@ -164,6 +162,16 @@ class DualEncoder:
         self.model.save_pretrained(folder)  # type: ignore[operator]
         self.tokenizer.save_pretrained(folder)
         self.picture.processor().save_pretrained(folder)
+
+
+def image_vectors(model: Any, **inputs: Tensor) -> Tensor:
+    """Pixels (B, 3, H, H), as transformers' feature methods take them → unit float32 (B, E)."""
+    return F.normalize(model.get_image_features(**inputs).pooler_output.float(), dim=-1)
+
+
+def text_vectors(model: Any, **inputs: Tensor) -> Tensor:
+    """Token ids, and what else the model takes of a text, each (B, L) → unit float32 (B, E)."""
+    return F.normalize(model.get_text_features(**inputs).pooler_output.float(), dim=-1)
 
 
 def load_dual_encoder(
