@@ -16,11 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
+from weakref import WeakKeyDictionary
 
 import matplotlib.style
 from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -119,18 +122,40 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     return paths
 
 
+_renderings: WeakKeyDictionary[Figure, dict[str, bytes]] = WeakKeyDictionary()
+"""A figure stands as PNG and SVG in a folder and once more in a page: each is drawn once."""
+
+
 def _rendered(figure: Figure, kind: str) -> bytes:
-    stream = io.BytesIO()
-    undated = {"Date": None} if kind == "svg" else {"Software": None}
-    families = list(_installed())
+    drawn = _renderings.setdefault(figure, {})
+    if kind not in drawn:
+        drawn[kind] = _render(figure, kind, first=not drawn)
+    return drawn[kind]
+
+
+def _render(figure: Figure, kind: str, *, first: bool) -> bytes:
+    stream, families = io.BytesIO(), list(_installed())
     ours = matplotlib.style.context([_RC, {"font.family": families}], after_reset=True)
     with ours, warnings.catch_warnings():
         # a very long name leaves the axes no room: the figure is drawn all the same, with the name cut off
         warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
-        for text in figure.findobj(Text):  # fonts may have been found after it was made
-            text.set_fontfamily(families)
-        figure.savefig(stream, format=kind, dpi=DPI, metadata=undated)
+        if first:
+            for text in figure.findobj(Text):  # fonts may have been found after it was made
+                text.set_fontfamily(families)
+            _lay_out(figure)
+        # not savefig, which draws everything twice: once more to find out how large it is
+        if kind == "svg":
+            FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+        else:
+            FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
     return stream.getvalue()
+
+
+def _lay_out(figure: Figure) -> None:
+    """Once, alike for every format."""
+    if figure.axes and (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)
+    figure.set_layout_engine("none")
 
 
 def drawable(text: str) -> str:
