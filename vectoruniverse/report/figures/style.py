@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import matplotlib.style
@@ -144,10 +145,11 @@ def _render(figure: Figure, kind: str, *, first: bool) -> bytes:
                 text.set_fontfamily(families)
             _lay_out(figure)
         # not savefig, which draws everything twice: once more to find out how large it is
+        canvas: Any = FigureCanvasSVG(figure) if kind == "svg" else FigureCanvasAgg(figure)
         if kind == "svg":
-            FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+            canvas.print_svg(stream, metadata={"Date": None})
         else:
-            FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
+            canvas.print_png(stream, metadata={"Software": None})
     return stream.getvalue()
 
 
