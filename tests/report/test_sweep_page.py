@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.report.sweep.page import write_sweep_page
-from vectoruniverse.report.sweep.plates import updates
-from vectoruniverse.report.sweep.record import Adapter, check_record, read_record
+from vectoruniverse.report.sweep import page as sweep_page
+from vectoruniverse.report.sweep.plates import axis_of, updates
+from vectoruniverse.report.sweep.record import AdapterRecord, SweepRecord, read_sweep
 from vectoruniverse.report.sweep.words import adapter_words, enough
+from vectoruniverse.runs.files import write_record
 
 HOSTILE = "</style><script>parent.pwned = 1</script> =1+1"
 LEVELS = {1: 0.605, 2: 0.69, 4: 0.735, 8: 0.741, 16: 0.732}
@@ -84,7 +85,7 @@ def adapter(seed: int, random: np.random.Generator) -> dict:
 
 @pytest.fixture(scope="module")
 def record() -> dict:
-    """What a sweep over five ranks and three seeds leaves, as vectoruniverse.sweep.findings tells it."""
+    """What a sweep over five ranks and three seeds left, of a version that told less than today's."""
     random = np.random.default_rng(0)
     values = [
         {
@@ -150,6 +151,10 @@ def record() -> dict:
         },
         "timing": {"cells": 15, "seconds": 1712.3, "step_seconds": 1580.7, "outside_steps": 0.0768},
     }
+
+
+def write_sweep_page(record: dict, folder: Path, *, page: Path | None = None) -> Path:
+    return sweep_page.write_sweep_page(SweepRecord.model_validate(record), folder, page=page)
 
 
 def text_of(page: Path) -> str:
@@ -250,14 +255,14 @@ def test_several_keys_and_hostile_texts_are_values_without_an_order(record, tmp_
     found["answer"] = f"text {HOSTILE}, lr 8 comes first with recall@5 0.741."
     page = write_sweep_page(changed, tmp_path)
     assert "<script" not in page.read_text(encoding="utf-8")
-    swept = check_record(changed).swept()
+    swept = axis_of(SweepRecord.model_validate(changed))
     assert not swept.ordered and list(swept.labels) == [0, 1, 2, 3, 4]
     assert swept.labels[0] == "text b, lr 1"
 
 
-def cuts(*seeds: dict[int, tuple[float, float]]) -> list[Adapter]:
+def cuts(*seeds: dict[int, tuple[float, float]]) -> list[AdapterRecord]:
     return [
-        Adapter.model_validate(
+        AdapterRecord.model_validate(
             {"seed": i, "rank": 16, "metric": "m", "layers": {}, "towers": {}}
             | {"truncated": [{"rank": k, "m": [0.5], "minus_trained": [0.0, *bounds]} for k, bounds in seed.items()]}
         )
@@ -277,12 +282,12 @@ def test_whether_one_large_run_was_enough_is_said_from_the_paired_differences():
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"{", "not JSON"), (b"[1]", "not the record"), (b"\xff", "not JSON"), (b"[" * 100_000, "not JSON")],
+    [(b"{", "not JSON"), (b"[1]", "not a JSON object"), (b"\xff", "not JSON"), (b"[" * 100_000, "not JSON")],
 )
 def test_what_is_no_record_is_refused_with_its_file(tmp_path, content, says):
     (tmp_path / "sweep.json").write_bytes(content)
     with pytest.raises(ConfigError, match=says) as caught:
-        read_record(tmp_path / "sweep.json")
+        read_sweep(tmp_path / "sweep.json")
     assert caught.value.remedy and "sweep.json" in str(caught.value)
 
 
@@ -296,14 +301,27 @@ def test_what_is_no_record_is_refused_with_its_file(tmp_path, content, says):
         (("forgetting", "best_scale"), math.nan),
     ],
 )
-def test_a_record_of_other_types_is_refused_with_the_place(record, path, value):
+def test_a_record_of_other_types_is_refused_with_the_place(record, path, value, tmp_path):
     changed = copy.deepcopy(record)
     place = changed
     for part in path[:-1]:
         place = place[part]
     place[path[-1]] = value
+    (tmp_path / "sweep.json").write_text(json.dumps(changed))
     with pytest.raises(ConfigError, match=path[0]):
-        check_record(changed)
+        read_sweep(tmp_path / "sweep.json")
+
+
+def test_what_is_read_is_written_again_with_the_same_keys_also_of_an_earlier_version(record, tmp_path):
+    """What this version does not know is kept, and what an earlier one did not tell is not made up."""
+    changed = copy.deepcopy(record) | {"unknown": {"a": [1, None]}}
+    pending = {"values": {"adapter.rank": 32}, "seed": 0, "name": "demo-rank32-seed0", "state": "pending"}
+    changed["cells"].append(pending | {"message": None, "run": None, "path": None})
+    (tmp_path / "sweep.json").write_text(json.dumps(changed))
+    sweep = read_sweep(tmp_path / "sweep.json")
+    write_record(tmp_path / "again.json", sweep)
+    assert json.loads((tmp_path / "again.json").read_text()) == changed
+    assert read_sweep(tmp_path / "again.json") == sweep
 
 
 def test_the_page_fits_a_phone_and_a_desk_in_a_real_browser(record, tmp_path):
@@ -372,7 +390,7 @@ def test_untrained_adapters_are_not_averaged_in(record, tmp_path):
         layer |= {"singular_values": [0.0] * 16, "effective_rank": 0.0}
     for tower in changed["adapters"][1]["towers"].values():
         tower |= {"energy": [0.0] * 16, "effective_rank": 0.0, "norm": 0.0}
-    sweep = check_record(changed)
+    sweep = SweepRecord.model_validate(changed)
     said = list(adapter_words(sweep))
     assert "With seed 1 no epoch beat the base" in said[1]
     held = np.cumsum(np.exp(-np.arange(16) * 0.6))

@@ -6,6 +6,7 @@ import pytest
 
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import train
+from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.sweep.forgetting import best_scale, forgetting_curve, known_rows, weigh
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig
@@ -22,17 +23,17 @@ def quiet():
 
 def test_the_scale_that_keeps_most_is_found_by_hand():
     points = [
-        {"scale": 0.0, "new": [0.2, 0, 1], "old": [0.8, 0, 1]},
-        {"scale": 0.5, "new": [0.6, 0, 1], "old": [0.7, 0, 1]},
-        {"scale": 1.0, "new": [0.8, 0, 1], "old": [0.2, 0, 1]},
+        (0.0, Interval(0.2, 0, 1), Interval(0.8, 0, 1)),
+        (0.5, Interval(0.6, 0, 1), Interval(0.7, 0, 1)),
+        (1.0, Interval(0.8, 0, 1), Interval(0.2, 0, 1)),
     ]
     curve = weigh(points)
-    assert [p["new_share"] for p in curve] == pytest.approx([0.25, 0.75, 1.0])
-    assert [p["old_share"] for p in curve] == pytest.approx([1.0, 0.875, 0.25])
-    assert [p["kept"] for p in curve] == pytest.approx([0.4, 2 * 0.75 * 0.875 / 1.625, 0.4])
+    assert [p.new_share for p in curve] == pytest.approx([0.25, 0.75, 1.0])
+    assert [p.old_share for p in curve] == pytest.approx([1.0, 0.875, 0.25])
+    assert [p.kept for p in curve] == pytest.approx([0.4, 2 * 0.75 * 0.875 / 1.625, 0.4])
     assert best_scale(curve) == 0.5
-    nothing = weigh([{"scale": s, "new": [0.0, 0, 0], "old": [0.0, 0, 0]} for s in (0.0, 1.0)])
-    assert [p["kept"] for p in nothing] == [0.0, 0.0] and best_scale(nothing) == 1.0
+    nothing = weigh([(s, Interval(0.0, 0, 0), Interval(0.0, 0, 0)) for s in (0.0, 1.0)])
+    assert [p.kept for p in nothing] == [0.0, 0.0] and best_scale(nothing) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -45,10 +46,10 @@ def test_the_ends_of_the_path_are_the_base_and_the_adapted_model(adapter, config
     outcome = train(experiment, runs_dir=tmp_path / "runs", display=quiet())
     shared = share(experiment, quiet())
     told = forgetting_curve(experiment, YELLOW, outcome.run.adapter, display=quiet(), shared=shared)
-    assert told["old_rows"] == 8
-    assert told["curve"][0]["new"][0] == pytest.approx(outcome.base["recall@5"])
-    assert told["curve"][-1]["new"][0] == pytest.approx(outcome.adapted["recall@5"])
-    assert told["curve"][0]["old_share"] == 1.0
+    assert told.old_rows == 8
+    assert told.curve[0].new.estimate == pytest.approx(outcome.base["recall@5"])
+    assert told.curve[-1].new.estimate == pytest.approx(outcome.adapted["recall@5"])
+    assert told.curve[0].old_share == 1.0
     after = judged_base(experiment, shared, "val").metrics
     assert after == pytest.approx(dict(outcome.base)), "the base is left as it was"
 

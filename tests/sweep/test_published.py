@@ -11,9 +11,11 @@ from tests.cli.test_runs import vu
 from tests.tracking.conftest import WELL_FORMED_KEY, lonely_wandb  # noqa: F401  (fixture)
 from tests.tracking.server import serving
 from tests.tracking.wandb_file import WandbFile, read_wandb
+from vectoruniverse.report.sweep.record import SweepRecord
+from vectoruniverse.runs.files import read_record, write_record
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.sweep.grid import Over, make_grid
-from vectoruniverse.sweep.published import publish
+from vectoruniverse.sweep.published import Published, publish
 from vectoruniverse.sweep.runner import run_sweep
 from vectoruniverse.terminal import Display
 
@@ -59,20 +61,20 @@ def test_a_sweep_is_a_run_of_its_own_beside_its_cells_told_again_only_with_new_c
     assert (header.run_id, header.display_name, header.job_type, header.run_group) == (name, name, "sweep", name)
     assert (header.project, list(header.tags)) == ("planets", ["x"])
     assert first.config()["sweep"]["over"] == {"adapter.rank": [1, 2]} and first.config()["train"]["lr"] == 0.01
-    cell = read_wandb(tmp_path / "runs" / found.record["cells"][0]["run"]).header()
+    cell = read_wandb(tmp_path / "runs" / found.record.cells[0].run).header()
     assert (cell.run_group, cell.job_type) == (name, "")
 
-    for row, entry in zip(table_of(first), found.record["cells"], strict=True):
-        evaluation = Run(tmp_path / "runs" / entry["run"]).read_evaluation()
-        assert (row["adapter.rank"], row["seed"], row["state"]) == (entry["values"]["adapter.rank"], 0, "finished")
-        assert row["recall@5"] == entry["metrics"]["recall@5"] and row["seconds"] == entry["seconds"]
+    for row, entry in zip(table_of(first), found.record.cells, strict=True):
+        evaluation = Run(tmp_path / "runs" / entry.run).read_evaluation()
+        assert (row["adapter.rank"], row["seed"], row["state"]) == (entry.values["adapter.rank"], 0, "finished")
+        assert row["recall@5"] == entry.metrics["recall@5"] and row["seconds"] == entry.seconds
         assert row["base"] == pytest.approx(evaluation.base["recall@5"])
         assert row["difference"] == pytest.approx(evaluation.adapted["recall@5"] - evaluation.base["recall@5"])
-        assert (row["trained parameters"], row["run"]) == (entry["trained_parameters"], entry["run"])
-    summary, statistics = first.summary(), found.record["statistics"]
-    assert summary["answer_in_full"] == statistics["answer"]
-    assert statistics["answer"].lower().startswith(summary["answer"].lower())
-    assert summary["smallest_not_worse/adapter.rank"] == statistics["smallest_not_worse"]["adapter.rank"]
+        assert (row["trained parameters"], row["run"]) == (entry.trained_parameters, entry.run)
+    summary, statistics = first.summary(), found.record.statistics
+    assert summary["answer_in_full"] == statistics.answer
+    assert statistics.answer.lower().startswith(summary["answer"].lower())
+    assert summary["smallest_not_worse/adapter.rank"] == statistics.smallest_not_worse["adapter.rank"]
     drawn = {path.stem: path for path in (folder / "figures").glob("*.png")}
     logged = {key: first.points(f"figures/{key}") for key in drawn}
     assert {"metric", "plane"} <= drawn.keys()
@@ -115,7 +117,7 @@ def silent(config, tmp_path):
     """A finished sweep that told nobody: no page, wandb disabled."""
     file = config(train=TRAIN, wandb={"mode": "disabled"})
     found = ranks(file, 1, 2, runs=tmp_path / "runs")
-    assert not [entry["message"] for entry in found.failed]
+    assert not [cell.message for cell in found.record.failed]
     assert not (found.folder.path / "wandb").exists() and not (found.folder.path / "report.html").exists()
     assert not (found.folder.path / "published.json").exists()
     return found
@@ -123,12 +125,12 @@ def silent(config, tmp_path):
 
 def as_if(record, *, done=2, **sections):
     """The record with other settings, and with some cells not yet done."""
-    changed = json.loads(json.dumps(record))
+    changed = record.model_dump(mode="json")
     for section, settings in sections.items():
         changed["config"][section] |= settings
     for cell in changed["cells"][done:]:
         cell["state"] = "pending"
-    return changed
+    return SweepRecord.model_validate(changed)
 
 
 def test_online_the_same_run_goes_on_and_only_what_is_new_is_told(silent, monkeypatch):
@@ -153,11 +155,10 @@ def test_online_the_same_run_goes_on_and_only_what_is_new_is_told(silent, monkey
 
 def test_what_failed_is_told_and_made_up_for_by_the_next_call(silent, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
-    record, display = as_if(silent.record, eval={"report": True}), Told()
+    record, display = as_if(silent.record, eval={"report": True}, wandb={"mode": "offline"}), Told()
     (silent.folder.path / "figures").write_text("in the way", encoding="utf-8")
     monkeypatch.setattr("vectoruniverse.tracking.wandb_sweep.WandbSweepTracker.log_figures", lambda *_: 1 / 0)
     monkeypatch.setattr("vectoruniverse.tracking.wandb_sweep._log_table", lambda *_: 1 / 0)
-    record["config"]["wandb"]["mode"] = "offline"
     publish(silent.folder, record, display)
     page, table = display.warnings
     assert "page" in page and "figures" in page
@@ -170,6 +171,9 @@ def test_what_failed_is_told_and_made_up_for_by_the_next_call(silent, monkeypatc
     publish(silent.folder, record, display)
     assert len(display.warnings) == 2
     assert json.loads((silent.folder.path / "published.json").read_text()).keys() == {"page", "wandb run"}
+    memory = read_record(silent.folder.path / "published.json", Published)
+    write_record(silent.folder.path / "again.json", memory)
+    assert memory.page == memory.wandb_run and read_record(silent.folder.path / "again.json", Published) == memory
     assert read_wandb(silent.folder.path).points("figures/metric")
 
 
@@ -186,7 +190,7 @@ def test_vu_sync_uploads_a_sweep_with_its_cells_once(config, tmp_path, monkeypat
     found = ranks(file, 1, 2, runs=tmp_path / "runs")
     read_wandb(found.folder.path)
     monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
-    names = [*(cell["run"] for cell in found.record["cells"]), found.folder.name]
+    names = [*(cell.run for cell in found.record.cells), found.folder.name]
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         done = vu("sync", found.folder.name, "--runs-dir", "runs", cwd=tmp_path)

@@ -20,6 +20,7 @@ from vectoruniverse.errors import ConfigError, DataError, LockedError
 from vectoruniverse.experiment import evaluate_run, train
 from vectoruniverse.metrics.bootstrap import paired_bootstrap
 from vectoruniverse.metrics.sweeps import summarise_sweep
+from vectoruniverse.report.sweep.record import read_sweep
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import outcomes
@@ -59,12 +60,12 @@ def test_a_cell_of_a_sweep_is_the_same_run_as_alone_bit_for_bit(sections, over, 
     file, settings = config(**sections), [f"train.precision={precision}"]
     grid = make_grid(file, settings, [parse_over(over)], (0,))
     record = run_sweep(grid, runs_dir=tmp_path / "runs", out=None, display=quiet()).record
-    last = record["cells"][-1] if "rank" in over else record["cells"][0]
-    values = [f"{key}={value}" for key, value in last["values"].items()]
+    last = record.cells[-1] if "rank" in over else record.cells[0]
+    values = [f"{key}={value}" for key, value in last.values.items()]
     alone = train(
         load_experiment(file, [*settings, *values, "eval.report=false"]), runs_dir=tmp_path / "alone", display=quiet()
     )
-    inside = Run(tmp_path / "runs" / last["run"])
+    inside = Run(tmp_path / "runs" / last.run)
     assert inside.read_evaluation().adapted == dict(alone.adapted)
     assert inside.read_evaluation().base == dict(alone.base)
     ours, theirs = weights(inside), weights(alone.run)
@@ -81,7 +82,7 @@ def test_a_sweep_tells_everything_about_its_cells(config, tmp_path):
     file = config(forgetting={"include": {"Category": ["yellow"]}, "scales": [0.0, 0.5, 1.0]})
     found = ranks(file, 1, 2, seeds=(0, 1), runs=tmp_path / "runs")
     record = json.loads(found.folder.record_file.read_text())
-    assert record == found.record
+    assert read_sweep(found.folder.record_file) == found.record
     assert record["state"] == "finished" and record["seeds"] == [0, 1] and record["over"] == {"adapter.rank": [1, 2]}
     assert record["alpha"] == "proportional:1"
     assert [(c["values"]["adapter.rank"], c["seed"], c["state"]) for c in record["cells"]] == [
@@ -151,57 +152,57 @@ def _check_adapters(record, runs):
 def test_the_same_command_again_trains_nothing_and_more_values_only_the_new(config, tmp_path):
     file, runs = config(), tmp_path / "runs"
     first = ranks(file, 1, 2, runs=runs)
-    names = [cell["run"] for cell in first.record["cells"]]
+    names = [cell.run for cell in first.record.cells]
     stamps = {run.run.name: run.run.state_file.stat().st_mtime_ns for run in list_runs(runs)}
     again = ranks(file, 1, 2, runs=runs)
-    assert again.record["cells"] == first.record["cells"]
-    assert again.record["timing"] == first.record["timing"], "it is of the last call that trained"
+    assert again.record.cells == first.record.cells
+    assert again.record.timing == first.record.timing, "it is of the last call that trained"
     more = ranks(file, 4, 2, seeds=(0, 1), runs=runs)
     assert more.folder.path == first.folder.path
-    assert [(c["values"]["adapter.rank"], c["seed"]) for c in more.record["cells"]] == [
+    assert [(c.values["adapter.rank"], c.seed) for c in more.record.cells] == [
         (1, 0), (2, 0), (4, 0), (2, 1), (4, 1)
     ]  # fmt: skip
-    assert more.record["timing"]["cells"] == 3
-    assert more.record["over"] == {"adapter.rank": [1, 2, 4]}
+    assert more.record.timing.cells == 3
+    assert more.record.over == {"adapter.rank": [1, 2, 4]}
     now = {run.run.name: run.run.state_file.stat().st_mtime_ns for run in list_runs(runs)}
     assert {name: now[name] for name in names} == stamps
     assert len(now) == 5
     shutil.rmtree(more.folder.path)
-    assert ranks(file, 1, 2, runs=runs).record["cells"] == first.record["cells"], "the runs themselves are recognised"
+    assert ranks(file, 1, 2, runs=runs).record.cells == first.record.cells, "the runs themselves are recognised"
 
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(config, tmp_path):
     grid = make_grid(config(), [], [parse_over("adapter.vision_targets=[q_projj],[v_proj],[q_proj]")], (0,))
     found = run_sweep(grid, runs_dir=tmp_path / "runs", out=None, display=quiet())
-    states = {c["values"]["adapter.vision_targets"][0]: c["state"] for c in found.record["cells"]}
+    states = {c.values["adapter.vision_targets"][0]: c.state for c in found.record.cells}
     assert states == {"q_projj": "failed", "v_proj": "finished", "q_proj": "finished"}
-    assert found.record["state"] == "failed"
-    (failed,) = found.failed
-    assert "q_projj" in failed["message"] and failed["run"]
-    statistics = found.record["statistics"]
-    assert statistics["ordered"] is False and statistics["smallest_not_worse"] is None
-    assert "comes first" in statistics["answer"]
+    assert found.record.state == "failed"
+    (failed,) = found.record.failed
+    assert "q_projj" in failed.message and failed.run
+    statistics = found.record.statistics
+    assert statistics.ordered is False and statistics.smallest_not_worse is None
+    assert "comes first" in statistics.answer
     alone = train(grid.cells[-1].experiment, runs_dir=tmp_path / "alone", display=quiet())
-    last = next(c for c in found.record["cells"] if c["values"]["adapter.vision_targets"] == ["q_proj"])
-    assert last["metrics"] == dict(alone.adapted), "the failure left nothing on the base"
+    last = next(c for c in found.record.cells if c.values["adapter.vision_targets"] == ["q_proj"])
+    assert last.metrics == dict(alone.adapted), "the failure left nothing on the base"
 
 
 def test_a_cell_that_diverges_leaves_the_base_as_it_was_for_the_next(config, tmp_path):
     file = config(adapter={"method": "full"})
     grid = make_grid(file, ["train.clip_grad_norm=null"], [parse_over("train.lr=1e30,0.001")], (0,))
     found = run_sweep(grid, runs_dir=tmp_path / "runs", out=None, display=quiet())
-    by_rate = {c["values"]["train.lr"]: c for c in found.record["cells"]}
-    assert by_rate[1e30]["state"] == "stopped"
+    by_rate = {c.values["train.lr"]: c for c in found.record.cells}
+    assert by_rate[1e30].state == "stopped"
     alone = train(grid.cells[-1].experiment, runs_dir=tmp_path / "alone", display=quiet())
-    assert by_rate[0.001]["metrics"] == dict(alone.adapted)
+    assert by_rate[0.001].metrics == dict(alone.adapted)
 
 
 def test_cells_on_different_texts_share_what_they_can_and_are_not_compared(config, tmp_path):
     grid = make_grid(config(), [], [parse_over('data.text="{title}","{labels}: {title}"')], (0, 1))
     found = run_sweep(grid, runs_dir=tmp_path / "runs", out=None, display=quiet())
-    assert {c["state"] for c in found.record["cells"]} == {"finished"}
-    assert len({c["data"] for c in found.record["cells"]}) == 2
-    assert found.record["statistics"].keys() == {"reason"} and found.record["base"] is None
+    assert {c.state for c in found.record.cells} == {"finished"}
+    assert len({c.data for c in found.record.cells}) == 2
+    assert found.record.statistics.model_dump().keys() == {"reason"} and found.record.base is None
 
 
 def test_a_killed_sweep_goes_on_from_the_last_checkpoint_and_ends_the_same(config, tmp_path):
@@ -236,8 +237,8 @@ def test_a_killed_sweep_goes_on_from_the_last_checkpoint_and_ends_the_same(confi
 
     resumed = ranks(file, 1, 2, runs=tmp_path / "cut")
     assert len(list_runs(tmp_path / "cut")) == 2
-    assert [c["metrics"] for c in resumed.record["cells"]] == [c["metrics"] for c in whole.record["cells"]]
-    assert [c["curve"] for c in resumed.record["cells"]] == [c["curve"] for c in whole.record["cells"]]
+    assert [c.metrics for c in resumed.record.cells] == [c.metrics for c in whole.record.cells]
+    assert [c.curve for c in resumed.record.cells] == [c.curve for c in whole.record.cells]
 
 
 def test_a_sweep_belongs_to_one_process_and_a_folder_to_one_sweep(config, tmp_path):
@@ -262,15 +263,15 @@ def test_a_run_is_not_resumed_on_other_data(config, shapes, tmp_path):
     table.write_text(table.read_text().replace("a red circle", "one red circle"))
     second = ranks(config(data=data), 1, runs=tmp_path / "runs")
     assert second.folder.path != first.folder.path
-    assert second.record["cells"][0]["run"] != first.record["cells"][0]["run"]
+    assert second.record.cells[0].run != first.record.cells[0].run
 
 
 def test_paired_differences_of_cut_adapters_are_those_of_the_rows(config, tmp_path):
     found = ranks(config(), 1, 2, runs=tmp_path / "runs")
-    cut = found.record["adapters"][0]["truncated"][0]
-    trained = outcomes(Run(tmp_path / "runs" / found.record["cells"][0]["run"]), "recall@5")
-    estimate = cut["recall@5"][0] - trained.adapted.mean()
-    assert cut["minus_trained"][0] == pytest.approx(estimate)
+    cut = found.record.adapters[0].truncated[0]
+    trained = outcomes(Run(tmp_path / "runs" / found.record.cells[0].run), "recall@5")
+    estimate = cut.score("recall@5") - trained.adapted.mean()
+    assert cut.minus_trained.estimate == pytest.approx(estimate)
     same = paired_bootstrap(trained.adapted, trained.adapted, seed=0)
     assert (same.low, same.high) == (0, 0)
 
@@ -314,17 +315,17 @@ def test_a_cell_that_another_process_trains_is_waited_for_and_taken_over(config,
     finally:
         let_go.set()
         other.join()
-    assert [cell["state"] for cell in found.record["cells"]] == ["finished", "finished"]
+    assert [cell.state for cell in found.record.cells] == ["finished", "finished"]
     assert len(finished_before) == 1, "the free cell was trained while the other was held"
     assert len(list_runs(runs)) == 2
-    assert found.record["cells"][0]["run"] == run.name
+    assert found.record.cells[0].run == run.name
 
 
 def test_a_sweep_whose_analysis_finds_its_data_gone_is_not_left_running(config, tmp_path, monkeypatch):
     def gone(*_):
         raise DataError("the pictures are gone")
 
-    monkeypatch.setattr("vectoruniverse.sweep.runner.analyse_adapter", gone)
+    monkeypatch.setattr("vectoruniverse.sweep.analysis.analyse_adapter", gone)
     with pytest.raises(DataError, match="gone"):
         ranks(config(), 1, runs=tmp_path / "runs", out=tmp_path / "out")
     record = json.loads((tmp_path / "out" / "sweep.json").read_text())
@@ -339,4 +340,4 @@ def test_a_cell_is_trained_anew_on_another_base_of_the_same_name(config, clip, t
     settings = base / "preprocessor_config.json"
     settings.write_text(settings.read_text() + "\n")
     second = ranks(config(model=str(base)), 1, runs=tmp_path / "runs")
-    assert second.record["cells"][0]["run"] != first.record["cells"][0]["run"]
+    assert second.record.cells[0].run != first.record.cells[0].run

@@ -170,15 +170,16 @@ def test_the_forgetting_ledger_draws_the_groups_of_the_split(experiment, tmp_pat
     asked = experiment(root, data=data)
     outcome = train(asked, runs_dir=tmp_path / "runs", display=quiet())
     forgetting = ForgettingConfig(exclude={"Channel": new}, scales=[0.0, 1.0])
-    told = forgetting_curve(asked, forgetting, outcome.run.adapter, display=quiet())
+    shared = share(asked, quiet())
+    told = forgetting_curve(asked, forgetting, outcome.run.adapter, display=quiet(), shared=shared)
     found = load_file(outcome.run.path / PER_QUERY_FILE)
-    for point, model in zip(told["curve"], ("base", "adapted"), strict=True):
+    for point, model in zip(told.curve, ("base", "adapted"), strict=True):
         values = found[f"{model}/recall@5"]
         drawn = bootstrap_mean(values, seed=0, groups=found["drawn"])
-        assert point["new"] == pytest.approx([drawn.estimate, drawn.low, drawn.high])
+        assert point.new == pytest.approx([drawn.estimate, drawn.low, drawn.high])
     one = ForgettingConfig(include={"Channel": ["old 4"]}, scales=[0.0, 1.0])
     with pytest.raises(ConfigError, match="the old rows are one group by Channel"):
-        forgetting_curve(asked, one, outcome.run.adapter, display=quiet())
+        forgetting_curve(asked, one, outcome.run.adapter, display=quiet(), shared=shared)
 
 
 def test_right_answers_that_the_loss_takes_for_wrong_are_told_once(experiment, tmp_path):

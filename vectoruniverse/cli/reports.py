@@ -34,9 +34,9 @@ def report(
     sweeps = [folder for folder in (Path(subject), runs_dir / subject) if (folder / "sweep.json").is_file()]
     if sweeps:
         from vectoruniverse.report.sweep.page import write_sweep_page
-        from vectoruniverse.report.sweep.record import read_record
+        from vectoruniverse.report.sweep.record import read_sweep
 
-        page = write_sweep_page(read_record(sweeps[0] / "sweep.json"), sweeps[0], page=page_file(out))
+        page = write_sweep_page(read_sweep(sweeps[0] / "sweep.json"), sweeps[0], page=page_file(out))
     elif out is not None:
         raise UserError(f"no sweep is at {subject}; --out goes with a sweep, and a run's page stands in its folder")
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +25,7 @@ from vectoruniverse.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vectoruniverse.sweep.grid import Grid, Over
+    from vectoruniverse.sweep.grid import Grid
     from vectoruniverse.sweep.runner import SweepOutcome
 
 SeedsOption = Annotated[
@@ -59,13 +59,13 @@ def sweep(
     Running the same command again goes on where it stopped; more values or seeds run only what is new. Exit code 1:
     some cells failed, and the others are there.
     """
-    from vectoruniverse.sweep.grid import parse_over
+    from vectoruniverse.sweep.grid import make_grid, parse_over, whole_numbers
 
-    grid = _grid(config, overrides, [parse_over(text) for text in over], seeds, None)
+    grid = make_grid(config, overrides, [parse_over(text) for text in over], whole_numbers(seeds, "--seeds"))
     if wandb_sweep is not None:
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
     else:
-        _sweep(grid, out, runs_dir, quiet, as_json)
+        _run(grid, out, runs_dir, quiet, as_json)
 
 
 @tells_errors
@@ -94,19 +94,15 @@ def sweep_rank(
     Running the same command again goes on where it stopped; more ranks or seeds run only what is new. Exit code 1:
     some cells failed, and the others are there.
     """
-    from vectoruniverse.sweep.grid import RANK, Over, whole_numbers
+    from vectoruniverse.sweep.grid import RANK, Over, make_grid, whole_numbers
 
-    grid = _grid(config, overrides, [Over(RANK, whole_numbers(ranks, "--ranks"))], seeds, alpha)
+    grid = make_grid(
+        config, overrides, [Over(RANK, whole_numbers(ranks, "--ranks"))], whole_numbers(seeds, "--seeds"), alpha
+    )
     if wandb_sweep is not None:
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
     else:
-        _sweep(grid, out, runs_dir, quiet, as_json)
-
-
-def _grid(config: str, overrides: Sequence[str], over: Sequence[Over], seeds: str | None, alpha: str | None) -> Grid:
-    from vectoruniverse.sweep.grid import make_grid, whole_numbers
-
-    return make_grid(config, overrides, over, whole_numbers(seeds, "--seeds") if seeds is not None else (), alpha)
+        _run(grid, out, runs_dir, quiet, as_json)
 
 
 def _write_for_agents(
@@ -121,7 +117,7 @@ def _write_for_agents(
     typer.echo(f"{counted(len(grid.cells), 'cell')} in {file}; go on with: wandb sweep {shlex.quote(str(file))}")
 
 
-def _sweep(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: bool) -> None:
+def _run(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: bool) -> None:
     from vectoruniverse.sweep.runner import run_sweep
     from vectoruniverse.training.loop import InterruptedTraining
 
@@ -134,65 +130,38 @@ def _sweep(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: b
     finally:
         display.close()
     if as_json:
-        print_json(outcome.record)
+        print_json(outcome.record.model_dump())
     else:
         _print(outcome)
-    if outcome.failed:
-        for entry in outcome.failed:
-            complain(f"{entry['name']} failed: {entry['message']}", None)
+    for cell in outcome.record.failed:
+        complain(f"{cell.name} failed: {cell.message}", None)
+    if outcome.record.failed:
         raise typer.Exit(1)
 
 
 def _print(outcome: SweepOutcome) -> None:
     from vectoruniverse.report.sweep import words
-    from vectoruniverse.report.sweep.record import check_record
-    from vectoruniverse.report.sweep.tables import better
+    from vectoruniverse.report.sweep.record import NotComparable
+    from vectoruniverse.report.sweep.tables import terminal_table
     from vectoruniverse.report.verdict import LEARNED
-    from vectoruniverse.sweep.grid import describe
 
-    record: dict[str, Any] = outcome.record
-    found = record["statistics"]
-    if found is not None and "reason" not in found:
-        rows = [
-            (
-                describe(one["values"]),
-                _interval(one["mean"]),
-                _interval(one["gain"], sign="+"),
-                _interval(one["shortfall"]),
-                f"{one['trained_parameters']:,}",
-                "" if one["seconds"] is None else f"{one['seconds']:.0f} s",
-            )
-            for one in found["values"]
-        ]
-        columns = (
-            "",
-            f"{found['metric']}{better(found['metric'])} [95 %]",
-            "gain over base",
-            "behind the best",
-            "trained",
-            "time",
-        )
-        sweep = check_record(record)
-        title = f"{record['name']}: {found['queries']} {sweep.judged} rows, seeds {record['seeds']}"
-        print_table(title, columns, rows)
-        typer.echo(f"{found['answer']}{'' if sweep.judged == 'held-out' else f' {LEARNED}'}")
-        for sentence in words.health(sweep, words.verdicts(sweep, outcome.folder.path)):
+    record, folder = outcome.record, outcome.folder
+    if (found := record.compared) is not None:
+        table = terminal_table(record, found)
+        print_table(table.title, table.columns, table.rows)
+        typer.echo(f"{found.answer}{'' if record.judged == 'held-out' else f' {LEARNED}'}")
+        for sentence in words.health(record, words.verdicts(record, folder.path)):
             typer.echo(f"Health of the space: {sentence}")
-    elif found is not None:
-        typer.echo(found["reason"])
-    if ledger := record["forgetting"]:
-        before, after = ledger["curve"][0]["old"][0], ledger["curve"][-1]["old"][0]
+    elif isinstance(record.statistics, NotComparable):
+        typer.echo(record.statistics.reason)
+    if ledger := record.forgetting:
+        before, after = ledger.curve[0].old.estimate, ledger.curve[-1].old.estimate
         typer.echo(
-            f"on {ledger['old_rows']} rows that the base knew, {ledger['metric']} went from {before:.3f} to "
-            f"{after:.3f}; scale {ledger['best_scale']:g} of the adapter keeps most of both"
+            f"on {ledger.old_rows} rows that the base knew, {ledger.metric} went from {before:.3f} to "
+            f"{after:.3f}; scale {ledger.best_scale:g} of the adapter keeps most of both"
         )
-    if timing := record["timing"]:
-        typer.echo(f"{timing['seconds']:.0f} s, {timing['outside_steps']:.1%} of them outside training steps")
-    typer.echo(f"all of it in {outcome.folder.record_file} and {outcome.folder.table_file}")
-    if outcome.folder.page_file.is_file():
-        typer.echo(f"report in {outcome.folder.page_file}")
-
-
-def _interval(interval: list[float], sign: str = "") -> str:
-    estimate, low, high = interval
-    return f"{estimate:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+    if timing := record.timing:
+        typer.echo(f"{timing.seconds:.0f} s, {timing.outside_steps:.1%} of them outside training steps")
+    typer.echo(f"all of it in {folder.record_file} and {folder.table_file}")
+    if folder.page_file.is_file():
+        typer.echo(f"report in {folder.page_file}")

@@ -140,8 +140,8 @@ class Comparison:
         reached, gaps = self.paired.reached, self.paired.differences["adapted"]
         return {
             metric: {
-                **{model: [reached[model][metric].low, reached[model][metric].high] for model in ("base", "adapted")},
-                "difference": [gap.estimate, gap.low, gap.high],
+                **{model: list(reached[model][metric][1:]) for model in ("base", "adapted")},
+                "difference": list(gap),
             }
             for metric, gap in gaps.items()
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -195,7 +195,7 @@ def _differences(told: Sequence[_Told]) -> tuple[dict[str, dict[str, list[float]
     values = {name: {metric: row.adapted for metric, row in found.items()} for name, found in rows.items()}
     drawn = next((row.drawn for row in rows[first].values()), None)
     paired = compare_rows(values, first, groups=drawn).differences
-    gaps = {name: {metric: list(astuple(gap)) for metric, gap in found.items()} for name, found in paired.items()}
+    gaps = {name: {metric: list(gap) for metric, gap in found.items()} for name, found in paired.items()}
     why |= {name: "no metric has single rows in both" for name, found in gaps.items() if not found}
     return {name: found for name, found in gaps.items() if found}, why
 

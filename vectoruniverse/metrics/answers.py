@@ -20,8 +20,9 @@ def answer(summary: SweepSummary, *, name: str = "rank", metric: str = "recall@5
         said = _no_gain(summary, name, metric)
     elif len(values) == 1:
         said = (
-            f"Only {name} {best.value:g} was tried: {metric} {_interval(best.mean)} against the base's "
-            f"{_interval(base)}, a gain of {_interval(best.gain)}. Where more stops helping takes several values."
+            f"Only {name} {best.value:g} was tried: {metric} {interval_text(best.mean)} against the base's "
+            f"{interval_text(base)}, a gain of {interval_text(best.gain)}. Where more stops helping takes several "
+            "values."
         )
     else:
         said = _stops_helping(summary, name, metric, margin)
@@ -33,8 +34,8 @@ def _no_gain(summary: SweepSummary, name: str, metric: str) -> str:
     worse = all(value.gain.high < 0 for value in summary.values)
     which = f"Every {name} tried is credibly worse than" if worse else f"No {name} tried is credibly better than"
     return (
-        f"{which} the base model: {name} {best.value:g} comes first with {metric} {_interval(best.mean)} against "
-        f"{_interval(summary.base)}, a difference of {_interval(best.gain)}."
+        f"{which} the base model: {name} {best.value:g} comes first with {metric} {interval_text(best.mean)} against "
+        f"{interval_text(summary.base)}, a difference of {interval_text(best.gain)}."
     )
 
 
@@ -43,17 +44,19 @@ def _stops_helping(summary: SweepSummary, name: str, metric: str, margin: float 
     rule = "not credibly worse than the best" if margin is None else f"credibly within {margin:g} of the best"
     if chosen is None:
         return (
-            f"No {name} is {rule}: {name} {best.value:g} comes first with {metric} {_interval(best.mean)}, and others "
-            f"may be up to {best.shortfall.high:.3f} better. More seeds or queries, or a wider margin, are needed."
+            f"No {name} is {rule}: {name} {best.value:g} comes first with {metric} {interval_text(best.mean)}, and "
+            f"others may be up to {best.shortfall.high:.3f} better. More seeds or queries, or a wider margin, are "
+            "needed."
         )
     if chosen is best:
         smaller = f"every smaller {name} is credibly worse" if margin is None else f"no smaller {name} is {rule}"
         beside = "the smallest tried" if best is summary.values[0] else smaller
-        said = f"{name} {best.value:g} is the best, and {beside}: {metric} {_interval(best.mean)}."
+        said = f"{name} {best.value:g} is the best, and {beside}: {metric} {interval_text(best.mean)}."
     else:
         said = (
             f"{name} {chosen.value:g} is the smallest that is {rule} ({name} {best.value:g}): {metric} "
-            f"{_interval(chosen.mean)} against {_interval(best.mean)}, {_interval(chosen.shortfall)} behind the best."
+            f"{interval_text(chosen.mean)} against {interval_text(best.mean)}, {interval_text(chosen.shortfall)} "
+            "behind the best."
         )
     return " ".join([said, *_beyond(summary, chosen, name)])
 
@@ -87,5 +90,6 @@ def _grounds(summary: SweepSummary) -> str:
     return f"{said} Cells whose seed not every value has are left out: {left_out}." if left_out else said
 
 
-def _interval(interval: Interval) -> str:
-    return f"{interval.estimate:z.3f} [{interval.low:z.3f}, {interval.high:z.3f}]"
+def interval_text(interval: Interval, form: str = "z.3f") -> str:
+    """An interval as text, three decimals unless told otherwise."""
+    return f"{interval.estimate:{form}} [{interval.low:{form}}, {interval.high:{form}}]"

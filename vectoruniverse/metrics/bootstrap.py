@@ -6,7 +6,7 @@ clusters. With fewer than about 30 clusters its intervals are somewhat narrow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,8 +15,7 @@ CHUNK = 1 << 21
 """Draws held at once (16 MiB of int64)."""
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """An estimate and its confidence interval."""
 
     estimate: float

@@ -15,7 +15,7 @@ import yaml
 
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.runs.durable import write_durably, write_errors_are_told
-from vectoruniverse.sweep.grid import RANK, AlphaPolicy, Grid
+from vectoruniverse.sweep.grid import RANK, Grid
 
 MARK = "# A sweep for wandb agent, written by vu"
 PROJECT = "vectoruniverse"
@@ -75,10 +75,10 @@ def agent_sweep(grid: Grid, *, config: str, overrides: Sequence[str], runs_dir: 
     Raises:
         ConfigError: an argument holds what wandb takes for a macro.
     """
-    settings = [*overrides, "wandb.mode=online", *([] if grid.alpha is None else _alpha_settings(grid.alpha))]
+    settings = [*overrides, "wandb.mode=online", *([] if grid.alpha is None else grid.alpha.overrides(None))]
     arguments = ["--config", config, *(word for setting in settings for word in ("--set", setting))]
-    if grid.alpha is not None and (ratio := _ratio(grid.alpha)) is not None:
-        arguments += ["--alpha-per-rank", repr(ratio)]
+    if grid.alpha is not None and grid.alpha.name == "proportional":  # a grid cannot multiply, so vu train does
+        arguments += ["--alpha-per-rank", repr(grid.alpha.number)]
     if runs_dir != _DEFAULT_RUNS:
         arguments += ["--runs-dir", str(runs_dir)]
     for argument in arguments:
@@ -98,17 +98,6 @@ def agent_sweep(grid: Grid, *, config: str, overrides: Sequence[str], runs_dir: 
         "program": "vu",
         "command": ["${env}", "${program}", "train", *arguments, "--set-json", "${args_json}"],
     }
-
-
-def _alpha_settings(policy: AlphaPolicy) -> list[str]:
-    """What of a policy is the same at every rank; its alpha too, where that does not follow the rank."""
-    stabilized = f"adapter.rank_stabilized={'true' if policy.name == 'rank-stabilized' else 'false'}"
-    return [stabilized] if policy.name == "proportional" else [f"adapter.alpha={policy.number!r}", stabilized]
-
-
-def _ratio(policy: AlphaPolicy) -> float | None:
-    """K of alpha = K · rank: a product of two parameters is not in the power of a grid, so ``vu train`` makes it."""
-    return policy.number if policy.name == "proportional" else None
 
 
 def _is_ours(file: Path) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
@@ -12,33 +11,54 @@ from vectoruniverse.adapters.base_weights import BaseWeights
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.svd import effective_rank, singular_values, tower_spectra, truncate
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.metrics.bootstrap import Interval, bootstrap_mean, paired_bootstrap
+from vectoruniverse.metrics.bootstrap import bootstrap_mean, paired_bootstrap
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER
+from vectoruniverse.report.sweep.record import AdapterRecord, Cut, Layer, Tower
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import outcomes
+from vectoruniverse.sweep.findings import Finished, rounded
+from vectoruniverse.sweep.grid import RANK
+from vectoruniverse.sweep.sharing import Bases
+from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.model import extra_parameters, load_adapted, trained_in_place
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_task
 
 
-def analyse_adapter(
-    experiment: ImageTextExperiment, run: Run, shared: ImageTextShared, trained: dict[int, Run], ranks: Sequence[int]
-) -> dict[str, Any]:
+def analyse_rank_sweep(finished: Finished, bases: Bases, known: Sequence[AdapterRecord]) -> Iterator[AdapterRecord]:
+    """The adapters of the largest rank, one for each seed.
+
+    Args:
+        finished: cells of a sweep over the rank alone.
+        bases: what runs start from.
+        known: what an earlier call found, taken over where nothing has changed.
+    """
+    ranks = sorted({cell.values[RANK] for cell, _ in finished})
+    for cell, run in sorted(finished, key=lambda one: one[0].seed):
+        if cell.values[RANK] != ranks[-1]:
+            continue
+        trained = {other.values[RANK]: its for other, its in finished if other.seed == cell.seed}
+        names = {str(rank): other.name for rank, other in trained.items()}
+        earlier = [one for one in known if (one.run, one.compared_with) == (run.name, names)]
+        if earlier and [cut.rank for cut in earlier[0].truncated] == ranks:
+            yield earlier[0]
+        else:
+            found = analyse_adapter(run, bases, trained, ranks)
+            yield found.model_copy(update={"compared_with": names})
+
+
+def analyse_adapter(run: Run, bases: Bases, trained: dict[int, Run], ranks: Sequence[int]) -> AdapterRecord:
     """Singular values of an adapter's updates, and how well it does when cut to lower ranks.
 
     Args:
-        experiment: the run's.
         run: a finished LoRA run, of the largest rank.
-        shared: its base and data, left as they were found.
+        bases: its base and data among them, left as they were found.
         trained: by rank, the run of the same seed that was trained at it.
         ranks: to cut to, none above the run's own.
-
-    Returns:
-        JSON values: ``run``, ``rank``, ``layers`` (path → ``singular_values``, ``effective_rank``), ``towers`` (see
-        ``adapters.svd.TowerSpectrum``), and ``truncated``, an entry for each rank: the ``metric`` and its interval when
-        the adapter is cut to that rank, and ``minus_trained``, the paired difference from the run that was trained at
-        it, None where there is none.
     """
+    experiment = run_experiment(run)
+    shared = bases.of(experiment)
+    assert isinstance(experiment, ImageTextExperiment) and isinstance(shared, ImageTextShared)
     before = BaseWeights(shared.encoder.model, trained_in_place(shared.encoder, experiment.adapter))
     encoder, adapter = load_adapted(experiment, shared.encoder, shared.compute, run.adapter)
     assert isinstance(adapter, LoraAdapter), "only LoRA has a rank"
@@ -57,37 +77,25 @@ def analyse_adapter(
             truncated.append(_beside_trained(task.evaluate(), cut.rank, metric, run, trained.get(cut.rank)))
     finally:
         before.restore([adapter])
-    layers = {
-        path: {"singular_values": _rounded(found), "effective_rank": effective_rank(found)}
-        for path, found in values.items()
-    }
     spectra = tower_spectra(values, (VISION_TOWER, TEXT_TOWER))
-    towers = {name: asdict(one) | {"energy": list(one.energy)} for name, one in spectra.items()}
-    return {
-        "run": run.name,
-        "seed": experiment.seed,
-        "rank": own_rank,
-        "metric": metric,
-        "layers": layers,
-        "towers": towers,
-        "truncated": truncated,
-    }
+    return AdapterRecord(
+        run=run.name,
+        seed=experiment.seed,
+        rank=own_rank,
+        metric=metric,
+        layers={path: _layer(found) for path, found in values.items()},
+        towers={name: Tower(**asdict(one) | {"energy": list(one.energy)}) for name, one in spectra.items()},
+        truncated=truncated,
+    )
 
 
-def _beside_trained(evaluation: Evaluation, rank: int, metric: str, run: Run, trained: Run | None) -> dict[str, Any]:
-    """An entry of ``truncated``."""
+def _beside_trained(evaluation: Evaluation, rank: int, metric: str, run: Run, trained: Run | None) -> Cut:
     found, groups = evaluation.per_query[metric], outcomes(run, metric).drawn
-    interval = bootstrap_mean(found, seed=0, groups=groups)
-    entry: dict[str, Any] = {"rank": rank, metric: _plain(interval), "minus_trained": None}
+    interval, gap = bootstrap_mean(found, seed=0, groups=groups), None
     if trained is not None:
         gap = paired_bootstrap(outcomes(trained, metric).adapted, found, seed=0, groups=groups)
-        entry["minus_trained"] = _plain(gap)
-    return entry
+    return Cut.model_validate({"rank": rank, metric: list(interval), "minus_trained": gap})
 
 
-def _plain(interval: Interval) -> list[float]:
-    return [interval.estimate, interval.low, interval.high]
-
-
-def _rounded(values: torch.Tensor) -> list[float]:
-    return [float(f"{value:.6g}") for value in values.tolist()]
+def _layer(values: torch.Tensor) -> Layer:
+    return Layer(singular_values=rounded(values.tolist()), effective_rank=effective_rank(values))

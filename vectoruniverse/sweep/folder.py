@@ -6,20 +6,16 @@ The cells' runs are ordinary runs beside it, so that every command that knows ru
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from vectoruniverse.errors import ConfigError, DataError, LockedError
-from vectoruniverse.report.sweep.record import MAX_BYTES, REMEDY
-from vectoruniverse.runs.durable import remove_unfinished, write_durably
-from vectoruniverse.runs.files import read_bytes
+from vectoruniverse.errors import ConfigError, LockedError
+from vectoruniverse.report.sweep.record import SweepRecord, read_sweep
+from vectoruniverse.report.sweep.tables import write_cells
+from vectoruniverse.runs.durable import remove_unfinished
+from vectoruniverse.runs.files import write_record
 from vectoruniverse.runs.locks import lock_file
-from vectoruniverse.sweep.findings import sweep_csv
-
-VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +40,27 @@ class SweepFolder:
         """The page, once it is written."""
         return self.path / "report.html"
 
-    def read(self) -> dict[str, Any]:
-        """The record as an earlier call left it; empty where there is none.
+    def read(self) -> SweepRecord | None:
+        """The record as an earlier call left it; None where there is none.
 
         Raises:
             ConfigError: it is the record of another sweep, or none.
         """
         if not self.record_file.exists():
-            return {}
+            return None
+        said = f"is not the record of {self.name}"
         try:
-            record = json.loads(read_bytes(self.record_file, limit=MAX_BYTES, remedy=REMEDY))
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, DataError):
-                raise
-            record = None
-        if not isinstance(record, dict) or record.get("version") != VERSION or record.get("name") != self.name:
-            raise ConfigError(
-                f"is not the record of {self.name}",
-                file=self.record_file,
-                remedy="choose another --out; a sweep with another config or other data is another sweep",
-            )
-        return record
+            if (record := read_sweep(self.record_file)).name == self.name:
+                return record
+        except ConfigError as error:
+            said += f": {f'{error.key}: ' if error.key else ''}{error.message}"
+        remedy = "choose another --out; a sweep with another config or other data is another sweep"
+        raise ConfigError(said, file=self.record_file, remedy=remedy)
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: SweepRecord) -> None:
         """Replace both files, each as a whole."""
-        write_durably(self.record_file, json.dumps(record, indent=1, allow_nan=False) + "\n")
-        write_durably(self.table_file, sweep_csv(record))
+        write_record(self.record_file, record)
+        write_cells(record, self.table_file)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

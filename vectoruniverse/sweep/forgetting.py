@@ -10,20 +10,23 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vectoruniverse.adapters.base_weights import BaseWeights
 from vectoruniverse.adapters.prefix import PrefixAdapter
-from vectoruniverse.config.sections import SplitConfig
+from vectoruniverse.config.sections import Experiment, SplitConfig
 from vectoruniverse.data.splits import Split
-from vectoruniverse.errors import ConfigError
-from vectoruniverse.metrics.bootstrap import bootstrap_mean
+from vectoruniverse.errors import ConfigError, UserError
+from vectoruniverse.metrics.bootstrap import Interval, bootstrap_mean
+from vectoruniverse.report.sweep.record import ForgettingRecord, Kept, NotComparable, Statistics
+from vectoruniverse.sweep.findings import Finished
+from vectoruniverse.sweep.sharing import Bases
+from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.data import ImageTextData, decode, group_by, read_rows
 from vectoruniverse.tasks.image_text.model import Blend, load_adapted, picture_recipe, trained_in_place
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ScratchClip
-from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_pairs, build_task, share
+from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_pairs, build_task
 from vectoruniverse.tasks.image_text.task import ImageTextTask
 from vectoruniverse.terminal import Display
 
@@ -33,25 +36,60 @@ RULE = (
 )
 
 
+def forgetting_of_sweep(
+    base: Experiment,
+    found: Statistics | NotComparable | None,
+    finished: Finished,
+    bases: Bases,
+    known: ForgettingRecord | None,
+    *,
+    display: Display,
+) -> ForgettingRecord | None:
+    """The ledger of the smallest value that is not worse, else of the best, with the first seed that has it.
+
+    Args:
+        base: the experiment of the sweep, which says what the base knew.
+        found: what the finished cells say.
+        finished: cells with their runs.
+        bases: what runs start from.
+        known: what an earlier call found, taken over where nothing has changed.
+        display: told where there can be no ledger.
+    """
+    config = getattr(base, "forgetting", None)
+    if config is None or not isinstance(found, Statistics):
+        return None
+    values = found.smallest_not_worse or found.best
+    cell, run = next((c, r) for c, r in finished if c.values == values and c.seed in found.seeds)
+    told = {"run": run.name, "values": values, "seed": cell.seed, "rows_chosen": config.model_dump(mode="json")}
+    if known is not None and all(getattr(known, key) == value for key, value in told.items()):
+        return known
+    try:
+        experiment = run_experiment(run)
+        shared = bases.of(experiment)
+        assert isinstance(experiment, ImageTextExperiment) and isinstance(shared, ImageTextShared)
+        record = forgetting_curve(experiment, config, run.adapter, display=display, shared=shared)
+    except UserError as error:
+        display.warn(f"no forgetting ledger: {error}")
+        return None
+    return record.model_copy(update=told)
+
+
 def forgetting_curve(
     experiment: ImageTextExperiment,
     forgetting: ForgettingConfig,
     adapter: Path,
     *,
     display: Display,
-    shared: ImageTextShared | None = None,
-) -> dict[str, Any]:
-    """Judge both sides along the path from the base to an adapter.
+    shared: ImageTextShared,
+) -> ForgettingRecord:
+    """Evaluate both sides along the path from the base to an adapter.
 
     Args:
         experiment: that the adapter was trained with.
         forgetting: the rows that the base knew, and the scales to try.
         adapter: the adapter's folder.
         display: what a person sees.
-        shared: the base and the experiment's data, where they are loaded already; left as they were found.
-
-    Returns:
-        JSON values: ``metric``, ``new_rows``, ``old_rows``, ``curve`` (see ``weigh``), ``best_scale`` and ``rule``.
+        shared: the base and the experiment's data; left as they were found.
 
     Raises:
         ConfigError: no row is left that the experiment does not itself use, or either side is a single group of rows,
@@ -61,7 +99,6 @@ def forgetting_curve(
         raise ConfigError(
             "a prefix has no scale between base and adapted model", key="forgetting", remedy="leave it out"
         )
-    shared = shared or share(experiment, display)
     old = known_rows(experiment, forgetting, shared, display)
     units = [data.units("val") for data in (shared.data, old)]
     _refuse_lone_group(units, old.grouped_by)
@@ -79,20 +116,20 @@ def forgetting_curve(
         for scale in sorted(set(forgetting.scales) | {0.0, 1.0}):
             blend.move(scale)
             new, kept = (
-                _judged(task, experiment.eval.monitor, drawn) for task, drawn in zip(tasks, units, strict=True)
+                _evaluated(task, experiment.eval.monitor, drawn) for task, drawn in zip(tasks, units, strict=True)
             )
-            points.append({"scale": scale, "new": new, "old": kept})
+            points.append((scale, new, kept))
     finally:
         before.restore([lora] if lora else [])
     curve = weigh(points)
-    return {
-        "metric": experiment.eval.monitor,
-        "new_rows": len(shared.data.split.val),
-        "old_rows": len(old.rows),
-        "curve": curve,
-        "best_scale": best_scale(curve),
-        "rule": RULE,
-    }
+    return ForgettingRecord(
+        metric=experiment.eval.monitor,
+        new_rows=len(shared.data.split.val),
+        old_rows=len(old.rows),
+        curve=curve,
+        best_scale=best_scale(curve),
+        rule=RULE,
+    )
 
 
 def known_rows(
@@ -121,30 +158,26 @@ def known_rows(
     return dataclasses.replace(data, config=asked, split=everything, groups=groups)
 
 
-def weigh(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add to each point which shares of both sides it keeps.
+def weigh(points: Sequence[tuple[float, Interval, Interval]]) -> list[Kept]:
+    """Which shares of both sides each scale keeps.
 
     Args:
-        points: ``{"scale", "new": [estimate, low, high], "old": [estimate, low, high]}``, ascending, the first of scale
-            0, which is the base.
-
-    Returns:
-        The points with ``new_share`` (of the best along the path), ``old_share`` (of the base's, at most 1; 1 where the
-        base had nothing to lose) and ``kept``, their harmonic mean.
+        points: scale, new rows and old rows, ascending, the first of scale 0, which is the base.
     """
-    best_new, base_old = max(point["new"][0] for point in points), points[0]["old"][0]
+    best_new, base_old = max(new.estimate for _, new, _ in points), points[0][2].estimate
     weighed = []
-    for point in points:
-        new = point["new"][0] / best_new if best_new > 0 else 0.0
-        old = min(1.0, point["old"][0] / base_old) if base_old > 0 else 1.0
-        kept = 2 * new * old / (new + old) if new + old > 0 else 0.0
-        weighed.append({**point, "new_share": new, "old_share": old, "kept": kept})
+    for scale, new, old in points:
+        new_share = new.estimate / best_new if best_new > 0 else 0.0
+        old_share = min(1.0, old.estimate / base_old) if base_old > 0 else 1.0
+        both = new_share + old_share
+        kept = 2 * new_share * old_share / both if both > 0 else 0.0
+        weighed.append(Kept(scale=scale, new=new, old=old, new_share=new_share, old_share=old_share, kept=kept))
     return weighed
 
 
-def best_scale(curve: Sequence[dict[str, Any]]) -> float:
+def best_scale(curve: Sequence[Kept]) -> float:
     """The scale that keeps most of both sides; see ``RULE``."""
-    return float(max(curve, key=lambda point: (point["kept"], point["scale"]))["scale"])
+    return max(curve, key=lambda point: (point.kept, point.scale)).scale
 
 
 def _refuse_lone_group(sides: Sequence[Sequence[str] | None], grouped_by: str) -> None:
@@ -157,7 +190,5 @@ def _refuse_lone_group(sides: Sequence[Sequence[str] | None], grouped_by: str) -
             )
 
 
-def _judged(task: ImageTextTask, metric: str, units: Sequence[str] | None) -> list[float]:
-    """Estimate and 95 % interval of a metric on the held-out rows, drawn by their groups."""
-    interval = bootstrap_mean(task.evaluate().per_query[metric], seed=0, groups=units)
-    return [interval.estimate, interval.low, interval.high]
+def _evaluated(task: ImageTextTask, metric: str, units: Sequence[str] | None) -> Interval:
+    return bootstrap_mean(task.evaluate().per_query[metric], seed=0, groups=units)

@@ -5,6 +5,7 @@ Everything is checked before the first cell runs, so that a value that cannot be
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -12,16 +13,18 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from vectoruniverse.config.loading import NOT_IN_FINGERPRINT, fingerprint
+from vectoruniverse.config.loading import NOT_IN_FINGERPRINT
 from vectoruniverse.config.problems import OVERRIDE
 from vectoruniverse.config.sections import AdapterSettings, Experiment
 from vectoruniverse.config.strict_yaml import parse
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.report.sweep.record import key_of, shown, title_of
 from vectoruniverse.tasks.experiments import load_experiment
 
 RANK, ALPHA_KEYS = "adapter.rank", ("adapter.alpha", "adapter.rank_stabilized")
+T = TypeVar("T")
 MAX_CELLS = 10_000
 MAX_NAME = 80
 
@@ -59,36 +62,31 @@ class AlphaPolicy:
     def __str__(self) -> str:
         return f"{self.name}:{self.number:g}"
 
-    def overrides(self, rank: int) -> list[str]:
-        """The settings of alpha at a rank."""
-        alpha = self.number * rank if self.name == "proportional" else self.number
-        stabilized = "true" if self.name == "rank-stabilized" else "false"
-        return [f"adapter.alpha={alpha!r}", f"adapter.rank_stabilized={stabilized}"]
+    def overrides(self, rank: int | None) -> list[str]:
+        """The settings of alpha at a rank; with None those that are the same at every rank."""
+        stabilized = f"adapter.rank_stabilized={'true' if self.name == 'rank-stabilized' else 'false'}"
+        if self.name != "proportional":
+            return [f"adapter.alpha={self.number!r}", stabilized]
+        return [stabilized] if rank is None else [f"adapter.alpha={self.number * rank!r}", stabilized]
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One experiment of a sweep.
-
-    Attributes:
-        values: value of each swept key.
-        seed: its seed.
-        experiment: what is run, all resolved.
-    """
+    """One experiment of a sweep, all resolved, with its value of each swept key."""
 
     values: Mapping[str, object]
     seed: int
     experiment: Experiment
 
     @property
-    def key(self) -> str:
+    def key(self) -> tuple[str, int]:
         """Tells cells of one sweep apart."""
-        return json.dumps([list(self.values.values()), self.seed])
+        return key_of(self.values), self.seed
 
     @property
     def title(self) -> str:
         """For people, such as ``rank 4, seed 0``."""
-        return f"{describe(self.values)}, seed {self.seed}"
+        return f"{title_of(self.values)}, seed {self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,20 +175,18 @@ def parse_over(text: str) -> Over:
     return Over(key.strip(), _distinct(values, f"--over {key.strip()}"))
 
 
-def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """Read ``1,2,4``.
+def whole_numbers(text: str | None, option: str) -> tuple[int, ...]:
+    """Read ``1,2,4``; nothing where the option is not given.
 
     Raises:
         ConfigError: something else stands there, or a number is given twice.
     """
     try:
-        return tuple(int(str(v)) for v in _distinct([int(part) for part in text.split(",")], option))
-    except ValueError as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(
-            f"{text[:60]!r} is not a list of whole numbers", file=option, remedy=f"as in {option} 1,2,4"
-        ) from None
+        numbers = [int(part) for part in text.split(",")] if text is not None else []
+    except ValueError:
+        message = f"{(text or '')[:60]!r} is not a list of whole numbers"
+        raise ConfigError(message, file=option, remedy=f"as in {option} 1,2,4") from None
+    return _distinct(numbers, option)
 
 
 def alpha_policy(text: str, adapter: AdapterSettings) -> AlphaPolicy:
@@ -202,21 +198,17 @@ def alpha_policy(text: str, adapter: AdapterSettings) -> AlphaPolicy:
         ConfigError: it is none of these.
     """
     own = adapter.alpha if adapter.alpha is not None else float(adapter.rank)
-    name, _, number = text.partition(":")
     if text == "auto":
-        name, number = (
-            ("rank-stabilized", "") if adapter.rank_stabilized else ("proportional", repr(own / adapter.rank))
-        )
+        text = "rank-stabilized" if adapter.rank_stabilized else f"proportional:{own / adapter.rank!r}"
+    name, _, number = text.partition(":")
     if name == "proportional":
-        try:
+        with contextlib.suppress(ValueError):
             ratio = float(number or "1")
-        except ValueError:
-            ratio = math.nan
-        if math.isfinite(ratio) and ratio > 0:
-            return AlphaPolicy("proportional", ratio)
-    elif name == "fixed" and not number:
+            if math.isfinite(ratio) and ratio > 0:
+                return AlphaPolicy("proportional", ratio)
+    elif text == "fixed":
         return AlphaPolicy("fixed", own)
-    elif name == "rank-stabilized" and not number:
+    elif text == "rank-stabilized":
         return AlphaPolicy("rank-stabilized", own)
     raise ConfigError(
         f"{text[:60]!r} says not how alpha follows the rank",
@@ -225,22 +217,7 @@ def alpha_policy(text: str, adapter: AdapterSettings) -> AlphaPolicy:
     )
 
 
-def describe(values: Mapping[str, object]) -> str:
-    """Values for people: the last word of each key, and its value."""
-    return ", ".join(f"{key.rpartition('.')[2]} {shown(value)}" for key, value in values.items())
-
-
-def shown(value: object) -> str:
-    """A value as it would stand in the file."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def identity(experiment: Experiment) -> str:
-    """What tells the runs of two cells apart: the settings that determine the result."""
-    return fingerprint(experiment)
-
-
-def _distinct(values: list[Any], option: str) -> tuple[object, ...]:
+def _distinct(values: list[T], option: str) -> tuple[T, ...]:
     for i, value in enumerate(values):
         if value in values[:i]:
             raise ConfigError(f"{shown(value)} is given twice", file=option, remedy="name each value once")

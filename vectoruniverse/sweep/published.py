@@ -10,30 +10,35 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from vectoruniverse.errors import ConfigError
+import pandas as pd
+from pydantic import Field
+
+from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.report.sweep.page import write_sweep_page
-from vectoruniverse.report.sweep.record import check_record, read_record
+from vectoruniverse.report.sweep.record import SweepRecord, read_sweep, shown
+from vectoruniverse.report.sweep.tables import cell_frame
 from vectoruniverse.report.sweep.words import answer
-from vectoruniverse.runs.durable import write_durably
 from vectoruniverse.runs.environment import environment
+from vectoruniverse.runs.files import Record, read_record, write_record
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.sweep.folder import SweepFolder
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.wandb_run import WandbSettings
-from vectoruniverse.tracking.wandb_sweep import JOB_TYPE, SweepFindings, WandbSweepTracker
+from vectoruniverse.tracking.wandb_sweep import JOB_TYPE, WandbSweepTracker
 from vectoruniverse.tracking.wandb_sync import sync
 
 MEMORY_FILE = "published.json"
-PAGE, WANDB = "page", "wandb run"
-
-MEASURED = ("seed", "state")
-FACTS = ("base", "difference", "trained parameters", "seconds", "run", "message")
-"""Columns of the table of cells, before and after the metric."""
 
 
-def publish(folder: SweepFolder, record: dict[str, Any], display: Display) -> None:
+class Published(Record):
+    """Of which record, as its fingerprint, each was made; None: of none yet."""
+
+    page: str | None = None
+    wandb_run: str | None = Field(None, alias="wandb run")
+
+
+def publish(folder: SweepFolder, record: SweepRecord, display: Display) -> None:
     """Write the page, and then tell Weights & Biases, figures included; what fails is a warning.
 
     Args:
@@ -42,16 +47,16 @@ def publish(folder: SweepFolder, record: dict[str, Any], display: Display) -> No
             what is logged where.
         display: takes the warnings.
     """
-    if not any(entry["state"] == "finished" for entry in record["cells"]):
+    if not record.finished:
         return
-    content, memory = _fingerprint(record), _read(folder.path / MEMORY_FILE)
-    for kind, act in ((PAGE, _write_page), (WANDB, _log)):
-        if memory.get(kind) == content:
+    content, memory = _fingerprint(record), _read(folder)
+    for field, kind, act in (("page", "page", _write_page), ("wandb_run", "wandb run", _log)):
+        if getattr(memory, field) == content:
             continue
         try:
             if act(folder, record, display):
-                memory[kind] = content
-                write_durably(folder.path / MEMORY_FILE, json.dumps(memory) + "\n")
+                memory = memory.model_copy(update={field: content})
+                write_record(folder.path / MEMORY_FILE, memory)
         except Exception as error:  # the sweep is done and its record is written, whatever becomes of the rest
             display.warn(f"the sweep's {kind} could not be made: {error}")
 
@@ -70,7 +75,7 @@ def sync_sweep(folder: Path) -> Iterator[tuple[str, str | None]]:
         LockedError: another process works on the sweep, or on one of its runs.
         UserError: an upload failed.
     """
-    record = check_record(read_record(folder / "sweep.json"))
+    record = read_sweep(folder / "sweep.json")
     told = 0
     with SweepFolder(folder, record.name).lock():
         for cell in record.cells:
@@ -93,79 +98,81 @@ def sync_sweep(folder: Path) -> Iterator[tuple[str, str | None]]:
         yield record.name, address
 
 
-def findings(folder: SweepFolder, record: dict[str, Any]) -> SweepFindings:
-    """The record as a table and a summary, with the page's figures where the page is of this record."""
-    states = [entry["state"] for entry in record["cells"]]
-    is_drawn = _read(folder.path / MEMORY_FILE).get(PAGE) == _fingerprint(record)
-    drawn = sorted((folder.path / "figures").glob("*.png")) if is_drawn else []
-    return SweepFindings(
-        done=states.count("finished"),
-        columns=(*record["over"], *MEASURED, record["metric"], *FACTS),
-        rows=[_row(entry, list(record["over"]), record["metric"]) for entry in record["cells"]],
-        summary=_summary(record),
-        figures={path.stem: path for path in drawn},
-        failed=record["state"] == "failed",
-    )
-
-
-def _row(entry: dict[str, Any], keys: list[str], metric: str) -> tuple[object, ...]:
-    value = entry.get("metrics", {}).get(metric)
-    difference = entry.get("intervals", {}).get(metric, {}).get("difference", [None])[0]
-    base = None if value is None or difference is None else value - difference
-    facts = (base, difference, entry.get("trained_parameters"), entry.get("seconds"), entry["run"], entry["message"])
-    return (*(entry["values"][key] for key in keys), entry["seed"], entry["state"], value, *facts)
-
-
-def _summary(record: dict[str, Any]) -> dict[str, float | int | str | None]:
-    """The answer in words and in numbers; a thing that is not known is None, so that it replaces what was known."""
-    found, states = record["statistics"] or {}, [entry["state"] for entry in record["cells"]]
-    said = answer(check_record(record))
-    best = next((one["mean"][0] for one in found.get("values", []) if one["values"] == found["best"]), None)
-    told: dict[str, float | int | str | None] = {
-        "answer": said.headline,
-        "answer_in_full": found.get("answer") or said.detail,
-        f"best/{record['metric']}": best,
-        f"base/{record['metric']}": found["base"][0] if "base" in found else None,
-        "cells/finished": states.count("finished"),
-        "cells/failed": states.count("failed") + states.count("stopped"),
-    }
-    for name in ("best", "smallest_not_worse"):
-        values = found.get(name) or {}
-        told |= {f"{name}/{key}": _plain(values.get(key)) for key in record["over"]}
-    return told
-
-
-def _plain(value: object) -> float | int | str | None:
-    return value if isinstance(value, int | float | str | None) else json.dumps(value, ensure_ascii=False)
-
-
-def _write_page(folder: SweepFolder, record: dict[str, Any], display: Display) -> bool:
-    if not record["config"]["eval"]["report"]:
+def _write_page(folder: SweepFolder, record: SweepRecord, display: Display) -> bool:
+    if not record.config["eval"]["report"]:
         return False
     write_sweep_page(record, folder.path)
     return True
 
 
-def _log(folder: SweepFolder, record: dict[str, Any], display: Display) -> bool:
-    given = record["config"]["wandb"]
+def _log(folder: SweepFolder, record: SweepRecord, display: Display) -> bool:
+    """Tell the table, the summary, and the page's figures where the page is of this record."""
+    given = record.config["wandb"]
     settings = WandbSettings(**given | {"group": given["group"] or folder.name, "job_type": JOB_TYPE})
     if settings.effective_mode() == "disabled":
         return False
-    config = {**record["config"], "sweep": {key: record[key] for key in ("over", "seeds", "alpha", "metric")}}
-    tracker = WandbSweepTracker(folder.path, folder.name, config, display.warn, settings, environment())
-    return tracker.log_sweep(findings(folder, record))
+    swept = record.model_dump(include={"over", "seeds", "alpha", "metric"})
+    is_drawn = _read(folder).page == _fingerprint(record)
+    drawn = sorted((folder.path / "figures").glob("*.png")) if is_drawn else []
+    config = {**record.config, "sweep": swept}
+    tracker = WandbSweepTracker(
+        folder.path, folder.name, config, display.warn, settings, environment=environment(), history=()
+    )
+    return tracker.log_sweep(
+        len(record.finished),
+        _table(record),
+        _summary(record),
+        figures={path.stem: path for path in drawn},
+        failed=record.state == "failed",
+    )
 
 
-def _fingerprint(record: dict[str, Any]) -> str:
+def _table(record: SweepRecord) -> pd.DataFrame:
+    cells, metric = cell_frame(record), record.metric
+    values, gains = cells[metric].tolist(), cells[f"{metric} gain"].tolist()
+    known = [None not in pair for pair in zip(values, gains, strict=True)]
+    columns = {
+        metric: values,
+        "base": [v - g if both else None for v, g, both in zip(values, gains, known, strict=True)],
+        "difference": gains,
+        "trained parameters": cells["trained_parameters"].tolist(),
+        **{name: cells[name].tolist() for name in ("seconds", "run", "message")},
+    }
+    index = cells[[*record.over, "seed", "state"]].reset_index(drop=True)
+    return index.join(pd.DataFrame(columns, dtype=object))
+
+
+def _summary(record: SweepRecord) -> dict[str, float | int | str | None]:
+    """The answer in words and in numbers; a thing that is not known is None, so that it replaces what was known."""
+    found, said = record.compared, answer(record)
+    best = [one.mean.estimate for one in found.values if one.values == found.best] if found else []
+    told: dict[str, float | int | str | None] = {
+        "answer": said.headline,
+        "answer_in_full": found.answer if found else said.detail,
+        f"best/{record.metric}": best[0] if best else None,
+        f"base/{record.metric}": found.base.estimate if found else None,
+        "cells/finished": len(record.finished),
+        "cells/failed": len(record.failed),
+    }
+    chosen = {"best": found.best, "smallest_not_worse": found.smallest_not_worse} if found else {}
+    for name in ("best", "smallest_not_worse"):
+        values = chosen.get(name) or {}
+        told |= {f"{name}/{key}": _plain(values.get(key)) for key in record.over}
+    return told
+
+
+def _plain(value: object) -> float | int | str | None:
+    return value if isinstance(value, int | float | str | None) else shown(value)
+
+
+def _fingerprint(record: SweepRecord) -> str:
     """SHA-256 of what the record found, without the times of the call that wrote it."""
-    content = {key: value for key, value in record.items() if key != "timing"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(record.model_dump(exclude={"timing"}), sort_keys=True).encode()).hexdigest()
 
 
-def _read(file: Path) -> dict[str, object]:
+def _read(folder: SweepFolder) -> Published:
     """What was published so far; nothing where that is not known, so that it is published again."""
     try:
-        memory = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return memory if isinstance(memory, dict) else {}
+        return read_record(folder.path / MEMORY_FILE, Published)
+    except DataError:
+        return Published()

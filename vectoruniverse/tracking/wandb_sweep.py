@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from vectoruniverse.tracking.wandb_media import inert
-from vectoruniverse.tracking.weights_and_biases import WandbSettings, WandbTracker
+from vectoruniverse.tracking.weights_and_biases import WandbTracker
 
 if TYPE_CHECKING:
     import wandb
@@ -17,62 +18,38 @@ if TYPE_CHECKING:
 JOB_TYPE = "sweep"
 
 
-@dataclass(frozen=True, slots=True)
-class SweepFindings:
-    """What a sweep has to tell.
-
-    Args:
-        done: number of finished cells, which is the step of the run: it grows when a sweep is gone on with.
-        columns: names of the table's columns.
-        rows: a row for each cell, JSON values.
-        summary: values of the run's summary; None where a thing is not known.
-        figures: PNG files by name.
-        failed: whether some cells failed.
-    """
-
-    done: int
-    columns: Sequence[str]
-    rows: Sequence[Sequence[object]]
-    summary: Mapping[str, float | int | str | None]
-    figures: Mapping[str, Path]
-    failed: bool
-
-
 class WandbSweepTracker(WandbTracker):
-    """The run of a sweep; told again, it is the same run, which goes on online and is told as a whole offline.
+    """The run of a sweep; told again, it is the same run, which goes on online and is told as a whole offline."""
 
-    Args:
-        folder: the sweep's folder; wandb's files go below it.
-        name: the sweep's name, also the run's id.
-        config: what all cells have in common, and what is swept.
-        warn: takes a message for people.
-        settings: project, mode, group and so on.
-        environment: versions, hardware, commit and command without secrets.
-    """
+    _failed = False
 
-    def __init__(
+    def log_sweep(
         self,
-        folder: Path,
-        name: str,
-        config: Mapping[str, object],
-        warn: Callable[[str], None],
-        settings: WandbSettings,
-        environment: Mapping[str, object] | None = None,
-    ) -> None:
-        super().__init__(folder, name, config, warn, settings, environment=environment, history=())
-        self._failed = self._run is None
-
-    def log_sweep(self, findings: SweepFindings) -> bool:
+        done: int,
+        cells: pd.DataFrame,
+        summary: Mapping[str, float | int | str | None],
+        *,
+        figures: Mapping[str, Path],
+        failed: bool,
+    ) -> bool:
         """Log ``cells`` (a table), ``figures/<name>`` and the summary, and take leave.
+
+        Args:
+            done: number of finished cells, which is the step of the run: it grows when a sweep is gone on with.
+            cells: a row for each cell, JSON values.
+            summary: None where a thing is not known.
+            figures: PNG files by name.
+            failed: whether some cells failed.
 
         Returns:
             Whether wandb took all of it.
         """
-        self._attach(lambda run: _log_table(run, findings), "the table of cells")
-        if findings.figures:
-            self.log_figures(findings.done, findings.figures)
-        self._attempt(lambda run: run.summary.update(dict(findings.summary)), "could not log")
-        self.finish("failed" if findings.failed else "finished")
+        self._failed = self._run is None
+        self._attach(lambda run: _log_table(run, done, cells), "the table of cells")
+        if figures:
+            self.log_figures(done, figures)
+        self._attempt(lambda run: run.summary.update(dict(summary)), "could not log")
+        self.finish("failed" if failed else "finished")
         return not self._failed and not self._warned
 
     def _attempt(self, act: Callable[[wandb.Run], object], failure: str) -> None:
@@ -81,13 +58,13 @@ class WandbSweepTracker(WandbTracker):
         self._failed |= self._run is not before
 
 
-def _log_table(run: wandb.Run, findings: SweepFindings) -> None:
+def _log_table(run: wandb.Run, done: int, cells: pd.DataFrame) -> None:
     """One row for each cell, under a key without a slash, as ``wandb_media.retrieval_tables`` says."""
     import wandb
 
-    columns = [_column(list(cells)) for cells in zip(*findings.rows, strict=True)]
-    rows = [list(cells) for cells in zip(*columns, strict=True)]
-    run.log({"cells": wandb.Table(columns=list(findings.columns), data=rows), "step": findings.done})
+    columns = [_column(cells[name].tolist()) for name in cells]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    run.log({"cells": wandb.Table(columns=list(cells), data=rows), "step": done})
 
 
 def _column(cells: list[object]) -> list[object]:
@@ -95,8 +72,5 @@ def _column(cells: list[object]) -> list[object]:
     known = [cell for cell in cells if cell is not None]
     if all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in known):
         return cells
-    return [None if cell is None else inert(cell if isinstance(cell, str) else _json(cell)) for cell in cells]
-
-
-def _json(cell: object) -> str:
-    return json.dumps(cell, ensure_ascii=False)
+    texts = [cell if cell is None or isinstance(cell, str) else json.dumps(cell, ensure_ascii=False) for cell in cells]
+    return [None if text is None else inert(text) for text in texts]

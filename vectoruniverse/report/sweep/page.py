@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from vectoruniverse.report.figures.style import save
 from vectoruniverse.report.page import Chapter, write_page
 from vectoruniverse.report.sweep import words
-from vectoruniverse.report.sweep.csv_tables import write_tables
 from vectoruniverse.report.sweep.plates import sweep_plates
-from vectoruniverse.report.sweep.record import Statistics, check_record
-from vectoruniverse.report.sweep.tables import cell_table, cost_tables, health_tables, value_table
+from vectoruniverse.report.sweep.record import SweepRecord
+from vectoruniverse.report.sweep.tables import cell_table, cost_tables, health_tables, value_table, write_tables
 
 
-def write_sweep_page(record: Mapping[str, Any], folder: Path, *, page: Path | None = None) -> Path:
+def write_sweep_page(sweep: SweepRecord, folder: Path, *, page: Path | None = None) -> Path:
     """Write the page, ``figures/`` (PNG and SVG) and ``tables/`` (CSV).
 
     Args:
-        record: what sweep.json holds.
+        sweep: what sweep.json holds.
         folder: of the sweep: paths of its runs start here, and figures and tables go here.
         page: the page; None: ``report.html`` in the folder. Elsewhere, figures and tables go beside it, into a folder
             of its name.
@@ -29,13 +26,12 @@ def write_sweep_page(record: Mapping[str, Any], folder: Path, *, page: Path | No
         The page.
 
     Raises:
-        ConfigError: the record is none that this version reads, or something cannot be written.
+        ConfigError: something cannot be written.
         ResourceError: the disk is full.
     """
-    sweep = check_record(record)
     written, beside = (folder / "report.html", folder) if page is None else (page, page.with_suffix(""))
     answer, said = words.answer(sweep), words.verdicts(sweep, folder)
-    plates = list(sweep_plates(sweep, title=answer.headline if isinstance(sweep.statistics, Statistics) else ""))
+    plates = list(sweep_plates(sweep, title=answer.headline if sweep.compared else ""))
     for plate in plates:
         save(plate.figure, beside / "figures", plate.name)
     write_tables(sweep, beside / "tables")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+import pandas as pd
 
 from vectoruniverse.report.figures.adapter import (
     Balance,
@@ -25,39 +26,49 @@ from vectoruniverse.report.figures.sweeps import (
     validation_curves,
 )
 from vectoruniverse.report.figures.swept import Swept
-from vectoruniverse.report.sweep.record import Adapter, Cell, Forgetting, Layer, Statistics, SweepRecord, Values
-
-MIB = 2**20
+from vectoruniverse.report.sweep.record import (
+    AdapterRecord,
+    ForgettingRecord,
+    Layer,
+    Statistics,
+    SweepRecord,
+    key_of,
+    label_of,
+    places_of,
+)
+from vectoruniverse.report.sweep.tables import MIB, cell_frame
 
 
 def sweep_plates(sweep: SweepRecord, *, title: str) -> Iterator[Plate]:
-    """All figures that the record has the numbers for.
-
-    Args:
-        sweep: the record.
-        title: the answer in a few words, above the figure of the metric.
-    """
+    """All figures that the record has the numbers for; ``title`` is the answer, above the figure of the metric."""
     if not sweep.finished:
         return
-    swept, base = sweep.swept(), sweep.base_metrics.get(sweep.metric)
-    if isinstance(sweep.statistics, Statistics):
-        yield _metric(sweep, sweep.statistics, swept, title)
-    yield from _costs(sweep, swept)
+    swept, base = axis_of(sweep), sweep.base_metrics.get(sweep.metric)
+    cells = cell_frame(sweep)
+    cells = cells[cells["state"] == "finished"]
+    if sweep.compared is not None:
+        yield _metric(sweep, sweep.compared, swept, cells, title)
+    yield from _costs(cells, swept)
     yield from _curves(sweep, swept, base)
     if sweep.adapters:
-        yield from _adapters(sweep, sweep.adapters[0], base)
+        yield from _adapters(sweep, sweep.adapters[0], cells, base)
     if sweep.judges_space:
-        yield from _space(sweep, swept)
+        yield from _space(sweep, swept, cells)
     if sweep.forgetting is not None:
         yield _forgetting(sweep.forgetting)
 
 
-def _metric(sweep: SweepRecord, statistics: Statistics, swept: Swept, title: str) -> Plate:
-    def seeds(values: Values) -> list[float]:
-        cells = [cell for cell in sweep.finished if cell.values == values and cell.seed in statistics.seeds]
-        return [cell.metrics[sweep.metric] for cell in cells if sweep.metric in cell.metrics]
+def axis_of(sweep: SweepRecord) -> Swept:
+    """The axis of values: the values themselves where one key is swept over numbers, else their order."""
+    places, ordered = places_of(cell.values for cell in sweep.cells)
+    labels = {places[key_of(cell.values)]: label_of(cell.values) for cell in sweep.cells}
+    return Swept(sweep.swept_name, dict(sorted(labels.items())), ordered)
 
-    points = [Point(sweep.place(one.values), one.mean, seeds(one.values)) for one in statistics.values]
+
+def _metric(sweep: SweepRecord, statistics: Statistics, swept: Swept, cells: pd.DataFrame, title: str) -> Plate:
+    places, _ = places_of(cell.values for cell in sweep.cells)
+    seeds = _by_place(cells[cells["seed"].isin(statistics.seeds)], sweep.metric)
+    points = [Point(place := places[key_of(one.values)], one.mean, seeds.get(place, [])) for one in statistics.values]
     chosen = statistics.smallest_not_worse
     drawn = metric_by_value(
         sorted(points, key=lambda point: point.place),
@@ -65,7 +76,7 @@ def _metric(sweep: SweepRecord, statistics: Statistics, swept: Swept, title: str
         swept,
         metric=sweep.metric,
         judged=sweep.judged,
-        chosen=None if chosen is None else sweep.place(chosen),
+        chosen=None if chosen is None else places[key_of(chosen)],
         title=title,
     )
     rows = f"{statistics.queries:,} {sweep.judged} rows"
@@ -79,11 +90,12 @@ def _metric(sweep: SweepRecord, statistics: Statistics, swept: Swept, title: str
     return Plate("metric", f"{sweep.metric} by {swept.name}", "answer", caption, drawn)
 
 
-def _costs(sweep: SweepRecord, swept: Swept) -> Iterator[Plate]:
+def _costs(cells: pd.DataFrame, swept: Swept) -> Iterator[Plate]:
+    memory = _by_place(cells, "peak_memory_bytes")
     kinds = {
-        "trained parameters": _by_place(sweep, lambda cell: cell.trained_parameters),
-        "time of a cell, seconds": _by_place(sweep, lambda cell: cell.seconds),
-        "peak memory, MiB": _by_place(sweep, lambda cell: cell.peak_memory_bytes and cell.peak_memory_bytes / MIB),
+        "trained parameters": _by_place(cells, "trained_parameters"),
+        "time of a cell, seconds": _by_place(cells, "seconds"),
+        "peak memory, MiB": {place: [one / MIB for one in seeds] for place, seeds in memory.items()},
     }
     if any(found for kind in kinds.values() for found in kind.values()):
         caption = (
@@ -94,10 +106,11 @@ def _costs(sweep: SweepRecord, swept: Swept) -> Iterator[Plate]:
 
 
 def _curves(sweep: SweepRecord, swept: Swept, base: float | None) -> Iterator[Plate]:
+    places, _ = places_of(cell.values for cell in sweep.cells)
     curves: dict[float, list[dict[int, float]]] = {}
     for cell in sweep.finished:
         if cell.curve:
-            curves.setdefault(sweep.place(cell.values), []).append({one.epoch: one.value for one in cell.curve})
+            curves.setdefault(places[key_of(cell.values)], []).append({one.epoch: one.value for one in cell.curve})
     if curves:
         caption = (
             f"{sweep.metric} of the {sweep.judged} rows by epoch: means over seeds, single ones faint behind them."
@@ -106,8 +119,8 @@ def _curves(sweep: SweepRecord, swept: Swept, base: float | None) -> Iterator[Pl
         yield Plate("validation", "After each epoch", "curves", caption, drawn)
 
 
-def _adapters(sweep: SweepRecord, first: Adapter, base: float | None) -> Iterator[Plate]:
-    yield _truncation(sweep, first, base)
+def _adapters(sweep: SweepRecord, first: AdapterRecord, cells: pd.DataFrame, base: float | None) -> Iterator[Plate]:
+    yield _truncation(sweep, first, cells, base)
     found = updates(sweep)
     if not found:
         return
@@ -146,19 +159,13 @@ def updates(sweep: SweepRecord) -> dict[str, dict[str, list[Layer]]]:
     return found
 
 
-def _truncation(sweep: SweepRecord, first: Adapter, base: float | None) -> Plate:
-    seeds = {adapter.seed for adapter in sweep.adapters}
-    points = []
-    for rank in [cut.rank for cut in first.truncated]:
-        trained = [
-            cell.metrics[sweep.metric]
-            for cell in sweep.finished
-            if cell.seed in seeds and list(cell.values.values()) == [rank] and sweep.metric in cell.metrics
-        ]
-        cuts = [
-            cut.score(adapter.metric) for adapter in sweep.adapters for cut in adapter.truncated if cut.rank == rank
-        ]
-        points.append(Truncation(rank, trained, cuts))
+def _truncation(sweep: SweepRecord, first: AdapterRecord, cells: pd.DataFrame, base: float | None) -> Plate:
+    trained = _by_place(cells[cells["seed"].isin([adapter.seed for adapter in sweep.adapters])], sweep.metric)
+    cut: dict[int, list[float]] = {}
+    for adapter in sweep.adapters:
+        for one in adapter.truncated:
+            cut.setdefault(one.rank, []).append(one.score(adapter.metric))
+    points = [Truncation(one.rank, trained.get(one.rank, []), cut[one.rank]) for one in first.truncated]
     caption = (
         f"The adapter of rank {first.rank}, cut to its first k directions without training, beside those that were "
         "trained at rank k. Where the dashed line keeps up, one large run would have been enough."
@@ -167,14 +174,14 @@ def _truncation(sweep: SweepRecord, first: Adapter, base: float | None) -> Plate
     return Plate("truncation", "Trained at k, or cut to k", "adapters", caption, drawn)
 
 
-def _space(sweep: SweepRecord, swept: Swept) -> Iterator[Plate]:
-    ranks = _by_place(sweep, lambda cell: cell.metrics.get("effective_rank"))
+def _space(sweep: SweepRecord, swept: Swept, cells: pd.DataFrame) -> Iterator[Plate]:
+    ranks = _by_place(cells, "effective_rank")
     if any(ranks.values()):
         caption = f"Directions that the embeddings of all {sweep.judged} rows use: median over seeds; dots: seeds."
         drawn = effective_ranks(ranks, sweep.base_metrics.get("effective_rank"), swept)
         yield Plate("effective_rank", "Directions in use", "health", caption, drawn)
-    places = [(None, sweep.base_metrics), *((sweep.place(cell.values), cell.metrics) for cell in sweep.finished)]
-    positions = [position for place, metrics in places if (position := _position(place, metrics)) is not None]
+    models = [(None, sweep.base_metrics), *zip(cells.index, (cell.metrics for cell in sweep.finished), strict=True)]
+    positions = [position for place, metrics in models if (position := _position(place, metrics)) is not None]
     if any(position.place is not None for position in positions):
         caption = (
             "A point for each cell, colours from the smallest value (light) to the largest (dark). Down: pairs lie "
@@ -184,14 +191,14 @@ def _space(sweep: SweepRecord, swept: Swept) -> Iterator[Plate]:
 
 
 def _position(place: float | None, metrics: Mapping[str, float]) -> Position | None:
-    needed = ("alignment", "image/uniformity", "text/uniformity")
-    if not all(name in metrics for name in needed):
+    try:
+        alignment, image, text = (metrics[name] for name in ("alignment", "image/uniformity", "text/uniformity"))
+    except KeyError:
         return None
-    alignment, image, text = (metrics[name] for name in needed)
     return Position(place, alignment, (image + text) / 2)
 
 
-def _forgetting(ledger: Forgetting) -> Plate:
+def _forgetting(ledger: ForgettingRecord) -> Plate:
     points = [Balance(one.scale, one.new, one.old) for one in sorted(ledger.curve, key=lambda one: one.scale)]
     caption = (
         f"{ledger.metric} on the {ledger.new_rows:,} held-out rows of the new data and on {ledger.old_rows:,} rows "
@@ -206,9 +213,11 @@ def tower_of(path: str) -> str:
     return path.partition(".")[0].removesuffix("_model")
 
 
-def _by_place(sweep: SweepRecord, pick: Callable[[Cell], float | None]) -> dict[float, list[float]]:
-    found: dict[float, list[float]] = {}
-    for cell in sweep.finished:
-        value = pick(cell)
-        found.setdefault(sweep.place(cell.values), []).extend([] if value is None else [float(value)])
+def _by_place(cells: pd.DataFrame, fact: str) -> dict[float, list[float]]:
+    """What is known of a fact, a seed each, by place."""
+    if fact not in cells:
+        return {}
+    found: dict[float, list[float]] = {place: [] for place in cells.index}
+    for place, value in zip(cells.index, cells[fact], strict=True):
+        found[place] += [] if value is None else [float(value)]
     return found

@@ -1,20 +1,20 @@
-"""A sweep's record, sweep.json, as its readers need it: checked, typed, and with what pages and figures ask of it.
+"""What ``sweep.json`` holds: the record that a sweep writes and every reader of it takes.
 
-What its keys mean is told in ``vectoruniverse.sweep.findings``, which writes it.
+A record written by an earlier version still opens: what it does not tell has a default.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from vectoruniverse.errors import ConfigError, DataError
-from vectoruniverse.report.figures.swept import Swept
-from vectoruniverse.runs.files import read_bytes
+from vectoruniverse.metrics.bootstrap import Interval
+from vectoruniverse.runs.files import Record, read_record
 
 MAX_BYTES = 256 * 2**20
 """A larger file is no record of ours: ten thousand cells take about 100 MB."""
@@ -25,29 +25,48 @@ Values = Mapping[str, Any]
 """Swept key → value."""
 
 
-class Interval(NamedTuple):
-    """An estimate and its confidence interval."""
+class Part(Record):
+    """Base of every part; a fact that nobody told, as of a cell that is not done, does not stand in the file."""
 
-    estimate: float
-    low: float
-    high: float
-
-
-class Part(BaseModel):
-    """Base of every part; what this version does not know is passed over."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    @model_serializer(mode="wrap")
+    def _told(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if key in self.model_fields_set}
 
 
 class CurvePoint(Part):
     """The metric on the judged rows after an epoch."""
 
     epoch: int
+    step: int = 0
     value: float
 
 
-class Cell(Part):
-    """One value with one seed; what only a finished cell has is empty before."""
+class Tower(Part):
+    """All updates of a tower; see ``adapters.svd.TowerSpectrum``."""
+
+    effective_rank: float
+    energy: list[float]
+
+
+class CellRecord(Part):
+    """One value with one seed; from ``data`` on, what only a finished cell has.
+
+    Attributes:
+        values: swept key → value.
+        state: pending, running, finished, failed, stopped or interrupted.
+        run, path: name of the run, and where it is, from the sweep's folder.
+        data: fingerprint.
+        intervals: metric → ``base``, ``adapted``, ``difference``, as in ``evaluation.json``.
+        rank, alpha, scale: of LoRA.
+        best_epoch: epoch that reached the most.
+        epoch: of the kept weights; records of earlier versions do not tell it apart.
+        epochs: that were asked for.
+        judges_space: whether the task has a space to judge.
+        seconds, step_seconds: of the whole cell and of its training steps, of all its processes.
+        effective_rank: of the embeddings.
+        adapter: by tower; None without LoRA.
+        spectrum: of both towers' embeddings, shares of the eigenvalues, descending.
+    """
 
     values: dict[str, Any]
     seed: int
@@ -56,18 +75,38 @@ class Cell(Part):
     message: str | None = None
     run: str | None = None
     path: str | None = None
-    metrics: dict[str, float] = {}
+    data: str = ""
+    metrics: dict[str, float] = Field({})
+    intervals: dict[str, dict[str, list[float]]] = Field({})
     trained_parameters: int | None = None
-    epoch: int | None = Field(None, validation_alias=AliasChoices("epoch", "best_epoch"))
+    rank: int | None = None
+    alpha: float | None = None
+    scale: float | None = None
+    best_epoch: int | None = None
+    epoch: int | None = None
     judges_space: bool = True
     epochs: int | None = None
     seconds: float | None = None
+    step_seconds: float | None = None
     peak_memory_bytes: int | None = None
-    curve: list[CurvePoint] = []
+    effective_rank: float | None = None
+    adapter: dict[str, Tower] | None = None
+    spectrum: list[float] = Field([])
+    curve: list[CurvePoint] = Field([])
+
+    @property
+    def kept(self) -> int | None:
+        """Epoch of the kept weights."""
+        return self.best_epoch if self.epoch is None else self.epoch
+
+    @property
+    def title(self) -> str:
+        """For people, such as ``rank 4, seed 0``."""
+        return f"{title_of(self.values)}, seed {self.seed}"
 
 
 class Value(Part):
-    """Statistics of one value, over seeds and queries."""
+    """Statistics of one value, over seeds and queries; see ``metrics.sweeps.ValueSummary``."""
 
     values: dict[str, Any]
     mean: Interval
@@ -80,14 +119,23 @@ class Value(Part):
 
 
 class Statistics(Part):
-    """All values, judged on the same queries with the same seeds."""
+    """All values, judged on the same queries with the same seeds; see ``metrics.sweeps.SweepSummary``.
+
+    Attributes:
+        groups: how many are drawn; fewer than ``queries`` where some are drawn together.
+        left_out: values and seed of cells whose seed not every value has.
+        ordered: whether values are numbers of one key.
+        answer: all of it in sentences.
+    """
 
     metric: str
     level: float
     queries: int
     groups: int | None = None
     seeds: list[int]
+    left_out: list[tuple[dict[str, Any], int]] = Field([])
     base: Interval
+    ordered: bool = True
     values: list[Value]
     best: dict[str, Any]
     smallest_not_worse: dict[str, Any] | None
@@ -107,54 +155,72 @@ class Layer(Part):
     effective_rank: float
 
 
-class Tower(Part):
-    """All updates of a tower."""
-
-    effective_rank: float
-    energy: list[float]
-
-
 class Cut(Part):
-    """The largest adapter cut to a lower rank; the metric stands under its own name."""
+    """The largest adapter cut to a lower rank; the metric stands under its own name.
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    Attributes:
+        minus_trained: paired difference from the run that was trained at that rank; None where there is none.
+    """
+
     rank: int
     minus_trained: Interval | None
 
     def score(self, metric: str) -> float:
         """Estimate of the metric."""
         found = (self.model_extra or {}).get(metric)
-        if not isinstance(found, list) or not found or not isinstance(found[0], int | float):
+        if not isinstance(found, list | tuple) or not found or not isinstance(found[0], int | float):
             raise ConfigError(f"the truncation to rank {self.rank} lacks {metric}", remedy=REMEDY)
         return float(found[0])
 
 
-class Adapter(Part):
-    """What the adapter of the largest rank says with one seed."""
+class AdapterRecord(Part):
+    """What the adapter of the largest rank says with one seed.
 
+    Attributes:
+        compared_with: rank → run of the same seed that was trained at it.
+    """
+
+    run: str = ""
     seed: int
     rank: int
     metric: str
     layers: dict[str, Layer]
     towers: dict[str, Tower]
     truncated: list[Cut]
+    compared_with: dict[str, str] = Field({})
 
 
 class Kept(Part):
-    """Both sides at one adapter scale."""
+    """Both sides at one adapter scale, from 0 (the base) to 1.
+
+    Attributes:
+        new, old: the metric on the new rows and on those that the base knew.
+        new_share: of the best along the path.
+        old_share: of the base's, at most 1; 1 where the base had nothing to lose.
+        kept: harmonic mean of both shares.
+    """
 
     scale: float
     new: Interval
     old: Interval
     new_share: float
     old_share: float
+    kept: float = 0.0
 
 
-class Forgetting(Part):
-    """The ledger of one cell."""
+class ForgettingRecord(Part):
+    """What adapting gained on the new rows and lost on those that the base knew, along the adapter's scale.
 
-    values: dict[str, Any]
-    seed: int
+    Attributes:
+        run, values, seed: of the cell.
+        rows_chosen: the experiment's ``forgetting``.
+        rule: by which ``best_scale`` was chosen.
+    """
+
+    run: str = ""
+    values: dict[str, Any] = Field({})
+    seed: int = 0
+    rows_chosen: dict[str, Any] = Field({})
     metric: str
     new_rows: int
     old_rows: int
@@ -164,7 +230,13 @@ class Forgetting(Part):
 
 
 class Data(Part):
-    """What all cells were trained and judged on."""
+    """What all cells were trained and judged on.
+
+    Attributes:
+        fingerprint: None where cells differ in it.
+        rows: judged; None before any cell is done.
+        judged: ``held-out``, or ``training`` where a cell learned from the rows that it is judged on.
+    """
 
     root: str
     fingerprint: str | None
@@ -173,14 +245,49 @@ class Data(Part):
 
 
 class Base(Part):
-    """The model before training."""
+    """The model before training.
+
+    Attributes:
+        spectra: image, text, both: shares of the eigenvalues, descending.
+    """
 
     metrics: dict[str, float]
+    spectra: dict[str, list[float]] = Field({})
+
+
+class Timing(Part):
+    """Where the time of the last call that trained went.
+
+    Attributes:
+        evaluation_seconds: between steps.
+        outside_steps: share of the time that was not spent in training steps.
+    """
+
+    cells: int
+    seconds: float
+    step_seconds: float
+    evaluation_seconds: float = 0.0
+    analysis_seconds: float = 0.0
+    outside_steps: float
 
 
 class SweepRecord(Part):
-    """The whole of it."""
+    """The whole of it.
 
+    Attributes:
+        state: running, interrupted, failed (some cells did) or finished.
+        experiment: its name.
+        config: all settings without any swept value.
+        over: swept key → values of the cells.
+        alpha: how alpha follows the rank: ``fixed:16``, ``proportional:1``, ``rank-stabilized:16``.
+        metric: that cells are compared by.
+        base: None where every cell has a base of its own.
+        statistics: None before the first cell is done.
+        adapters: one for each seed; empty where not the rank alone is swept.
+        forgetting: of the smallest value that is not worse than the best.
+    """
+
+    version: Literal[1] = 1
     name: str
     state: str
     experiment: str
@@ -191,16 +298,26 @@ class SweepRecord(Part):
     metric: str
     data: Data
     base: Base | None
-    cells: list[Cell]
+    cells: list[CellRecord]
     statistics: Statistics | NotComparable | None
-    adapters: list[Adapter]
-    forgetting: Forgetting | None
-    timing: dict[str, float] | None
+    adapters: list[AdapterRecord]
+    forgetting: ForgettingRecord | None
+    timing: Timing | None
 
     @property
-    def finished(self) -> list[Cell]:
+    def compared(self) -> Statistics | None:
+        """The statistics, where cells can be compared."""
+        return self.statistics if isinstance(self.statistics, Statistics) else None
+
+    @property
+    def finished(self) -> list[CellRecord]:
         """Cells that are done."""
         return [cell for cell in self.cells if cell.state == "finished"]
+
+    @property
+    def failed(self) -> list[CellRecord]:
+        """Cells that could not be trained."""
+        return [cell for cell in self.cells if cell.state in ("failed", "stopped")]
 
     @property
     def judges_space(self) -> bool:
@@ -222,77 +339,50 @@ class SweepRecord(Part):
         """Last words of the swept keys, such as ``rank``."""
         return ", ".join(key.rpartition(".")[2] for key in self.over)
 
-    def swept(self) -> Swept:
-        """The axis of values: the values themselves where one key is swept over numbers, else their order."""
-        distinct = self._distinct()
-        numbers = [value for values in distinct for value in values.values()]
-        ordered = all(len(values) == 1 for values in distinct) and all(map(_is_number, numbers))
-        places = [float(number) for number in numbers] if ordered else [float(i) for i in range(len(distinct))]
-        labels = {place: label_of(values) for place, values in sorted(zip(places, distinct, strict=True), key=_place)}
-        return Swept(self.swept_name, labels, ordered)
 
-    def place(self, values: Values) -> float:
-        """Where a value stands on that axis."""
-        wanted = label_of(values)
-        return next(place for place, label in self.swept().labels.items() if label == wanted)
+def read_sweep(file: Path) -> SweepRecord:
+    """A sweep.json.
 
-    def _distinct(self) -> list[Values]:
-        found: dict[str, Values] = {}
-        for cell in self.cells:
-            found.setdefault(label_of(cell.values), cell.values)
-        return list(found.values())
+    Raises:
+        ConfigError: it cannot be read, or is no sweep's record; the message names the first place that is not.
+    """
+    try:
+        return read_record(file, SweepRecord, limit=MAX_BYTES, remedy=REMEDY)
+    except DataError as error:
+        raise ConfigError(error.message, file=file, key=error.key, remedy=REMEDY) from error
+
+
+def places_of(combinations: Iterable[Values]) -> tuple[dict[str, float], bool]:
+    """Where each combination of swept values stands on an axis, by its ``key_of``, and whether values are in order.
+
+    They are where one key is swept over numbers: the place is the number then. Others are counted as they come.
+    """
+    distinct = {key_of(values): values for values in combinations}
+    numbers = [value for values in distinct.values() for value in values.values()]
+    if all(len(values) == 1 for values in distinct.values()) and all(map(_is_number, numbers)):
+        return {key: float(number) for key, number in zip(distinct, numbers, strict=True)}, True
+    return {key: float(i) for i, key in enumerate(distinct)}, False
+
+
+def key_of(values: Values) -> str:
+    """Tells combinations of values apart."""
+    return json.dumps(values)
 
 
 def label_of(values: Values) -> str:
     """A value as a tick: ``4``, or ``rank 4, temperature 0.05`` where several keys are swept."""
-    if len(values) == 1:
-        return _shown(next(iter(values.values())))
-    return title_of(values)
+    return shown(next(iter(values.values()))) if len(values) == 1 else title_of(values)
 
 
 def title_of(values: Values) -> str:
     """A value with the last word of its key, such as ``rank 4``."""
-    return ", ".join(f"{key.rpartition('.')[2]} {_shown(value)}" for key, value in values.items())
+    return ", ".join(f"{key.rpartition('.')[2]} {shown(value)}" for key, value in values.items())
 
 
-def read_record(file: Path) -> dict[str, Any]:
-    """The JSON of a sweep.json.
-
-    Raises:
-        ConfigError: it cannot be read, or is no JSON object.
-    """
-    try:
-        record = json.loads(read_bytes(file, limit=MAX_BYTES, remedy=REMEDY))
-    except DataError as error:
-        raise ConfigError(error.message, file=file, remedy=REMEDY) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError("is not JSON", file=file, remedy=REMEDY) from error
-    if not isinstance(record, dict):
-        raise ConfigError("is not the record of a sweep", file=file, remedy=REMEDY)
-    return record
-
-
-def check_record(record: Mapping[str, Any]) -> SweepRecord:
-    """The record with its types checked.
-
-    Raises:
-        ConfigError: something is missing or of another type; the message names the first such place.
-    """
-    try:
-        return SweepRecord.model_validate(dict(record))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"is no sweep's record: {first['msg'][:200]}", key=key, remedy=REMEDY) from error
+def shown(value: object) -> str:
+    """A value as it would stand in the experiment file."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _place(pair: tuple[float, Values]) -> float:
-    return pair[0]
-
-
-def _shown(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

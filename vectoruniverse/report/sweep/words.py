@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
+from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.report.figures.adapter import energy_held, padded
 from vectoruniverse.report.figures.space import directions_for
 from vectoruniverse.report.sweep.plates import updates
 from vectoruniverse.report.sweep.record import (
-    Adapter,
-    Cell,
-    Forgetting,
-    Interval,
-    Statistics,
+    AdapterRecord,
+    ForgettingRecord,
+    NotComparable,
     SweepRecord,
     label_of,
     title_of,
 )
+from vectoruniverse.report.sweep.tables import interval_of
 from vectoruniverse.report.verdict import LEARNED, Answer, Outcome, verdict
 from vectoruniverse.terminal import counted
 from vectoruniverse.tracking.jsonl import read_metrics
@@ -36,9 +36,9 @@ ALPHA = {
 
 def answer(sweep: SweepRecord) -> Answer:
     """The record's sentences: the first, up to its numbers, as the headline, and the rest below it."""
-    found = sweep.statistics
-    if not isinstance(found, Statistics):
-        return Answer("unclear", "No answer", f"{found.reason if found else 'no cell is done yet'}.")
+    if (found := sweep.compared) is None:
+        reason = sweep.statistics.reason if isinstance(sweep.statistics, NotComparable) else "no cell is done yet"
+        return Answer("unclear", "No answer", f"{reason}.")
     first, stop, rest = found.answer.partition(". ")
     headline, _, numbers = first.partition(": ")
     headline, detail = headline[:1].upper() + headline[1:], f"{numbers}{stop if numbers else ''}{rest}"
@@ -55,9 +55,9 @@ def warnings(sweep: SweepRecord) -> Iterator[str]:
     if done < every:
         which = f"{done} of {counted(every, 'cell')} {'is' if done == 1 else 'are'} done"
         yield f"{which} (the sweep is {sweep.state}); everything below is of those."
-    bad = [cell for cell in sweep.cells if cell.state in ("failed", "stopped")]
+    bad = sweep.failed
     for cell in bad[:TOLD]:
-        yield f"{cell_title(cell)} {cell.state}: {cell.message or 'no reason is known'}"
+        yield f"{cell.title} {cell.state}: {cell.message or 'no reason is known'}"
     if len(bad) > TOLD:
         yield f"{counted(len(bad) - TOLD, 'more cell')} failed; see the table of cells."
 
@@ -86,16 +86,14 @@ def adapter_words(sweep: SweepRecord) -> Iterator[str]:
 
 def _whether_enough(sweep: SweepRecord) -> str:
     """Whether one large run was enough, which only a sweep that found something can tell."""
-    found, rank = sweep.statistics, sweep.adapters[0].rank
-    if isinstance(found, Statistics) and any(one.gain.low > 0 for one in found.values):
+    found, rank = sweep.compared, sweep.adapters[0].rank
+    if found is not None and any(one.gain.low > 0 for one in found.values):
         return enough(sweep.adapters)
-    why = (
-        "no rank tried is credibly better than the base" if isinstance(found, Statistics) else "cells are not compared"
-    )
+    why = "cells are not compared" if found is None else "no rank tried is credibly better than the base"
     return f"Whether one run at rank {rank} would have been enough cannot be told: {why}."
 
 
-def enough(adapters: Sequence[Adapter]) -> str:
+def enough(adapters: Sequence[AdapterRecord]) -> str:
     """Whether the largest adapter, cut, does as well as those that were trained at lower ranks.
 
     Args:
@@ -151,7 +149,7 @@ def health(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> list[str]:
     """The cells that are not healthy, then how many are."""
     judged = [(cell, sentences) for cell, sentences in zip(sweep.finished, said, strict=True) if sentences]
     well = [cell for cell, sentences in judged if sentences[0].startswith("healthy")]
-    ill = [f"{cell_title(cell)}: {'; '.join(sentences)}" for cell, sentences in judged if cell not in well]
+    ill = [f"{cell.title}: {'; '.join(sentences)}" for cell, sentences in judged if cell not in well]
     more = len(ill) - TOLD
     are = "is" if more == 1 else "are"
     lines = ill[:TOLD] + ([f"{counted(more, 'more cell')} {are} not healthy"] if more > 0 else [])
@@ -164,7 +162,7 @@ def health(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def ledger_words(ledger: Forgetting | None) -> Iterator[str]:
+def ledger_words(ledger: ForgettingRecord | None) -> Iterator[str]:
     """What was gained and lost, and the scale that keeps most of both."""
     if ledger is None or not ledger.curve:
         return
@@ -173,8 +171,8 @@ def ledger_words(ledger: Forgetting | None) -> Iterator[str]:
     best = min(curve, key=lambda one: abs(one.scale - ledger.best_scale))
     yield (
         f"With the adapter of {title_of(ledger.values)} (seed {ledger.seed}), {ledger.metric} on rows that the base "
-        f"knew went from {shown(before.old)} to {shown(after.old)}, and on the new rows from {shown(before.new)} to "
-        f"{shown(after.new)}."
+        f"knew went from {interval_of(before.old)} to {interval_of(after.old)}, and on the new rows from "
+        f"{interval_of(before.new)} to {interval_of(after.new)}."
     )
     yield (
         f"At scale {best.scale:g} it keeps {best.new_share:.0%} of what was gained at best and {best.old_share:.0%} of "
@@ -192,23 +190,12 @@ def facts(sweep: SweepRecord) -> dict[str, str]:
         "data": sweep.data.root + (f", {sweep.data.rows:,} {sweep.judged} rows" if sweep.data.rows is not None else ""),
         "fingerprint": sweep.data.fingerprint[:16] if sweep.data.fingerprint else "differs from cell to cell",
     }
-    if (timing := sweep.timing) and {"seconds", "outside_steps", "cells"} <= timing.keys():
+    if (timing := sweep.timing) is not None:
         found["last call"] = (
-            f"{counted(round(timing['cells']), 'cell')} in {timing['seconds']:.0f} s, "
-            f"{timing['outside_steps']:.1%} of them outside training steps"
+            f"{counted(timing.cells, 'cell')} in {timing.seconds:.0f} s, "
+            f"{timing.outside_steps:.1%} of them outside training steps"
         )
     return found
-
-
-def cell_title(cell: Cell) -> str:
-    """A cell for people, such as ``rank 4, seed 0``."""
-    return f"{title_of(cell.values)}, seed {cell.seed}"
-
-
-def shown(interval: Interval, sign: str = "") -> str:
-    """An interval as text, which a narrow table breaks before its bracket only."""
-    estimate, low, high = interval
-    return f"{estimate:{sign}.3f} [{low:{sign}.3f},\N{NO-BREAK SPACE}{high:{sign}.3f}]"
 
 
 def _alpha(policy: str | None) -> str:
