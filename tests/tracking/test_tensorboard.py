@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.tracking.contract import DataSet, RichTracker, Trackers
+from vectoruniverse.tracking.contract import DataSet, Trackers
 from vectoruniverse.tracking.tensorboard import TensorBoardTracker
 
 
@@ -96,10 +96,9 @@ def test_a_resumed_run_shows_every_step_once_after_a_kill_with_a_torn_record(tmp
 
 def test_it_takes_part_among_other_trackers(tmp_path: Path) -> None:
     tracker = TensorBoardTracker(tmp_path / "tensorboard", {})
-    assert isinstance(tracker, RichTracker)
     together = Trackers([tracker], pytest.fail)
-    together.log_retrievals(1, [])
-    together.log_adapter(tmp_path, {}, DataSet("d", "f00d", 1))
+    together.each(lambda one: one.log_retrievals(1, []))
+    together.each(lambda one: one.log_adapter(tmp_path, {}, DataSet("d", "f00d", 1)))
     together.finish("failed")
 
 

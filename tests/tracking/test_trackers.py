@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vectoruniverse.tracking.contract import DataSet, Retrieval, Status, Trackers, Value
+from vectoruniverse.tracking.contract import DataSet, Retrieval, Status, Tracker, Trackers, Value
 from vectoruniverse.tracking.jsonl import JsonlTracker, read_metrics
 
 
-class BrokenTracker:
+class BrokenTracker(Tracker):
     def log(self, step: int, values: dict[str, Value]) -> None:
         raise OSError("no space")
 
@@ -25,7 +25,7 @@ def test_the_failure_of_one_tracker_is_told_once_and_touches_no_other(tmp_path: 
     trackers = Trackers([BrokenTracker(), JsonlTracker(tmp_path / "metrics.jsonl")], warnings.append)
     for step in range(3):
         trackers.log(step, {"loss": 1.0})
-    trackers.summary({"best": 1.0})
+    trackers.each(lambda tracker: tracker.summary({"best": 1.0}))
     trackers.finish("finished")
     assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2]
     assert len(warnings) == 1
@@ -54,9 +54,13 @@ def test_pictures_and_files_go_to_those_that_take_them(tmp_path: Path) -> None:
     album, lines, warnings = AlbumTracker(), JsonlTracker(tmp_path / "metrics.jsonl"), []
     trackers = Trackers([lines, album], warnings.append)
     data = DataSet("emoji", "f00d", 32)
-    trackers.log_figures(3, {"spectrum": tmp_path})
-    trackers.log_retrievals(4, [])
-    trackers.log_adapter(tmp_path, {"rank": 8}, data, aliases=["latest"])
+
+    def tell(tracker: Tracker) -> None:
+        tracker.log_figures(3, {"spectrum": tmp_path})
+        tracker.log_retrievals(4, [])
+        tracker.log_adapter(tmp_path, {"rank": 8}, data, aliases=["latest"])
+
+    trackers.each(tell)
     assert album.taken == [(3, {"spectrum": tmp_path}), (4, []), (tmp_path, {"rank": 8}, data, ["latest"])]
     assert warnings == []
     trackers.finish("finished")

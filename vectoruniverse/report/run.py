@@ -10,13 +10,14 @@ from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.catalogue import ARROWS_READ
 from vectoruniverse.report.figures.album import Plate, comparison_figures, history_figures, space_figures
-from vectoruniverse.report.figures.gallery import Direction, Gallery, TakePictures, choose_retrievals, gallery_figure
+from vectoruniverse.report.figures.gallery import Gallery, TakePictures, choose_retrievals, gallery_figure
 from vectoruniverse.report.figures.space import Embedded
 from vectoruniverse.report.figures.style import save, undrawn
 from vectoruniverse.report.page import Table, write_page
 from vectoruniverse.report.tables import comparison_rows, model_card
 from vectoruniverse.report.verdict import Judgement, answer, kept_words, verdict, with_kept
 from vectoruniverse.runs.folder import Run
+from vectoruniverse.tracking.contract import Direction
 from vectoruniverse.tracking.jsonl import read_metrics
 
 COLUMNS = ("metric", "base", "adapted", "change [95 % interval]")

@@ -24,9 +24,9 @@ from vectoruniverse.runs.files import Record, read_record, write_record
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.sweep.folder import SweepFolder
 from vectoruniverse.terminal import Display
-from vectoruniverse.tracking.wandb_run import WandbSettings
 from vectoruniverse.tracking.wandb_sweep import JOB_TYPE, WandbSweepTracker
 from vectoruniverse.tracking.wandb_sync import sync
+from vectoruniverse.tracking.weights_and_biases import WandbSettings
 
 MEMORY_FILE = "published.json"
 

@@ -28,7 +28,7 @@ from vectoruniverse.runs.outcomes import PER_QUERY_FILE
 from vectoruniverse.runs.records import EvaluationRecord
 from vectoruniverse.tasks.base import Prepared
 from vectoruniverse.terminal import counted
-from vectoruniverse.tracking.contract import DataSet, Trackers
+from vectoruniverse.tracking.contract import DataSet, Tracker, Trackers
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,27 +148,30 @@ def report(run: Run, prepared: Prepared, comparison: Comparison, facts: Mapping[
 def track_results(trackers: Trackers, prepared: Prepared, outcome: Outcome, findings: Findings, step: int) -> None:
     """Tell the trackers what the run found: the kept checkpoint's metrics, figures, retrievals, and the adapter."""
     experiment, data, metrics = prepared.experiment, prepared.data, dict(outcome.adapted)
-    kept = "best" if outcome.epoch == outcome.best_epoch else "last"
-    trackers.summary({f"{kept}/{name}": value for name, value in metrics.items()})
-    trackers.log_figures(step, {path.stem: path for path in sorted((outcome.run.path / "figures").glob("*.png"))})
-    if findings.galleries:
-        trackers.log_retrievals(step, [row for one in findings.galleries for row in (*one.best, *one.worst)])
-    counts = data.counts()
-    trackers.log_adapter(
-        outcome.run.adapter,
-        {
-            "method": experiment.adapter.method,
-            "rank": highest_rank(prepared.adapters.values()),
-            "base_model": prepared.base_model(),
-            "data": data.fingerprint(),
-            "best_epoch": outcome.best_epoch,
-            "epoch": outcome.epoch,
-            "metrics": metrics,
-            "base_metrics": dict(outcome.base),
-        },
-        DataSet(Path(data.source).name, data.fingerprint(), counts["training"] + counts["validation"]),
-        aliases=("best", "latest") if kept == "best" else ("latest",),
-    )
+    kept, counts = "best" if outcome.epoch == outcome.best_epoch else "last", data.counts()
+    figures = {path.stem: path for path in sorted((outcome.run.path / "figures").glob("*.png"))}
+    retrieved = [row for one in findings.galleries for row in (*one.best, *one.worst)]
+    source = DataSet(Path(data.source).name, data.fingerprint(), counts["training"] + counts["validation"])
+    facts = {
+        "method": experiment.adapter.method,
+        "rank": highest_rank(prepared.adapters.values()),
+        "base_model": prepared.base_model(),
+        "data": data.fingerprint(),
+        "best_epoch": outcome.best_epoch,
+        "epoch": outcome.epoch,
+        "metrics": metrics,
+        "base_metrics": dict(outcome.base),
+    }
+
+    def tell(tracker: Tracker) -> None:
+        tracker.summary({f"{kept}/{name}": value for name, value in metrics.items()})
+        tracker.log_figures(step, figures)
+        if retrieved:
+            tracker.log_retrievals(step, retrieved)
+        aliases = ("best", "latest") if kept == "best" else ("latest",)
+        tracker.log_adapter(outcome.run.adapter, facts, source, aliases)
+
+    trackers.each(tell)
 
 
 def adapter_spectra(prepared: Prepared) -> dict[str, dict[str, object]] | None:

@@ -1,11 +1,11 @@
-"""What a tracker is, and several of them as one."""
+"""What a tracker is and takes, and several of them as one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,67 +13,38 @@ if TYPE_CHECKING:
 
 Value = float | int | str
 Status = Literal["finished", "failed", "interrupted"]
+Direction = Literal["image_to_text", "text_to_image"]
 
 
-class Tracker(Protocol):
-    """Takes the numbers of a run as they come."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One of a query's answers: its text and picture (S, S, 3), how near it is, whether it is right."""
 
-    def log(self, step: int, values: Mapping[str, Value]) -> None:
-        """Take the values of one step; steps never fall."""
-
-    def summary(self, values: Mapping[str, Value]) -> None:
-        """Take values that describe the run as a whole."""
-
-    def finish(self, status: Status) -> None:
-        """Take leave: nothing follows."""
+    title: str
+    picture: NDArray[np.uint8]
+    cosine: float
+    right: bool
 
 
-class Answer(Protocol):
-    """One of the things that a query found."""
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """One query with its best answers.
 
-    @property
-    def title(self) -> str:
-        """Its text."""
+    Attributes:
+        direction: whether the picture asks for texts or the text for pictures.
+        title: the query row's own text.
+        picture: the query row's own picture, uint8 (S, S, 3).
+        rank: rank of the best right answer, from 1.
+        among: number of distinct answers there are.
+        answers: the k most similar ones, best first.
+    """
 
-    @property
-    def picture(self) -> NDArray[np.uint8]:
-        """Its picture, (S, S, 3)."""
-
-    @property
-    def cosine(self) -> float:
-        """How near it is."""
-
-    @property
-    def right(self) -> bool:
-        """Whether its text is the query's own."""
-
-
-class Retrieval(Protocol):
-    """A query with what it found."""
-
-    @property
-    def direction(self) -> Literal["image_to_text", "text_to_image"]:
-        """Whether the picture asks for texts or the text for pictures."""
-
-    @property
-    def title(self) -> str:
-        """The query's own text."""
-
-    @property
-    def picture(self) -> NDArray[np.uint8]:
-        """The query's own picture, (S, S, 3)."""
-
-    @property
-    def rank(self) -> int:
-        """Rank of the best right answer, from 1."""
-
-    @property
-    def among(self) -> int:
-        """Number of answers there are."""
-
-    @property
-    def answers(self) -> Sequence[Answer]:
-        """The first few, best first."""
+    direction: Direction
+    title: str
+    picture: NDArray[np.uint8]
+    rank: int
+    among: int
+    answers: tuple[Found, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +56,14 @@ class DataSet:
     rows: int
 
 
-@runtime_checkable
-class RichTracker(Protocol):
-    """A tracker that also takes pictures, tables and files; one that does not simply has none of these methods."""
+class Tracker:
+    """Takes what a run tells as it comes; what it has no place for, it passes over."""
+
+    def log(self, step: int, values: Mapping[str, Value]) -> None:
+        """Take the values of one step; steps never fall."""
+
+    def summary(self, values: Mapping[str, Value]) -> None:
+        """Take values that describe the run as a whole."""
 
     def log_figures(self, step: int, figures: Mapping[str, Path]) -> None:
         """Take figures, each a PNG file, by name."""
@@ -99,6 +75,9 @@ class RichTracker(Protocol):
         self, folder: Path, metadata: Mapping[str, object], data: DataSet, aliases: Sequence[str] = ("best", "latest")
     ) -> None:
         """Take the adapter's folder, which stays as it is from now on, and the data that it comes from."""
+
+    def finish(self, status: Status) -> None:
+        """Take leave: nothing follows."""
 
 
 class Trackers:
@@ -115,34 +94,14 @@ class Trackers:
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Pass the values of one step on."""
-        self._each(lambda tracker: tracker.log(step, values))
-
-    def summary(self, values: Mapping[str, Value]) -> None:
-        """Pass values that describe the run as a whole on."""
-        self._each(lambda tracker: tracker.summary(values))
-
-    def log_figures(self, step: int, figures: Mapping[str, Path]) -> None:
-        """Pass figures on to those that take them."""
-        self._each_rich(lambda tracker: tracker.log_figures(step, figures))
-
-    def log_retrievals(self, step: int, retrievals: Sequence[Retrieval]) -> None:
-        """Pass queries with what they found on to those that take them."""
-        self._each_rich(lambda tracker: tracker.log_retrievals(step, retrievals))
-
-    def log_adapter(
-        self, folder: Path, metadata: Mapping[str, object], data: DataSet, aliases: Sequence[str] = ("best", "latest")
-    ) -> None:
-        """Pass the adapter on to those that take it."""
-        self._each_rich(lambda tracker: tracker.log_adapter(folder, metadata, data, aliases))
+        self.each(lambda tracker: tracker.log(step, values))
 
     def finish(self, status: Status) -> None:
         """Let every tracker take leave."""
-        self._each(lambda tracker: tracker.finish(status))
+        self.each(lambda tracker: tracker.finish(status))
 
-    def _each_rich(self, act: Callable[[RichTracker], None]) -> None:
-        self._each(lambda tracker: act(tracker) if isinstance(tracker, RichTracker) else None)
-
-    def _each(self, act: Callable[[Tracker], None]) -> None:
+    def each(self, act: Callable[[Tracker], None]) -> None:
+        """Do something with every tracker that has not failed yet."""
         for tracker in tuple(self._trackers):
             try:
                 act(tracker)

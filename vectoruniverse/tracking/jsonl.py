@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vectoruniverse.runs.files import check_regular, open_regular
-from vectoruniverse.tracking.contract import Status, Value
+from vectoruniverse.tracking.contract import Status, Tracker, Value
 
 
-class JsonlTracker:
+class JsonlTracker(Tracker):
     """Writes ``{"step": …, "seconds": …, …}``, one strict JSON object a line, flushed line by line.
 
     ``seconds`` is the wall-clock time of the run; it goes on after a resume. JSON has no NaN and no infinity: they are
@@ -37,9 +37,6 @@ class JsonlTracker:
         record = {"step": step, "seconds": seconds, **{name: _strict(value) for name, value in values.items()}}
         self._stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
         self._stream.flush()
-
-    def summary(self, values: Mapping[str, Value]) -> None:
-        """Write nothing: the evaluation and the state of the run have files of their own."""
 
     def finish(self, status: Status) -> None:
         """Close the file, with every line on the disk."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image
 
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.tracking.contract import DataSet, Retrieval, Status, Value
+from vectoruniverse.tracking.contract import Status, Tracker, Value
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class TensorBoardTracker:
-    """Writes scalars, texts, figures and hyperparameters as event files.
+class TensorBoardTracker(Tracker):
+    """Writes scalars, texts, figures and hyperparameters as event files; it has no tables and keeps no files.
 
     Every call is on the disk when it returns, so that a process that is killed takes nothing with it. A resumed run
     begins a further file, whose first event has TensorBoard pass over what earlier files hold of the steps that will
@@ -62,14 +62,6 @@ class TensorBoardTracker:
                 pixels = np.asarray(picture.convert("RGB"))
             self._writer.add_image(f"figures/{name}", pixels, step, dataformats="HWC")
         self._writer.flush()
-
-    def log_retrievals(self, step: int, retrievals: Sequence[Retrieval]) -> None:
-        """Write nothing: TensorBoard has no tables; the run's report shows them."""
-
-    def log_adapter(
-        self, folder: Path, metadata: Mapping[str, object], data: DataSet, aliases: Sequence[str] = ("best", "latest")
-    ) -> None:
-        """Write nothing: TensorBoard keeps no files; the adapter is in the run folder."""
 
     def finish(self, status: Status) -> None:
         """Close the file; only a finished run is told to be at its end, since any other may be resumed."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vectoruniverse.tracking.contract import Answer, DataSet, Retrieval
+from vectoruniverse.tracking.contract import DataSet, Found, Retrieval
 
 if TYPE_CHECKING:
     import wandb
@@ -46,11 +46,11 @@ def _table(rows: Sequence[Retrieval]) -> wandb.Table:
     return table
 
 
-def _told(answer: Answer) -> str:
+def _told(answer: Found) -> str:
     return f"{'✓' if answer.right else '·'} {answer.cosine:.2f} {inert(answer.title)}"
 
 
-def _pictured(answer: Answer) -> wandb.Image:
+def _pictured(answer: Found) -> wandb.Image:
     import wandb
 
     return wandb.Image(answer.picture, caption=_told(answer))

@@ -11,7 +11,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,8 +20,8 @@ from numpy.typing import NDArray
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.report.figures.space import Embedded
 from vectoruniverse.report.figures.style import GREEN, GREY, INK, WIDTH, drawable, drawing
+from vectoruniverse.tracking.contract import Direction, Found, Retrieval
 
-Direction = Literal["image_to_text", "text_to_image"]
 Thumbnail = NDArray[np.uint8]
 TakePictures = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 """Thumbnails uint8 (B, S, S, 3) of the rows at these positions (B,)."""
@@ -30,37 +29,6 @@ TakePictures = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 ROW_INCHES = 1.05
 LINE = 0.155
 """Height of a line of text, as a share of a row's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What stands among the first k: ``right`` when some row holds it together with the query."""
-
-    title: str
-    picture: Thumbnail
-    cosine: float
-    right: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Retrieval:
-    """One query with its best answers.
-
-    Attributes:
-        direction: whether the picture asks for texts or the text for pictures.
-        title: the query row's own text.
-        picture: the query row's own picture, uint8 (S, S, 3).
-        rank: rank of the best right answer, from 1.
-        among: number of distinct answers there are.
-        answers: the k most similar ones, best first.
-    """
-
-    direction: Direction
-    title: str
-    picture: Thumbnail
-    rank: int
-    among: int
-    answers: tuple[Found, ...]
 
 
 @dataclass(frozen=True, slots=True)
