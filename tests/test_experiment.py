@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +17,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.models.models import SAVE, save_clip
+from tests.processes import start
 from vectoruniverse.errors import ConfigError, DataError, DivergedError
 from vectoruniverse.experiment import dry_run, evaluate_base, evaluate_run, resume, train
 from vectoruniverse.export.exporter import export_run
@@ -153,7 +151,7 @@ def test_full_training_from_scratch_learns_the_shapes(experiment, tmp_path):
             loss={"name": "info_nce"},
             views={"count": 1},
             train={"epochs": 80, "batch_size": 24, "lr": 3e-3, "device": "cpu", "precision": "fp32"},
-            eval={"recall_at": [1, 3], "monitor": "recall@1", "report": False},
+            eval={"recall_at": [1, 3], "monitor": "recall@1", "report": False, "every": 10},
         ),
         runs_dir=tmp_path / "runs",
         display=quiet(),
@@ -341,18 +339,16 @@ def test_resuming_a_finished_run_does_nothing(experiment, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_and_ends_where_an_uninterrupted_one_does(experiment, tmp_path):
-    config = {"epochs": 30, "batch_size": 12, "lr": 0.003, "precision": "fp32", "device": "cpu", "log_every": 1}
+    config = {"epochs": 14, "batch_size": 12, "lr": 0.003, "precision": "fp32", "device": "cpu", "log_every": 1}
     whole = train(experiment(train=config), runs_dir=tmp_path / "whole", display=quiet())
 
     experiment(train=config)
-    command = [sys.executable, "-m", "vectoruniverse.cli", "train", "-c", str(tmp_path / "shapes.yaml"), "-q"]
-    child = subprocess.Popen(
-        [*command, "--runs-dir", str(tmp_path / "cut")], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
+    given = ("-c", str(tmp_path / "shapes.yaml"), "-q", "--runs-dir", str(tmp_path / "cut"))
+    child = start("train", *given, folder=tmp_path / "said")
     _wait_for_steps(tmp_path / "cut", 5)
     child.send_signal(signal.SIGTERM)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 143
+    assert child.wait() == 143
+    said = child.err.read_text()
     (run,) = list_runs(tmp_path / "cut")
     assert run.state == "interrupted"
     assert f"vu train --resume {run.run.name}" in said
@@ -361,7 +357,7 @@ def test_an_interrupted_run_goes_on_and_ends_where_an_uninterrupted_one_does(exp
     assert resumed is not None
     assert resumed.adapted == whole.adapted
     steps = [line["step"] for line in read_metrics(resumed.run.metrics_file) if "train/loss" in line]
-    assert steps == list(range(1, 61))
+    assert steps == list(range(1, 29))
 
 
 def _wait_for_steps(runs_dir: Path, count: int) -> None:

@@ -30,7 +30,7 @@ def block(language: str, holding: str) -> str:
 def package(tmp_path):
     """A copy of the package with the example's folder and its lines in both tables."""
     room = tmp_path / "vectoruniverse"
-    shutil.copytree(ROOT / "vectoruniverse", room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "vectoruniverse", room)
     (room / "tasks" / "simcse").mkdir()
     (room / "tasks" / "simcse" / "__init__.py").touch()
     (room / "tasks" / "simcse" / "setup.py").write_text(block("python", "SimcseTask"), encoding="utf-8")

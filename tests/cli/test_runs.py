@@ -17,6 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.models.models import save_clip
+from tests.processes import start
 from vectoruniverse.cli import app
 from vectoruniverse.cli.shell import print_json, tells_errors
 from vectoruniverse.training.interruption import Terminated
@@ -110,13 +111,13 @@ def test_train_eval_and_runs_tell_one_story(config, tmp_path):
 
 
 def test_without_a_terminal_progress_is_plain_lines_and_tables_are_readable(config, tmp_path):
-    command = [sys.executable, "-m", "vectoruniverse.cli", "train", "-c", str(config)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert "\x1b" not in done.stdout + done.stderr
-    assert "epoch 1: recall@5" in done.stderr
-    assert "adapted layers" in done.stderr and "vision_model" in done.stderr
-    assert "image → text recall@5" in done.stdout
+    child = start("train", "-c", str(config), folder=tmp_path / "said", cwd=tmp_path)
+    assert child.wait() == 0
+    stdout, stderr = child.out.read_text(), child.err.read_text()
+    assert "\x1b" not in stdout + stderr
+    assert "epoch 1: recall@5" in stderr
+    assert "adapted layers" in stderr and "vision_model" in stderr
+    assert "image → text recall@5" in stdout
     silent = vu("train", "-c", str(config), "-q", "--json", cwd=tmp_path)
     assert silent.stderr == "" and json.loads(silent.stdout)
     silent = vu("train", "-c", str(config), "--quiet", cwd=tmp_path)

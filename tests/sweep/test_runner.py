@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -16,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.processes import start
 from vectoruniverse.errors import ConfigError, DataError, LockedError
 from vectoruniverse.experiment import evaluate_run, train
 from vectoruniverse.metrics.bootstrap import paired_bootstrap
@@ -206,29 +204,26 @@ def test_cells_on_different_texts_share_what_they_can_and_are_not_compared(confi
 
 
 def test_a_killed_sweep_goes_on_from_the_last_checkpoint_and_ends_the_same(config, tmp_path):
-    train_config = {"epochs": 15, "batch_size": 8, "lr": 0.003, "precision": "fp32", "device": "cpu", "log_every": 1}
+    train_config = {"epochs": 9, "batch_size": 8, "lr": 0.003, "precision": "fp32", "device": "cpu", "log_every": 1}
     file = config(train=train_config)
     whole = ranks(file, 1, 2, runs=tmp_path / "whole")
-    command = [sys.executable, "-m", "vectoruniverse.cli", "sweep-rank", "-c", file, "--ranks", "1,2", "-q"]
-    command += ["--runs-dir", str(tmp_path / "cut")]
+    command = ("sweep-rank", "-c", file, "--ranks", "1,2", "-q", "--runs-dir", str(tmp_path / "cut"))
 
     def start_and_end(number, rank, epochs):
-        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+        child = start(*command, folder=tmp_path / "said")
         for _ in range(6000):
             found = list((tmp_path / "cut").glob(f"shapes-rank{rank}-*/metrics.jsonl"))
             if found and found[0].read_text().count('"epoch"') >= epochs:
                 break
             time.sleep(0.025)
         else:
-            child.kill()
-            child.communicate()
+            child.send_signal(signal.SIGKILL)
             pytest.fail("the cell did not come so far in 150 seconds")
         child.send_signal(number)
-        _, said = child.communicate(timeout=60)
-        return child.returncode, said
+        return child.wait(), child.err.read_text()
 
-    assert start_and_end(signal.SIGKILL, 1, 4)[0] == -signal.SIGKILL
-    code, said = start_and_end(signal.SIGTERM, 2, 4)
+    assert start_and_end(signal.SIGKILL, 1, 3)[0] == -signal.SIGKILL
+    code, said = start_and_end(signal.SIGTERM, 2, 3)
     assert code == 143 and "run the same command again" in said
     (folder,) = (tmp_path / "cut").glob("shapes-sweep-*")
     record = json.loads((folder / "sweep.json").read_text())

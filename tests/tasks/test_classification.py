@@ -53,7 +53,7 @@ def text_task(labels=(0, 2, 1, 1, 1), encoder=None, **settings):
 
 
 def fit(task, epochs, seen, lr=1e-3, decay=0.01):
-    experiment = settings(monitor="accuracy", epochs=epochs, batch_size=5).model_copy(update={"seed": 0})
+    experiment = settings(monitor="accuracy", epochs=epochs, every=epochs, batch_size=5).model_copy(update={"seed": 0})
     optimizer = adamw(parameter_groups(task.trained().items(), task.modules(), decay), fused=False)
     schedule, scaler = constant(peak=lr, steps=epochs, warmup=0.0), torch.amp.GradScaler("cpu", enabled=False)
     Trainer(task, optimizer, schedule, experiment, seen, scaler=scaler).fit()

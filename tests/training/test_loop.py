@@ -88,7 +88,7 @@ class Recorder:
         return self.stop_at is not None and len(self.steps) >= self.stop_at
 
 
-def settings(guard="warn", starts_random=False, monitor="score", **train):
+def settings(guard="warn", starts_random=False, monitor="score", every=1, **train):
     """An experiment that asks the loop for this."""
     return Experiment(
         name="line",
@@ -99,7 +99,7 @@ def settings(guard="warn", starts_random=False, monitor="score", **train):
         adapter=AdapterSettings(method="prefix" if starts_random else "lora"),
         train=TrainConfig(**{"epochs": 4, "batch_size": 4, "log_every": 1} | train),
         guard=GuardConfig(action=guard),
-        eval=EvalConfig(monitor=monitor),
+        eval=EvalConfig(monitor=monitor, every=every),
     )
 
 
