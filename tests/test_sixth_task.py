@@ -36,7 +36,7 @@ def package(tmp_path):
     (room / "tasks" / "simcse" / "setup.py").write_text(block("python", "SimcseTask"), encoding="utf-8")
     settings, task = re.findall(r'`("simcse": \w+,)`', GUIDE)
     (loaded,) = re.findall(r"`(from \S+ import setup as simcse)`", GUIDE)
-    add_line(room / "config" / "tasks.py", settings)
+    add_line(room / "tasks" / "experiments.py", settings)
     add_line(room / "tasks" / "table.py", task, loaded)
     return tmp_path
 
