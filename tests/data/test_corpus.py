@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vectoruniverse.data.corpus import LONGEST, divide_corpus, read_corpus, split_sentences
+from vectoruniverse.data.corpus import LONGEST, divide_corpus, fingerprint_corpus, read_corpus, split_sentences
 from vectoruniverse.errors import ConfigError, DataError
 
 
@@ -52,7 +52,7 @@ def test_blank_lines_part_the_documents_of_a_text_file(tmp_path: Path) -> None:
     file = tmp_path / "books.txt"
     file.write_bytes("\ufeffOne. Two.\r\nThree.\r\n\r\n \r\n\r\nFour\nfive\n".encode())
     found = read_corpus(file)
-    assert [(document.name, document.sentences) for document in found.documents] == [
+    assert [(document.name, document.sentences) for document in found.rows] == [
         ("books.txt:1", ("One.", "Two.", "Three.")),
         ("books.txt:6", ("Four five",)),
     ]
@@ -63,8 +63,8 @@ def test_reviews_come_from_the_column_of_a_table(tmp_path: Path) -> None:
     rows = ['"Good.<br /><br />Very, very good.",positive', "Bad.,negative", "Bad.,negative", "<br />,negative"]
     file.write_text("\n".join(["review,sentiment", *rows]))
     found = read_corpus(file, column="review", max_bad_share=0.25)
-    assert [document.sentences for document in found.documents] == [("Good.", "Very, very good."), ("Bad.",), ("Bad.",)]
-    assert found.documents[2].id == f"{found.documents[1].id}#2"
+    assert [document.sentences for document in found.rows] == [("Good.", "Very, very good."), ("Bad.",), ("Bad.",)]
+    assert found.rows[2].id == f"{found.rows[1].id}#2"
     assert [(row.line, row.reason) for row in found.bad] == [(5, "holds no text")]
     with pytest.raises(DataError, match="1 of 4 rows"):
         read_corpus(file, column="review")
@@ -86,12 +86,12 @@ def test_each_text_file_of_a_folder_is_a_document_and_links_outside_are_not_read
     (root / "out.txt").symlink_to(tmp_path / "secret.txt")
     (root / "in.txt").symlink_to(root / "b.txt")
     found = read_corpus(root, max_bad_share=0.5)
-    assert [(document.name, document.sentences) for document in found.documents] == [
+    assert [(document.name, document.sentences) for document in found.rows] == [
         ("b.txt:1", ("B one.", "B two.")),
         ("deep/a.TXT:1", ("A.",)),
         ("in.txt:1", ("B one.", "B two.")),
     ]
-    assert sorted((row.id, row.reason) for row in found.bad) == [
+    assert sorted((row.row_id, row.reason) for row in found.bad) == [
         ("empty.txt", "holds no text"),
         ("out.txt", "is no regular file inside the folder"),
     ]
@@ -130,7 +130,7 @@ def test_nothing_and_too_much_are_refused(tmp_path: Path) -> None:
 def test_blank_lines_part_documents_whichever_line_end_they_have(tmp_path: Path, end: str) -> None:
     file = tmp_path / "a.txt"
     file.write_bytes(end.join(["One is", "here.", "", "Two is here.", ""]).encode())
-    found = read_corpus(file).documents
+    found = read_corpus(file).rows
     assert [(one.name, one.sentences) for one in found] == [
         ("a.txt:1", ("One is here.",)),
         ("a.txt:4", ("Two is here.",)),
@@ -152,8 +152,8 @@ def test_documents_that_differ_in_case_spacing_or_unicode_form_lie_on_one_side(t
         "\n\n".join(form(f"Café number {i}. 먹방 {i}.") for form in forms for i in range(15)), encoding="utf-8"
     )
     found = read_corpus(file)
-    assert len(found.documents) == 60
-    sides = [{found.documents[i].name for i in part} for part in divide_corpus(found, val_fraction=0.2, seed=3)]
+    assert len(found.rows) == 60
+    sides = [{found.rows[i].name for i in part} for part in divide_corpus(found, val_fraction=0.2, seed=3)]
     told = [{(int(name.partition(":")[2]) // 2) % 15 for name in side} for side in sides]
     assert len(told[1]) == 3 and not told[0] & told[1]
 
@@ -163,8 +163,8 @@ def test_equal_documents_lie_on_one_side_and_the_fingerprint_sees_the_split(tmp_
     file.write_text("\n\n".join(f"Document {i // 3}." for i in range(60)))
     found = read_corpus(file)
     split = divide_corpus(found, val_fraction=0.2, seed=3)
-    sides = [{found.documents[i].sentences for i in part} for part in split]
+    sides = [{found.rows[i].sentences for i in part} for part in split]
     assert not sides[0] & sides[1]
     assert len(split.val) == 12
     other = divide_corpus(found, val_fraction=0.2, seed=4)
-    assert found.fingerprint(split) == found.fingerprint(split) != found.fingerprint(other)
+    assert fingerprint_corpus(found, split) == fingerprint_corpus(found, split) != fingerprint_corpus(found, other)

@@ -8,17 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from vectoruniverse.data.metadata import read_metadata
+from vectoruniverse.data.findings import FaultError
 from vectoruniverse.data.table import MAX_COLUMNS, Table, read_table
-from vectoruniverse.data.text_file import TextFileError
 from vectoruniverse.data.text_table import read_text_table
 from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.tasks.image_text.metadata import Metadata, read_metadata
+from vectoruniverse.tasks.image_text.settings import DataConfig
 
 
 def read(tmp_path: Path, content: str | bytes, name: str = "t.tsv", encoding: str = "utf-8") -> Table:
     file = tmp_path / name
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     return read_table(file, encoding)
+
+
+def read_pictures(root: Path) -> Metadata:
+    return read_metadata(DataConfig(root=str(root)))
 
 
 def cells(table: Table) -> list[list[str]]:
@@ -71,7 +76,7 @@ def test_what_a_spreadsheet_quotes_between_tabs_is_unquoted(tmp_path: Path) -> N
 def test_a_tab_separated_file_that_can_be_read_in_two_ways_is_refused_with_its_line(
     tmp_path: Path, content: str
 ) -> None:
-    with pytest.raises(TextFileError, match="rows of their own with quotes as plain characters") as caught:
+    with pytest.raises(FaultError, match="rows of their own with quotes as plain characters") as caught:
         read(tmp_path, content)
     assert caught.value.kind == "broken_quote"
     assert caught.value.line in (2, 4)
@@ -83,15 +88,15 @@ def test_a_quoted_cell_with_commas_that_holds_rows_is_told(tmp_path: Path) -> No
     (tmp_path / "metadata.csv").write_text(content, encoding="utf-8")
     for name in "ad":
         (tmp_path / f"{name}.png").touch()
-    found = read_metadata(tmp_path)
+    found = read_pictures(tmp_path)
     assert [row.id for row in found.rows] == ["a.png", "d.png"]
     assert [(doubt.line, doubt.kind) for doubt in found.doubts] == [(2, "swallowed_rows")]
     assert "lines 2 to 4" in found.doubts[0].reason
     texts = read_text_table(tmp_path / "metadata.csv", texts={"text": "text"})
     assert [doubt.line for doubt in texts.doubts] == [2]
     (tmp_path / "c.png").touch()  # so line 4 is a row, and not a line of a caption
-    with pytest.raises(TextFileError, match=r"closes in line 4, so that the rows between, such as that of 'c\.png'"):
-        read_metadata(tmp_path)
+    with pytest.raises(FaultError, match=r"closes in line 4, so that the rows between, such as that of 'c\.png'"):
+        read_pictures(tmp_path)
 
 
 def test_cells_are_as_long_as_the_file_allows_and_an_unclosed_quote_is_still_told(tmp_path: Path) -> None:
@@ -100,7 +105,7 @@ def test_cells_are_as_long_as_the_file_allows_and_an_unclosed_quote_is_still_tol
     found = read(tmp_path, f'a,b\n1,"{long}"\n2,x\n', "t.csv")
     assert cells(found) == [["1", long], ["2", "x"]]
     for content in (f'a,b\n1,x\n2,"{long}\n', f'a,b\n1,x\n2,"{long}\n3,y\n'):
-        with pytest.raises(TextFileError, match="never closed") as caught:
+        with pytest.raises(FaultError, match="never closed") as caught:
             read(tmp_path, content, "t.csv")
         assert caught.value.line == 3
     assert csv.field_size_limit() == before
@@ -126,7 +131,7 @@ def test_a_separator_that_is_not_read_is_named(tmp_path: Path) -> None:
     file = tmp_path / "metadata.csv"
     file.write_text("Id;Title;Category\na;b;c\n", encoding="utf-8")
     with pytest.raises(DataError, match="separated by ';'"):
-        read_metadata(tmp_path)
+        read_pictures(tmp_path)
     with pytest.raises(ConfigError, match="separated by ';'"):
         read_text_table(file, texts={"text": "Title"})
 
@@ -166,7 +171,7 @@ def test_a_table_is_read_in_the_encoding_that_is_named(tmp_path: Path, encoding:
 def test_a_file_in_another_encoding_names_it_the_key_and_the_line(
     tmp_path: Path, text: str, encoding: str, likely: str
 ) -> None:
-    with pytest.raises(TextFileError, match="is not UTF-8 here; it reads as") as caught:
+    with pytest.raises(FaultError, match="is not UTF-8 here; it reads as") as caught:
         read(tmp_path, text.encode(encoding), "t.csv")
     error = caught.value
     assert likely in error.message
@@ -175,10 +180,10 @@ def test_a_file_in_another_encoding_names_it_the_key_and_the_line(
 
 
 def test_a_wrong_or_unknown_encoding_is_told_with_its_key(tmp_path: Path) -> None:
-    with pytest.raises(TextFileError, match="is not cp949 here; it reads as utf-8") as caught:
+    with pytest.raises(FaultError, match="is not cp949 here; it reads as utf-8") as caught:
         read(tmp_path, "a,b\n🎉,c\n", "t.csv", "cp949")
     assert caught.value.line == 2
-    with pytest.raises(TextFileError, match="UTF-16") as caught:
+    with pytest.raises(FaultError, match="UTF-16") as caught:
         read(tmp_path, KOREAN.encode("utf-16"), "t.csv")
     assert "utf-16" in str(caught.value.remedy)
     for unknown in ("klingon", "rot13", "idna", "nul\0", ""):

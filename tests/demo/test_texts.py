@@ -104,9 +104,9 @@ def test_answers_are_what_the_functions_own_documentation_says(tmp_path: Path) -
 def test_pythons_own_documentation_is_a_corpus_of_a_megabyte(tmp_path: Path) -> None:
     made = demo_texts.python_docs(tmp_path)
     found = read_corpus(made.file, column="text")
-    assert (len(found.documents), found.bad) == (made.rows, [])
-    assert sum(len(sentence) for document in found.documents for sentence in document.sentences) > 1_000_000
-    assert sum(len(document.sentences) >= 2 for document in found.documents) > 3_000
+    assert (len(found.rows), found.bad) == (made.rows, [])
+    assert sum(len(sentence) for document in found.rows for sentence in document.sentences) > 1_000_000
+    assert sum(len(document.sentences) >= 2 for document in found.rows) > 3_000
     texts = {(row["module"], row["name"]): row["text"] for row in rows(made)}
     assert texts["csv", "Dialect"].startswith("Describe a CSV dialect.")
 

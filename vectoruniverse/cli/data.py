@@ -82,8 +82,8 @@ def data_check(
     quiet: QuietOption = False,
 ) -> None:
     """Find what is wrong with a data folder: every finding with file, line and reason; exit code 3 above the share."""
-    from vectoruniverse.data.audit.findings import report_csv, report_json, summary_rows
     from vectoruniverse.tasks.image_text import check as datasets
+    from vectoruniverse.tasks.image_text.audit.report import report_csv, report_json, summary_rows
 
     table = None if csv_file is None else _open_table(csv_file)
     display = open_display(quiet)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vectoruniverse.data.metadata import BadRow, refuse_if_too_many_bad
+from vectoruniverse.data.findings import Finding, Rows
 from vectoruniverse.data.normalise import caseless
 from vectoruniverse.data.splits import Split, split_rows
 from vectoruniverse.data.text_file import MAX_BYTES, read_text_file, refuse_unreadable
-from vectoruniverse.data.text_table import is_blank, read_text_table
+from vectoruniverse.data.text_table import is_blank, numbered, read_text_table
 from vectoruniverse.errors import ConfigError, DataError
 
 LONGEST = 2_000
@@ -50,22 +50,7 @@ class Document:
     sentences: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """Documents in the order of the file, or of the files' names; what was set aside, and what may hold others."""
-
-    source: Path
-    documents: list[Document]
-    bad: list[BadRow]
-    doubts: tuple[BadRow, ...] = ()
-
-    def fingerprint(self, split: Split) -> str:
-        """sha256 over every document and over the split: equal data, equal number."""
-
-        def told(side: str, i: int) -> str:
-            return "\n".join((side, self.documents[i].id, *self.documents[i].sentences, "\0"))
-
-        return split.fingerprint(told)
+Corpus = Rows[Document]
 
 
 class _Text(NamedTuple):
@@ -106,10 +91,9 @@ def read_corpus(
         what = "a table is read by one of its columns" if is_table else f"{source.name} is no table and has no columns"
         remedy = f"Name the column in {keys[1]}." if is_table else f"Leave {keys[1]} out."
         raise ConfigError(what, key=keys[1], remedy=remedy)
-    bad: list[BadRow] = []
-    doubts: tuple[BadRow, ...] = ()
+    found = Corpus(source, [], [])
     if source.is_dir():
-        documents = _collect(_folder(source, max_bytes, encoding, bad), bad)
+        _collect(_folder(found, max_bytes, encoding), found)
     else:
         file = refuse_unreadable(source, key=keys[0], max_bytes=max_bytes)
         if column is not None:
@@ -117,14 +101,14 @@ def read_corpus(
             table = read_text_table(
                 file, texts={"text": column}, max_bad_share=max_bad_share, keys=named, encoding=encoding
             )
-            bad, doubts = table.bad, table.doubts
-            documents = _collect((_Text(source.name, row.line, row.texts["text"]) for row in table.rows), bad)
+            found = Corpus(source, [], table.bad, table.doubts)
+            _collect((_Text(source.name, row.line, row.texts["text"]) for row in table.rows), found)
         else:
-            documents = _collect(_paragraphs(source.name, read_text_file(file, encoding)), bad)
-    refuse_if_too_many_bad(source, bad, len(documents) + len(bad), max_bad_share)
-    if not documents:
+            _collect(_paragraphs(source.name, read_text_file(file, encoding)), found)
+    found.refuse_bad(max_bad_share)
+    if not found.rows:
         raise DataError("holds no text", file=source, key=keys[0], remedy="Name a file or folder with documents.")
-    return Corpus(source, documents, bad, doubts)
+    return found
 
 
 def split_sentences(text: str) -> list[str]:
@@ -156,8 +140,8 @@ def divide_corpus(corpus: Corpus, *, val_fraction: float, seed: int) -> Split:
     Raises:
         DataError: there is only one document.
     """
-    ids = [document.id for document in corpus.documents]
-    same = [caseless(" ".join(document.sentences)) for document in corpus.documents]
+    ids = [document.id for document in corpus.rows]
+    same = [caseless(" ".join(document.sentences)) for document in corpus.rows]
     first: dict[str, str] = {}  # the least id of equal documents names their group
     for text, name in sorted(zip(same, ids, strict=True)):
         first.setdefault(text, name.partition("#")[0])
@@ -166,9 +150,14 @@ def divide_corpus(corpus: Corpus, *, val_fraction: float, seed: int) -> Split:
         groups=[first[text] for text in same],
         val_fraction=val_fraction,
         seed=seed,
-        file=corpus.source,
+        file=corpus.file,
         remedy="Use more documents: rows of a table, files of a folder, or parts of a file with a blank line between.",
     )
+
+
+def fingerprint_corpus(corpus: Corpus, split: Split) -> str:
+    """sha256 over every document and over the split: equal data, equal number."""
+    return split.fingerprint(lambda side, i: "\n".join((side, corpus.rows[i].id, *corpus.rows[i].sentences, "\0")))
 
 
 def _sentences(words: list[str], *, lowered: bool) -> Iterator[str]:
@@ -197,19 +186,14 @@ def _ends(word: str, following: str, *, first: bool) -> bool:
     return not (numbered or bare.lower() in _ABBREVIATIONS or _INITIALS.fullmatch(bare))
 
 
-def _collect(texts: Iterable[_Text], bad: list[BadRow]) -> list[Document]:
-    documents: list[Document] = []
+def _collect(texts: Iterable[_Text], found: Corpus) -> None:
     seen: Counter[str] = Counter()
     for file, line, text in texts:
-        if not (sentences := tuple(split_sentences(text))):
-            bad.append(BadRow(line, file, "holds no text"))
-            continue
-        digest = hashlib.sha256("\n".join(sentences).encode()).hexdigest()[:16]
-        seen[digest] += 1
-        documents.append(
-            Document(digest if seen[digest] == 1 else f"{digest}#{seen[digest]}", f"{file}:{line}", sentences)
-        )
-    return documents
+        if sentences := tuple(split_sentences(text)):
+            digest = hashlib.sha256("\n".join(sentences).encode()).hexdigest()[:16]
+            found.rows.append(Document(numbered(digest, seen), f"{file}:{line}", sentences))
+        else:
+            found.bad.append(Finding("unusable_row", "holds no text", str(found.file), line, file))
 
 
 def _paragraphs(name: str, text: str) -> Iterator[_Text]:
@@ -225,14 +209,15 @@ def _paragraphs(name: str, text: str) -> Iterator[_Text]:
             document = []
 
 
-def _folder(folder: Path, max_bytes: int, encoding: str, bad: list[BadRow]) -> Iterator[_Text]:
-    root = os.path.realpath(folder)
+def _folder(found: Corpus, max_bytes: int, encoding: str) -> Iterator[_Text]:
+    folder, root = found.file, os.path.realpath(found.file)
     left = max_bytes
     for path in sorted(_text_files(folder)):
         name = path.relative_to(folder).as_posix()
         real = Path(os.path.realpath(path))
         if not real.is_relative_to(root) or not real.is_file():
-            bad.append(BadRow(1, name, "is no regular file inside the folder"))
+            reason = "is no regular file inside the folder"
+            found.bad.append(Finding("unusable_row", reason, str(folder), 1, name))
             continue
         if (left := left - real.stat().st_size) < 0:
             raise DataError(f"the files hold more than {max_bytes:,} bytes", file=folder, remedy="Use a part of them.")

@@ -26,7 +26,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from vectoruniverse.errors import DataError
+from vectoruniverse.data.findings import FaultError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_FILE_BYTES = 128 * 2**20
@@ -46,16 +46,11 @@ _UPRIGHT = {  # EXIF orientation → what puts the picture upright
 }
 
 
-class PictureError(DataError):
-    """One picture cannot be used; the message is one line and begins with the file's name.
-
-    Attributes:
-        kind: key of ``findings.KINDS``.
-    """
+class PictureError(FaultError):
+    """One picture cannot be used; the message is one line and begins with the file's name."""
 
     def __init__(self, source: Path, reason: str, kind: str = "unusable_row") -> None:
-        super().__init__(_one_line(reason), file=_one_line(str(source)))
-        self.kind = kind
+        super().__init__(_one_line(reason), kind=kind, file=_one_line(str(source)))
 
 
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from vectoruniverse.data.findings import FaultError
 from vectoruniverse.errors import ConfigError, DataError
 
 CHANNEL = "Channel"
@@ -20,21 +21,7 @@ _PICTURE_SUFFIXES = {"avif", "bmp", "gif", "jfif", "jpeg", "jpg", "png", "tif", 
 _COPY = re.compile(r"(?P<stem>.+) \(\d+\)")
 
 Finder = Callable[[Mapping[str, str]], Path]
-"""From a row's cells by column to its picture; raises ``UnusableError``."""
-
-
-class UnusableError(Exception):
-    """Why one row is set aside.
-
-    Attributes:
-        reason: in words.
-        kind: key of ``findings.KINDS``.
-        other_line: line of the row that it clashes with, where it does with one.
-    """
-
-    def __init__(self, reason: str, kind: str, other_line: int | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.kind, self.other_line = reason, kind, other_line
+"""From a row's cells by column to its picture; raises ``FaultError``."""
 
 
 def by_file(root: Path, folder: Path, column: str) -> Finder:
@@ -42,9 +29,7 @@ def by_file(root: Path, folder: Path, column: str) -> Finder:
     check, spelled = _checker(root), _speller()
 
     def find(columns: Mapping[str, str]) -> Path:
-        name = columns[column].strip()
-        if not name:
-            raise UnusableError(f"{column} is empty", "empty_id")
+        name = _named(columns, column)
         return check(spelled(folder / name))
 
     return find
@@ -73,22 +58,26 @@ def by_id(root: Path, images: str, column: str) -> Finder:
     pictures, check = _index(folder), _checker(root)
 
     def find(columns: Mapping[str, str]) -> Path:
-        name = columns[column].strip()
-        if not name:
-            raise UnusableError(f"{column} is empty", "empty_id")
+        name = _named(columns, column)
         found = pictures.get(_normal(name), [])
         if len(found) > 1:
             found = _preferred(found, name, folder / columns.get(CHANNEL, "").strip())
         if not found:
             unsafe = "/" in name or "\\" in name or name in (".", "..")
             kind = "unsafe_id" if unsafe else "missing_picture"
-            raise UnusableError(f"no picture named {name!r} below {images}", kind)
+            raise FaultError(f"no picture named {name!r} below {images}", kind=kind)
         if len(found) > 1:
             listed = ", ".join(sorted(str(path.relative_to(folder)) for path in found))
-            raise UnusableError(f"the id is ambiguous; it could be any of {listed}", "ambiguous_id")
+            raise FaultError(f"the id is ambiguous; it could be any of {listed}", kind="ambiguous_id")
         return check(found[0])
 
     return find
+
+
+def _named(columns: Mapping[str, str], column: str) -> str:
+    if name := columns[column].strip():
+        return name
+    raise FaultError(f"{column} is empty", kind="empty_id")
 
 
 def on_disk(path: Path) -> Path:
@@ -165,9 +154,9 @@ def _checker(root: Path) -> Callable[[Path], Path]:
             real = _real(path)
             mode = _mode(real)
         if not str(real).startswith(inside):  # without links and dots, the spelling tells
-            raise UnusableError(f"{path.name!r} leads outside the data folder", "outside_root")
+            raise FaultError(f"{path.name!r} leads outside the data folder", kind="outside_root")
         if not stat.S_ISREG(mode):
-            raise UnusableError(f"{path.name!r} is not a file", "missing_picture")
+            raise FaultError(f"{path.name!r} is not a file", kind="missing_picture")
         return real
 
     return check

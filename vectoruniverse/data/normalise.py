@@ -1,4 +1,4 @@
-"""When two texts are the same text: one normal form for titles, labels, groups and names.
+"""When two texts are the same text: one normal form for titles, labels, groups and names; how messages write them.
 
 Canonical forms (NFC) and not compatibility forms (NFKC): canonically equivalent strings are the same characters
 written otherwise, such as a Korean syllable and its parts; compatibility forms also make 1 of ①, 2 of ² and Latin
@@ -7,9 +7,12 @@ letters of mathematical ones, which are other titles.
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+
+_MOST_NAMES = 20  # names that a message lists
 
 
 def canonical(text: str) -> str:
@@ -48,3 +51,21 @@ def one_spelling(names: Sequence[str]) -> list[str]:
     for name in sorted(plain.values()):
         chosen.setdefault(alike(name), name)
     return [chosen[alike(plain[name])] for name in names]
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that is most like this one; nothing where none is."""
+    folded = {caseless(other)[:80]: other for other in known}
+    match = difflib.get_close_matches(caseless(name)[:80], folded, n=1)
+    return f" (did you mean {shortened(folded[match[0]])}?)" if match else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names, for a message on one line."""
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(shortened(name) or "''" for name in names[:_MOST_NAMES]) + more
+
+
+def shortened(text: str, limit: int = 40) -> str:
+    """The beginning of a text as Python would write it, for a message on one line; nothing of an empty one."""
+    return repr(text if len(text) <= limit else text[: limit - 1] + "…") if text else ""

@@ -12,14 +12,14 @@ import contextlib
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vectoruniverse.data.columns import shortened
-from vectoruniverse.data.normalise import canonical
-from vectoruniverse.data.text_file import TextFileError, read_text_file
+from vectoruniverse.data.findings import FaultError, Finding, Place, Rows, RowT
+from vectoruniverse.data.normalise import canonical, closest, listed, shortened
+from vectoruniverse.data.text_file import read_text_file
 
 MAX_COLUMNS = 10_000
 """A header of more columns is refused: it is a table that lies on its side, or no table."""
@@ -49,6 +49,7 @@ class Table:
 
     Attributes:
         file: it.
+        name: what findings call it.
         header: names of the columns in canonical form, each once.
         written: the same as the file writes them.
         records: in the file's order; their cells are as many as the header's only where the row is sound.
@@ -56,13 +57,61 @@ class Table:
     """
 
     file: Path
+    name: str
     header: list[str]
     written: list[str]
     records: list[Record]
     swallowed: list[Swallowed]
 
+    def read(
+        self, row: Callable[[int, dict[str, str]], RowT | None], name: Callable[[Mapping[str, str]], str]
+    ) -> Rows[RowT]:
+        """Make a row of each record.
 
-def read_table(file: Path, encoding: str = "utf-8", *, key: str = "data.encoding") -> Table:
+        Args:
+            row: from a record's line and its cells by column to the row, None where it is left out; raises
+                ``FaultError`` where it cannot be used.
+            name: what a row that cannot be used is called, by its cells.
+        """
+        rows: list[RowT] = []
+        bad: list[Finding] = []
+        for line, cells, _ in self.records:
+            if len(cells) != len(self.header):
+                reason = f"{len(cells)} cells where the header has {len(self.header)}"
+                bad.append(Finding("wrong_cell_count", reason, self.name, line, cells=tuple(cells)))
+                continue
+            columns = dict(zip(self.header, cells, strict=True))
+            try:
+                if (found := row(line, columns)) is not None:
+                    rows.append(found)
+            except FaultError as why:
+                called = name(columns)
+                others = () if why.other_line is None else (Place(self.name, why.other_line, called),)
+                bad.append(Finding(why.kind, why.message, self.name, line, called or None, others))
+        return Rows(self.file, rows, bad, self.doubts())
+
+    def doubts(self) -> tuple[Finding, ...]:
+        """Rows that may hold others: ``swallowed``, in words."""
+        reason = (
+            "the quoted cell of lines {} to {} holds lines that each read like a row; "
+            "close the quote where it should end, if they are rows"
+        )
+        return tuple(
+            Finding("swallowed_rows", reason.format(line, end), self.name, line) for line, end, _ in self.swallowed
+        )
+
+    def lacks(self, column: str) -> str:
+        """That there is no such column, with those that are there and hints at what may be meant."""
+        known = f"the columns are {listed(self.header)}{closest(column, self.header)}"
+        return f"there is no column {shortened(column)}; {known}{self.other_separator()}"
+
+    def other_separator(self) -> str:
+        """A hint where the header's only cell seems to hold several; else nothing."""
+        marks = [mark for mark in ";|,\t" if len(self.header) == 1 and mark in self.header[0]]
+        return f" (are the cells separated by {marks[0]!r}? commas and tabs are read, tabs in a .tsv)" if marks else ""
+
+
+def read_table(file: Path, encoding: str = "utf-8", *, key: str = "data.encoding", name: str = "") -> Table:
     """Read a file with a header, with or without a byte order mark.
 
     Tabs separate the cells of a ``.tsv`` file, and of any other whose header has more tabs than commas.
@@ -71,10 +120,11 @@ def read_table(file: Path, encoding: str = "utf-8", *, key: str = "data.encoding
         file: a regular file.
         encoding: a name that Python knows.
         key: config key or option of the encoding, for messages.
+        name: what findings call it, where that is not its path.
 
     Raises:
         ConfigError: there is no such encoding.
-        TextFileError: the file cannot be read, is empty, holds an unclosed quote, or repeats a column.
+        FaultError: the file cannot be read, is empty, holds an unclosed quote, or repeats a column.
     """
     content = read_text_file(file, encoding, key=key)
     if not content.strip():
@@ -94,39 +144,37 @@ def read_table(file: Path, encoding: str = "utf-8", *, key: str = "data.encoding
         for record in records
         if not tabs and len(names) > 1 and _like_rows(lines, record, ",", names)
     ]
-    return Table(file, names, header.cells, records, swallowed)
+    return Table(file, name or str(file), names, header.cells, records, swallowed)
 
 
 def _header(file: Path, header: Record) -> list[str]:
     names = [canonical(name) for name in header.cells]
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise _fault(
-            f"column {shortened(twice[0]) or repr('')} occurs twice",
-            file,
-            header.line,
-            "Rename or remove one of them; Unicode form and space around a name do not count.",
-        )
+        message = f"column {shortened(twice[0]) or repr('')} occurs twice"
+        remedy = "Rename or remove one of them; Unicode form and space around a name do not count."
+        raise _fault(message, file, header.line, remedy)
     return names
 
 
 def _tab_records(file: Path, lines: Sequence[str]) -> list[Record]:
     """Records of tab-separated lines by the reading of quotes that fits them."""
-    plain = [Record(n, [_unquoted(cell) for cell in cells], n) for n, cells in _split_lines(lines)]
+    rows = [(n, line.rstrip("\r\n").split("\t")) for n, line in enumerate(lines, 1) if line.rstrip("\r\n")]
+    plain = [Record(n, [_unquoted(cell) for cell in cells], n) for n, cells in rows]
     if not any(_QUOTE in line for line in lines):
         return plain
     try:
         quoted = list(_records(file, lines, "\t"))
-    except TextFileError:
+    except FaultError:
         return plain  # quotes as no program that means them so would write
     long = [record for record in quoted if record.end > record.line]
     if not long:
         return max(plain, quoted, key=_sound)
-    rows = [_like_rows(lines, record, "\t", plain[0].cells) for record in long]
-    if all(rows) and len(plain[0].cells) > 1:
+    like_rows = [_like_rows(lines, record, "\t", plain[0].cells) for record in long]
+    if all(like_rows) and len(plain[0].cells) > 1:
         return plain
-    for record, is_rows in zip(long, rows, strict=True):
+    for record, is_rows in zip(long, like_rows, strict=True):
         if is_rows or any("\t" in cell and ("\n" in cell or "\r" in cell) for cell in record.cells):
-            raise TextFileError(
+            raise FaultError(
                 f"a quote opens in this row and closes in line {record.end}: one cell over "
                 f"{record.end - record.line + 1} lines, or rows of their own with quotes as plain characters?",
                 kind="broken_quote",
@@ -135,12 +183,6 @@ def _tab_records(file: Path, lines: Sequence[str]) -> list[Record]:
                 remedy="Save the table with commas (.csv), where quotes have one meaning.",
             )
     return quoted
-
-
-def _split_lines(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(lines, 1):
-        if text := line.rstrip("\r\n"):  # an empty line is no record
-            yield number, text.split("\t")
 
 
 def _unquoted(cell: str) -> str:
@@ -184,7 +226,7 @@ def _records(file: Path, lines: Sequence[str], delimiter: str) -> Iterator[Recor
         except csv.Error as error:
             where = "" if reader.line_num == line else f", or one in line {reader.line_num},"
             unclosed = "unexpected end" in str(error)  # csv has no other way to tell it
-            raise TextFileError(
+            raise FaultError(
                 "a quote in this row is never closed"
                 if unclosed
                 else f"a quote in this row{where} is misplaced: {error}",
@@ -199,5 +241,5 @@ def _records(file: Path, lines: Sequence[str], delimiter: str) -> Iterator[Recor
             yield Record(line, cells, reader.line_num)
 
 
-def _fault(message: str, file: Path, line: int | None, remedy: str) -> TextFileError:
-    return TextFileError(message, kind="unreadable_table", file=file, line=line, remedy=remedy)
+def _fault(message: str, file: Path, line: int | None, remedy: str) -> FaultError:
+    return FaultError(message, kind="unreadable_table", file=file, line=line, remedy=remedy)

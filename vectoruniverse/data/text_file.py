@@ -6,8 +6,9 @@ import codecs
 import re
 from pathlib import Path
 
+from vectoruniverse.data.findings import FaultError
 from vectoruniverse.data.locate import on_disk
-from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.errors import ConfigError
 
 MAX_BYTES = 1 << 30
 """Larger files are refused: a table is held in memory several times over while it is read."""
@@ -22,41 +23,18 @@ _LIKELY = {  # encoding → the characters that its texts use beside ASCII
 }
 
 
-class TextFileError(DataError):
-    """A file cannot be read as text, or as a table.
-
-    Attributes:
-        kind: what is wrong, a key of ``findings.KINDS``; ``no_file`` where there is none.
-        rows: number of rows that are lost with it, where known.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        kind: str,
-        file: Path,
-        line: int | None = None,
-        key: str | None = None,
-        remedy: str,
-        rows: int = 0,
-    ) -> None:
-        super().__init__(message, file=file, line=line, key=key, remedy=remedy)
-        self.kind, self.rows = kind, rows
-
-
 def refuse_unreadable(file: Path, *, key: str, max_bytes: int = MAX_BYTES) -> Path:
     """Stop where there is no regular file, or one too large to be held in memory; else the file as the disk spells it.
 
     Raises:
-        TextFileError: names the file and the config key.
+        FaultError: names the file and the config key.
     """
     found = on_disk(file)
     if not found.is_file():
-        raise TextFileError("there is no such file", kind="no_file", file=file, key=key, remedy=f"Check {key}.")
+        raise FaultError("there is no such file", kind="no_file", file=file, key=key, remedy=f"Check {key}.")
     if (size := found.stat().st_size) > max_bytes:
         message = f"holds {size:,} bytes, more than {max_bytes:,}"
-        raise TextFileError(message, kind="unreadable_table", file=file, key=key, remedy="Use a part of it.")
+        raise FaultError(message, kind="unreadable_table", file=file, key=key, remedy="Use a part of it.")
     return found
 
 
@@ -70,7 +48,7 @@ def read_text_file(file: Path, encoding: str = "utf-8", *, key: str = "data.enco
 
     Raises:
         ConfigError: there is no such encoding.
-        TextFileError: the file cannot be read or decoded, or holds NUL.
+        FaultError: the file cannot be read or decoded, or holds NUL.
     """
     try:
         wide = "a".encode(encoding) != b"a"
@@ -82,10 +60,10 @@ def read_text_file(file: Path, encoding: str = "utf-8", *, key: str = "data.enco
         data = file.read_bytes()
     except OSError as error:
         message, remedy = f"cannot be read: {error.strerror}", "Check its permissions."
-        raise TextFileError(message, kind="unreadable_table", file=file, remedy=remedy) from error
+        raise FaultError(message, kind="unreadable_table", file=file, remedy=remedy) from error
     if not wide and (nul := data.find(b"\0")) >= 0:
         utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        raise TextFileError(
+        raise FaultError(
             "holds a NUL byte" + ("; its first bytes mark it as UTF-16" if utf16 else ""),
             kind="unreadable_table",
             file=file,
@@ -98,16 +76,16 @@ def read_text_file(file: Path, encoding: str = "utf-8", *, key: str = "data.enco
         raise _undecodable(file, data, encoding, key, getattr(error, "start", 0)) from None
     if (nul := content.find("\0")) >= 0:
         message, line = "holds a NUL character", _line_of(content[:nul])
-        raise TextFileError(message, kind="unreadable_table", file=file, line=line, remedy=f"Check {key}.")
+        raise FaultError(message, kind="unreadable_table", file=file, line=line, remedy=f"Check {key}.")
     return content
 
 
-def _undecodable(file: Path, data: bytes, encoding: str, key: str, start: int) -> TextFileError:
+def _undecodable(file: Path, data: bytes, encoding: str, key: str, start: int) -> FaultError:
     likely = _likely(data, start)
     reads = f"; it reads as {' or '.join(f'{name} ({sample!r})' for name, sample in likely.items())}" if likely else ""
     called = "UTF-8" if codecs.lookup(encoding).name == "utf-8" else encoding
     choice = f"Set {key} to {next(iter(likely))} if that is its text, or" if likely else f"Set {key}, or"
-    return TextFileError(
+    return FaultError(
         f"is not {called} here{reads}",
         kind="not_utf8",
         file=file,

@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vectoruniverse.data.columns import closest, listed, other_separator, shortened
-from vectoruniverse.data.metadata import BadRow, doubts, refuse_if_too_many_bad, wrong_cell_count
-from vectoruniverse.data.normalise import canonical
-from vectoruniverse.data.table import Record, Table, read_table
+from vectoruniverse.data.findings import FaultError, Rows
+from vectoruniverse.data.normalise import canonical, shortened
+from vectoruniverse.data.table import Table, read_table
 from vectoruniverse.data.text_file import refuse_unreadable
 from vectoruniverse.errors import ConfigError, DataError
 
@@ -49,14 +48,7 @@ class TextRow:
     split: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TextTable:
-    """The rows of a file, in its order: those that can be used, those set aside, and those that may hold others."""
-
-    file: Path
-    rows: list[TextRow]
-    bad: list[BadRow]
-    doubts: tuple[BadRow, ...] = ()
+TextTable = Rows[TextRow]
 
 
 def read_text_table(
@@ -88,9 +80,10 @@ def read_text_table(
         DataError: the file cannot be read as a table, or too many of its rows cannot be used.
     """
     key = _keys(texts, keys)
-    table = open_table(file, encoding=encoding, keys=key)
-    found = text_rows(table, texts=texts, label=label, split_column=split_column, keys=key)
-    refuse_if_too_many_bad(file, found.bad, len(table.records), max_bad_share if found.rows else 0.0)
+    found = text_rows(
+        open_table(file, encoding=encoding, keys=key), texts=texts, label=label, split_column=split_column, keys=key
+    )
+    found.refuse_bad(max_bad_share if found.rows else 0.0)
     return found
 
 
@@ -122,25 +115,29 @@ def text_rows(
     """
     asked = {**texts, "label": label, "split": split_column}
     named = {role: canonical(name) for role, name in asked.items() if name is not None}
-    places = _places(table.header, named, _keys(texts, keys))
-    rows: list[TextRow] = []
-    bad: list[BadRow] = []
+    _refuse_columns(table, named, _keys(texts, keys))
     seen: Counter[str] = Counter()
-    for record in table.records:
-        if len(record.cells) != len(table.header):
-            bad.append(wrong_cell_count(record, table.header))
-            continue
-        values = _values(record, places)
-        told = {role: values[role] for role in texts}
-        if reason := _unusable(told, texts, values.get("split")):
-            bad.append(BadRow(record.line, shortened(next(filter(None, told.values()), "")), reason))
-            continue
-        digest = _digest(told, values.get("label"))
-        seen[digest] += 1
-        row_id = digest if seen[digest] == 1 else f"{digest}#{seen[digest]}"
-        split = _SPLITS[values["split"].casefold()] if split_column is not None else None
-        rows.append(TextRow(record.line, row_id, told, values.get("label"), split))
-    return TextTable(table.file, rows, bad, doubts(table))
+
+    def row(line: int, columns: Mapping[str, str]) -> TextRow:
+        cells = {role: columns[name].strip() for role, name in named.items()}
+        told = {role: cells[role] for role in texts}
+        for role, text in told.items():
+            if is_blank(text):
+                raise FaultError(f"{texts[role]} is empty")
+        split, of_label = _split(cells.get("split")), canonical(cells["label"]) if "label" in cells else None
+        digest = hashlib.sha256(json.dumps([sorted(told.items()), of_label]).encode()).hexdigest()[:16]
+        return TextRow(line, numbered(digest, seen), told, of_label, split)
+
+    def name(columns: Mapping[str, str]) -> str:
+        return shortened(next(filter(None, (columns[named[role]].strip() for role in texts)), ""))
+
+    return table.read(row, name)
+
+
+def numbered(name: str, seen: Counter[str]) -> str:
+    """The name, with ``#2``, ``#3``, ... where it was ``seen`` before."""
+    seen[name] += 1
+    return name if seen[name] == 1 else f"{name}#{seen[name]}"
 
 
 def encode_labels(
@@ -186,21 +183,10 @@ def _keys(texts: Mapping[str, str], given: Mapping[str, str] | None) -> dict[str
     return {role: f"data.{role}" for role in (*texts, "label", "split", "file", "encoding")} | dict(given or {})
 
 
-def _values(record: Record, places: Mapping[str, int]) -> dict[str, str]:
-    values = {role: record.cells[place].strip() for role, place in places.items()}
-    return values | {"label": canonical(values["label"])} if "label" in values else values
-
-
-def _places(header: Sequence[str], asked: Mapping[str, str], key: Mapping[str, str]) -> dict[str, int]:
-    """Position of each role's column."""
+def _refuse_columns(table: Table, asked: Mapping[str, str], key: Mapping[str, str]) -> None:
     for role, name in asked.items():
-        if name not in header:
-            raise ConfigError(
-                f"there is no column {shortened(name)}; the columns are {listed(header)}{closest(name, header)}"
-                f"{other_separator(header)}",
-                key=key[role],
-                remedy=f"Name one of these columns in {key[role]}.",
-            )
+        if name not in table.header:
+            raise ConfigError(table.lacks(name), key=key[role], remedy=f"Name one of these columns in {key[role]}.")
         others = [other for other in asked if other != role and asked[other] == name]
         if others:
             raise ConfigError(
@@ -208,20 +194,12 @@ def _places(header: Sequence[str], asked: Mapping[str, str], key: Mapping[str, s
                 key=key[role],
                 remedy="Name a different column in each.",
             )
-    return {role: header.index(name) for role, name in asked.items()}
 
 
-def _unusable(told: Mapping[str, str], columns: Mapping[str, str], split: str | None) -> str | None:
-    for role, text in told.items():
-        if is_blank(text):
-            return f"{columns[role]} is empty"
-    if split is not None and split.casefold() not in _SPLITS:
-        return f"its split is {shortened(split) or 'empty'}; it should be train, val or test"
-    return None
-
-
-def _digest(told: Mapping[str, str], label: str | None) -> str:
-    return hashlib.sha256(json.dumps([sorted(told.items()), label]).encode()).hexdigest()[:16]
+def _split(cell: str | None) -> str | None:
+    if cell is not None and cell.casefold() not in _SPLITS:
+        raise FaultError(f"its split is {shortened(cell) or 'empty'}; it should be train, val or test")
+    return None if cell is None else _SPLITS[cell.casefold()]
 
 
 def _classes(rows: Sequence[TextRow], file: Path | None) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from vectoruniverse.data.decoding import (
     upright_picture,
 )
 from vectoruniverse.errors import UserError
-from vectoruniverse.tasks.image_text.data import read_rows
+from vectoruniverse.tasks.image_text.metadata import read_rows
 
 ROWS = 8
 """Rows that a check asks for: enough for batches with texts of several lengths."""

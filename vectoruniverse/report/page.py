@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from vectoruniverse.data.audit.findings import spreadsheet_cell
+from vectoruniverse.data.findings import spreadsheet_cell
 from vectoruniverse.report.figures.album import Plate, Section
 from vectoruniverse.report.figures.gallery import Gallery, Thumbnail
 from vectoruniverse.report.figures.style import png, svg

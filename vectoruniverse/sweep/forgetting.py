@@ -23,7 +23,8 @@ from vectoruniverse.report.sweep.record import ForgettingRecord, Kept, NotCompar
 from vectoruniverse.sweep.findings import Finished
 from vectoruniverse.sweep.sharing import Bases
 from vectoruniverse.tasks.identity import run_experiment
-from vectoruniverse.tasks.image_text.data import ImageTextData, decode, group_by, read_rows
+from vectoruniverse.tasks.image_text.data import ImageTextData, decode, group_by
+from vectoruniverse.tasks.image_text.metadata import read_rows
 from vectoruniverse.tasks.image_text.model import Blend, load_adapted, picture_recipe, trained_in_place
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ScratchClip
 from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_pairs, build_task

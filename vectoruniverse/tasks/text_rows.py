@@ -9,9 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from vectoruniverse.data.columns import shortened
-from vectoruniverse.data.metadata import BadRow
-from vectoruniverse.data.normalise import shown, spellings
+from vectoruniverse.data.findings import Finding
+from vectoruniverse.data.normalise import shortened, shown, spellings
 from vectoruniverse.data.row_record import NamedRow, RowChoice, digest
 from vectoruniverse.data.splits import Split, TextSplit, divide_table, fingerprint_table, group_texts
 from vectoruniverse.data.text_table import TextTable, encode_labels, read_text_table
@@ -199,7 +198,7 @@ def _divide(table: TextTable, config: TextSplitConfig) -> TextSplit:
     return divide_table(table, val_fraction=config.val_fraction, seed=config.seed, together=config.together)
 
 
-def tell_doubts(doubts: Sequence[BadRow], file: Path, display: Display) -> None:
+def tell_doubts(doubts: Sequence[Finding], file: Path, display: Display) -> None:
     """Warn of rows that are used and may hold others: the first of them, and how many more there are."""
     if doubts:
         more = f" (so are {len(doubts) - 1} more rows)" if len(doubts) > 1 else ""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vectoruniverse.data.metadata import BadRow
+from vectoruniverse.data.findings import Finding
 from vectoruniverse.data.table import Table
 from vectoruniverse.data.text_table import TextRow
 
@@ -33,7 +33,7 @@ class Predictions:
 
     table: Table
     rows: Sequence[TextRow]
-    bad: Sequence[BadRow]
+    bad: Sequence[Finding]
     names: tuple[str, ...]
     probabilities: NDArray[np.float32]
 
@@ -65,7 +65,7 @@ class Predictions:
         A row that could not be used has a reason and no prediction; where it has more or fewer cells than the header,
         it is cut or filled up.
         """
-        said = {
+        said: dict[int | None, list[str]] = {
             row.line: [name, *(f"{share:.6f}" for share in shares), ""]
             for row, name, shares in zip(self.rows, self.classes(), self.probabilities, strict=True)
         }

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vectoruniverse.data.audit.check import check_data
-from vectoruniverse.data.audit.findings import DataReport
-from vectoruniverse.data.audit.stats import DataStats, data_stats, quantiles
-from vectoruniverse.data.thumbnails import PictureRecipe, default_cache_dir
 from vectoruniverse.errors import ConfigError, UserError
 from vectoruniverse.models.dual import load_dual_tokenizer, load_image_size
 from vectoruniverse.report.figures.dataset import label_counts, lengths
 from vectoruniverse.report.figures.style import save
 from vectoruniverse.tasks.experiments import load_experiment
-from vectoruniverse.tasks.image_text.data import read_rows
+from vectoruniverse.tasks.image_text.audit.check import check_data
+from vectoruniverse.tasks.image_text.audit.report import DataReport
+from vectoruniverse.tasks.image_text.audit.stats import DataStats, data_stats, quantiles
+from vectoruniverse.tasks.image_text.metadata import read_metadata
 from vectoruniverse.tasks.image_text.settings import DataConfig, ImageTextExperiment, ScratchClip
 from vectoruniverse.tasks.image_text.setup import as_image_text
 from vectoruniverse.terminal import Display
@@ -33,23 +32,10 @@ def check(
     data, experiment = _data(root, config, overrides, encoding)
     counter, limit = _token_counter(experiment, display)
     report = check_data(
-        Path(data.root).expanduser(),
-        recipe=PictureRecipe(_size(data, experiment, display), data.fit or "crop", max_pixels=data.max_pixels),
-        metadata=data.metadata,
-        layout=data.layout,
-        images=data.images,
-        columns=data.columns.model_dump(),
-        text=data.text,
-        label_separator=data.label_separator,
-        include=data.include,
-        exclude=data.exclude,
-        encoding=data.encoding,
-        group_by=data.split.group_by,
-        val_fraction=data.split.val_fraction,
-        seed=data.split.seed,
+        data,
+        size=_size(data, experiment, display),
         token_counts=counter,
         max_tokens=limit,
-        cache_dir=Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir(),
         on_progress=display.advance,
     )
     return report, data.max_bad_share
@@ -58,9 +44,8 @@ def check(
 def describe(root: str | None, config: str | None, overrides: Sequence[str], encoding: str | None = None) -> DataStats:
     """Labels and lengths of the usable rows, however many rows are not."""
     data, experiment = _data(root, config, overrides, encoding)
-    data = data.model_copy(update={"max_bad_share": 1.0})
     counter, limit = _token_counter(experiment, Display())
-    metadata = read_rows(data)
+    metadata = read_metadata(data)
     return data_stats(metadata.rows, unusable=len(metadata.bad), token_counts=counter, max_tokens=limit)
 
 

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from vectoruniverse.data.metadata import BadRow, Metadata, Row, group_values, read_metadata, refuse_if_too_many_bad
+from vectoruniverse.data.decoding import PictureRecipe
+from vectoruniverse.data.findings import Finding
 from vectoruniverse.data.normalise import canonical, caseless, shown, spellings
 from vectoruniverse.data.pair_items import PairItems, number
 from vectoruniverse.data.row_record import NamedRow, RowChoice, digest
 from vectoruniverse.data.splits import Split, group_rows, split_rows
-from vectoruniverse.data.thumbnails import PictureError, PictureRecipe, Pictures, PictureStore, default_cache_dir
+from vectoruniverse.data.thumbnails import Pictures, PictureStore, default_cache_dir
 from vectoruniverse.errors import DataError
+from vectoruniverse.tasks.image_text.metadata import Metadata, Row, group_values
 from vectoruniverse.tasks.image_text.settings import DataConfig
 from vectoruniverse.tasks.text_rows import tell_doubts
 from vectoruniverse.terminal import Display
@@ -34,19 +36,23 @@ class ImageTextData:
     Attributes:
         config: the experiment's section that it was made by.
         metadata: what was read; ``bad`` includes rows whose picture cannot be used.
-        rows: usable rows.
-        pictures: decoded pictures of ``rows``, position by position.
+        pictures: decoded pictures of all rows that were read.
+        positions: of the pictures of ``rows`` among ``pictures``.
         split: positions of training and validation rows.
         groups: of each row; rows of one group stay on one side, and the bootstrap draws them together.
     """
 
     config: DataConfig
     metadata: Metadata
-    rows: list[Row]
     pictures: Pictures
     positions: np.ndarray
     split: Split
     groups: list[str]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Usable rows."""
+        return self.metadata.rows
 
     @property
     def source(self) -> str:
@@ -120,23 +126,12 @@ class ImageTextData:
         return [side, self.rows[i].id, self.rows[i].text, str(self.pictures.digests[self.positions[i]])]
 
 
-def read_rows(data: DataConfig) -> Metadata:
-    """Read and check the metadata file."""
-    metadata = read_metadata(
-        Path(data.root).expanduser(),
-        metadata=data.metadata,
-        layout=data.layout,
-        images=data.images,
-        columns=data.columns.model_dump(),
-        text=data.text,
-        label_separator=data.label_separator,
-        include=data.include,
-        exclude=data.exclude,
-        encoding=data.encoding,
-    )
-    total = len(metadata.rows) + len(metadata.bad)
-    refuse_if_too_many_bad(metadata.file, metadata.bad, total, data.max_bad_share)
-    return metadata
+def decode_pictures(
+    data: DataConfig, rows: Sequence[Row], recipe: PictureRecipe, on_progress: Callable[[int, int], None]
+) -> Pictures:
+    """The pictures of these rows, each decoded once, in the cache that the experiment names."""
+    cache = Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir()
+    return PictureStore.open(cache, recipe).ensure([row.path for row in rows], on_progress=on_progress)
 
 
 def decode(
@@ -148,18 +143,14 @@ def decode(
 ) -> ImageTextData:
     """Decode every picture once, set bad ones aside, divide the rest: by ``choice``, else as ``data.split`` says."""
     tell_doubts(metadata.doubts, metadata.file, display)
-    cache = Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir()
-    pictures = PictureStore.open(cache, recipe).ensure(
-        [row.path for row in metadata.rows], on_progress=partial(display.advance, "pictures")
-    )
-    bad = [
-        *metadata.bad,
-        *(bad_row(metadata.rows[i], error) for i, error in sorted(pictures.errors.items())),
-    ]
-    total = len(metadata.rows) + len(metadata.bad)
-    refuse_if_too_many_bad(metadata.file, bad, total, data.max_bad_share)
+    pictures = decode_pictures(data, metadata.rows, recipe, partial(display.advance, "pictures"))
     positions = np.array([i for i in range(len(metadata.rows)) if i not in pictures.errors], dtype=np.int64)
-    rows = [metadata.rows[i] for i in positions]
+    rows, bad = [metadata.rows[i] for i in positions], list(metadata.bad)
+    for i, error in sorted(pictures.errors.items()):
+        row = metadata.rows[i]
+        bad.append(Finding(error.kind, str(error), data.metadata, row.line, row.id))
+    metadata = dataclasses.replace(metadata, rows=rows, bad=bad)
+    metadata.refuse_bad(data.max_bad_share)
     digests = [str(pictures.digests[i]) for i in positions]
     groups = group_by(data.split.group_by, rows, digests)
     _tell_groups(data.split.group_by, rows, display)
@@ -172,8 +163,7 @@ def decode(
     else:
         ids, share = [row.id for row in rows], data.split.val_fraction
         split = split_rows(ids, groups=groups, val_fraction=share, seed=data.split.seed)
-    kept = dataclasses.replace(metadata, bad=bad)
-    return ImageTextData(data, kept, rows, pictures, positions, split, groups)
+    return ImageTextData(data, metadata, pictures, positions, split, groups)
 
 
 def refuse_lone_rows(data: ImageTextData, choice: RowChoice | None = None) -> None:
@@ -198,11 +188,6 @@ def refuse_lone_rows(data: ImageTextData, choice: RowChoice | None = None) -> No
             )
 
 
-def bad_row(row: Row, error: PictureError) -> BadRow:
-    """The row as one whose picture cannot be used."""
-    return BadRow(row.line, row.id, str(error), error.kind)
-
-
 def _named(rows: Sequence[Row], pictures: Sequence[str]) -> list[NamedRow]:
     return [
         NamedRow(row.id, picture[:16], digest(row.text, sorted(row.labels)))
@@ -210,7 +195,7 @@ def _named(rows: Sequence[Row], pictures: Sequence[str]) -> list[NamedRow]:
     ]
 
 
-def group_by(column: str | None, rows: list[Row], digests: list[str]) -> list[str]:
+def group_by(column: str | None, rows: Sequence[Row], digests: Sequence[str]) -> list[str]:
     """Group of each row: equal pictures (by the digests of their files) and equal values of the column are together."""
     return group_rows(digests, group_values(rows, column))
 

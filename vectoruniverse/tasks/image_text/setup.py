@@ -16,7 +16,6 @@ from vectoruniverse.adapters.base_weights import BaseWeights
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.config.losses import positive_pairs
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.data.metadata import Row
 from vectoruniverse.data.row_record import RowChoice
 from vectoruniverse.data.views import Augmentation
 from vectoruniverse.errors import ConfigError
@@ -26,7 +25,8 @@ from vectoruniverse.losses.build import build_loss, false_negatives
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, local_source
 from vectoruniverse.report.run import Findings, Rows, retrieval_findings
 from vectoruniverse.tasks.base import Prepared, Shared
-from vectoruniverse.tasks.image_text.data import ImageTextData, decode, read_rows, refuse_lone_rows
+from vectoruniverse.tasks.image_text.data import ImageTextData, decode, refuse_lone_rows
+from vectoruniverse.tasks.image_text.metadata import Row, read_rows
 from vectoruniverse.tasks.image_text.model import (
     ADAPTERS,
     build_encoder,

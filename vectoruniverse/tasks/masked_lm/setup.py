@@ -13,7 +13,7 @@ from vectoruniverse.adapters.base_weights import BaseWeights
 from vectoruniverse.adapters.build import put_lora
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.peft_format import load_lora, save_lora
-from vectoruniverse.data.corpus import Corpus, divide_corpus, read_corpus
+from vectoruniverse.data.corpus import Corpus, divide_corpus, fingerprint_corpus, read_corpus
 from vectoruniverse.data.row_record import NamedRow, RowChoice
 from vectoruniverse.data.sentence_pairs import TokenizedDocuments, collect_documents
 from vectoruniverse.data.splits import Split
@@ -82,7 +82,7 @@ class Documents:
 
     def fingerprint(self) -> str:
         """sha256 over every document and the split."""
-        return self.corpus.fingerprint(self.split)
+        return fingerprint_corpus(self.corpus, self.split)
 
     def earlier_fingerprint(self) -> str:
         """The same."""
@@ -102,7 +102,7 @@ class Documents:
 
     def sentences(self, part: np.ndarray) -> list[tuple[str, ...]]:
         """Documents of a side, sentence by sentence."""
-        return [self.corpus.documents[i].sentences for i in part]
+        return [self.corpus.rows[i].sentences for i in part]
 
 
 @dataclass(slots=True)
@@ -137,12 +137,12 @@ def read_documents(config: CorpusData, display: Display, choice: RowChoice | Non
     if choice is None:
         split = divide_corpus(corpus, val_fraction=config.split.val_fraction, seed=config.split.seed)
     else:
-        split = choice.divide(_named(corpus), corpus.source)
+        split = choice.divide(_named(corpus), corpus.file)
     return Documents(config, corpus, split)
 
 
 def _named(corpus: Corpus) -> list[NamedRow]:
-    return [NamedRow(one.id, one.id.partition("#")[0], "", one.name) for one in corpus.documents]
+    return [NamedRow(one.id, one.id.partition("#")[0], "", one.name) for one in corpus.rows]
 
 
 def _load(experiment: MaskedLmExperiment, compute: Compute, data: Documents, trained: Path | None) -> PretrainingBert:

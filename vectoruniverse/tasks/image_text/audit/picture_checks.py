@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vectoruniverse.data.audit.findings import Finding, Place, finding
-from vectoruniverse.data.audit.near import Looks, looks
 from vectoruniverse.data.decoding import FORMATS, PictureError, pillow_warnings_silenced
+from vectoruniverse.data.findings import Finding, Place
 from vectoruniverse.data.locate import on_disk
-from vectoruniverse.data.metadata import Metadata, Row
 from vectoruniverse.data.thumbnails import Pictures
+from vectoruniverse.tasks.image_text.audit.near import Looks, looks
+from vectoruniverse.tasks.image_text.metadata import Metadata, Row
 
 _FLAT = 4  # of 255: largest difference between the pixels of a picture of one colour
 _CHUNK = 256
@@ -65,7 +65,7 @@ def seen(file: str, rows: Sequence[Row], digests: Sequence[str]) -> Seen:
 
 def picture_finding(row: Row, error: PictureError, root: Path, file: str) -> Finding:
     """Why a row's picture cannot be used."""
-    return finding(error.kind, Place(file, row.line, row.id), f"{_below(row.path, root)}: {error.message}")
+    return Finding(error.kind, f"{_below(row.path, root)}: {error.message}", file, row.line, row.id)
 
 
 def header_findings(pictures: Seen, root: Path, size: int) -> Iterator[Finding]:
@@ -81,10 +81,10 @@ def header_findings(pictures: Seen, root: Path, size: int) -> Iterator[Finding]:
             named = suffixes.get(path.suffix.lower(), form)
             if named != form:
                 reason = f"{_below(path, root)} is {form} by its content and {named} by its name"
-                yield finding("wrong_suffix", pictures.place(position), reason)
+                yield Finding("wrong_suffix", reason, *pictures.place(position))
             if min(width, height) < size:
                 reason = f"{_below(path, root)} has {width} x {height} pixels; the model sees {size} x {size}"
-                yield finding("tiny_picture", pictures.place(position), reason)
+                yield Finding("tiny_picture", reason, *pictures.place(position))
 
 
 def _header(path: Path) -> tuple[int, int, str] | None:
@@ -111,7 +111,7 @@ def flat_findings(pictures: Seen, flat: Sequence[int], root: Path) -> Iterator[F
     for number in flat:
         position = pictures.distinct[number]
         reason = f"all that the model sees of {_below(pictures.rows[position].path, root)} is one colour"
-        yield finding("flat_picture", pictures.place(position), reason)
+        yield Finding("flat_picture", reason, *pictures.place(position))
 
 
 def same_picture_findings(pictures: Seen) -> Iterator[Finding]:
@@ -123,7 +123,7 @@ def same_picture_findings(pictures: Seen) -> Iterator[Finding]:
             first, *others = map(pictures.place, positions)
             told = f"{titles} different titles" if titles > 1 else "the same title"
             kind = "same_picture" if titles > 1 else "repeated_pair"
-            yield finding(kind, first, f"{files} identical picture files with {told}", (*others,))
+            yield Finding(kind, f"{files} identical picture files with {told}", *first, (*others,))
 
 
 def same_title_findings(pictures: Seen) -> Iterator[Finding]:
@@ -132,14 +132,14 @@ def same_title_findings(pictures: Seen) -> Iterator[Finding]:
         title, count = pictures.rows[positions[0]].title, len({pictures.squares[position] for position in positions})
         if title and count > 1:
             first, *others = map(pictures.place, positions)
-            yield finding("same_title", first, f"{count} different pictures have the title {title!r}", (*others,))
+            yield Finding("same_title", f"{count} different pictures have the title {title!r}", *first, (*others,))
 
 
 def near_findings(pictures: Seen, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
     """Groups of nearly the same pictures, given by their numbers among the distinct ones."""
     for group in groups:
         first, *others = map(pictures.place, pictures.with_squares(set(group)))
-        yield finding("near_picture", first, f"{len(group)} nearly identical pictures", (*others,))
+        yield Finding("near_picture", f"{len(group)} nearly identical pictures", *first, (*others,))
 
 
 def leak_findings(pictures: Seen, groups: Sequence[Sequence[int]], val: Collection[int]) -> Iterator[Finding]:
@@ -152,7 +152,7 @@ def leak_findings(pictures: Seen, groups: Sequence[Sequence[int]], val: Collecti
         if held_out and trained:
             reason = f"alike pictures: {len(held_out)} rows in validation, {len(trained)} in training"
             first, *others = map(pictures.place, [*held_out, *trained])
-            yield finding("leak", first, reason, (*others,))
+            yield Finding("leak", reason, *first, (*others,))
 
 
 def orphan_findings(metadata: Metadata, folder: Path) -> Iterator[Finding]:
@@ -164,12 +164,12 @@ def orphan_findings(metadata: Metadata, folder: Path) -> Iterator[Finding]:
         real = Path(os.path.realpath(path)) if path.is_symlink() else path
         stem = unicodedata.normalize("NFC", path.stem)
         if real not in named and real not in beside and not {stem, _COPY_MARK.sub("", stem)} & written:
-            yield finding("orphan_picture", Place(_below(path, metadata.root)), "no row names this picture")
+            yield Finding("orphan_picture", "no row names this picture", _below(path, metadata.root))
 
 
 def _written_names(metadata: Metadata) -> set[str]:
     """What rows that were set aside name: their ids, or all cells where it is not known which is the id."""
-    names = {row.id for row in metadata.bad} | {cell.strip() for row in metadata.bad for cell in row.cells}
+    names = {row.row_id or "" for row in metadata.bad} | {cell.strip() for row in metadata.bad for cell in row.cells}
     return {unicodedata.normalize("NFC", name) for name in names if name}
 
 

@@ -6,28 +6,12 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from vectoruniverse.data.audit.findings import Finding, Place, finding
-from vectoruniverse.data.metadata import BadRow, Row, split_labels
-from vectoruniverse.data.normalise import shown, spellings
-from vectoruniverse.data.text_file import TextFileError
-from vectoruniverse.errors import DataError
+from vectoruniverse.data.findings import Finding, Place
+from vectoruniverse.data.normalise import shortened, shown, spellings
+from vectoruniverse.tasks.image_text.metadata import Row, split_labels
 
 _INVISIBLE = {"Zs", "Zl", "Zp", "Cf", "Cc"}
 _BLANK = "\u034f\u115f\u1160\u2800\u3164\uffa0"  # fillers that belong to visible categories
-
-
-def table_finding(error: DataError, file: str) -> Finding:
-    """Why the whole metadata file cannot be used."""
-    if isinstance(error, TextFileError):
-        return finding(error.kind, Place(file, error.line), error.message)
-    elsewhere = "" if error.file is None else f"{error.file}: "
-    return finding("unreadable_table", Place(file), elsewhere + error.message)
-
-
-def bad_row_finding(row: BadRow, file: str) -> Finding:
-    """Why a row was set aside, or is doubtful."""
-    others = () if row.other_line is None else (Place(file, row.other_line, row.id),)
-    return finding(row.kind, Place(file, row.line, row.id or None), row.reason, others)
 
 
 def title_findings(rows: Sequence[Row], file: str) -> Iterator[Finding]:
@@ -37,9 +21,9 @@ def title_findings(rows: Sequence[Row], file: str) -> Iterator[Finding]:
         place, what = Place(file, row.line, row.id), "title" if have_titles else "text"
         written = row.title if have_titles else row.text
         if not written:
-            yield finding("empty_title", place, f"the title is empty; the text is {_quoted(row.text)}")
+            yield Finding("empty_title", f"the title is empty; the text is {shortened(row.text, 60)}", *place)
         elif fault := unprintable(written):
-            yield finding("unprintable_title", place, f"the {what} {fault}")
+            yield Finding("unprintable_title", f"the {what} {fault}", *place)
 
 
 def unprintable(text: str) -> str | None:
@@ -79,8 +63,8 @@ def length_findings(
     """Texts that the model does not read to their end; counts and limit include the model's marks."""
     for row, count in zip(rows, token_counts or (), strict=token_counts is not None):
         if max_tokens is not None and count > max_tokens:
-            reason = f"the text has {count} tokens, the model reads {max_tokens}: {_quoted(row.text)}"
-            yield finding("too_long_text", Place(file, row.line, row.id), reason)
+            reason = f"the text has {count} tokens, the model reads {max_tokens}: {shortened(row.text, 60)}"
+            yield Finding("too_long_text", reason, file, row.line, row.id)
 
 
 def label_findings(rows: Sequence[Row], file: str, *, column: str | None, separator: str) -> Iterator[Finding]:
@@ -91,10 +75,10 @@ def label_findings(rows: Sequence[Row], file: str, *, column: str | None, separa
             with_label[label].append(row)
     for row in rows if with_label else ():
         if not row.labels:
-            yield finding("no_label", Place(file, row.line, row.id), "the row has no label")
+            yield Finding("no_label", "the row has no label", file, row.line, row.id)
     for label, (first, *more) in with_label.items():
         if not more:
-            yield finding("rare_label", Place(file, first.line, first.id), f"no other row has the label {label!r}")
+            yield Finding("rare_label", f"no other row has the label {label!r}", file, first.line, first.id)
     written = [(row, label) for row in rows if column for label in split_labels(row.columns[column], separator)]
     yield from _spelling_findings("similar_labels", "label", written, file)
 
@@ -114,8 +98,4 @@ def _spelling_findings(kind: str, what: str, written: Sequence[tuple[Row, str]],
         names.sort(key=lambda name: (len(rows[name]), name))
         first, *others = (Place(file, rows[name][0].line, rows[name][0].id) for name in names)
         counted = ", ".join(f"{shown(name)} ({len(rows[name])})" for name in names)
-        yield finding(kind, first, f"the same {what}, spelt in {len(names)} ways: {counted}", (*others,))
-
-
-def _quoted(text: str, limit: int = 60) -> str:
-    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
+        yield Finding(kind, f"the same {what}, spelt in {len(names)} ways: {counted}", *first, (*others,))

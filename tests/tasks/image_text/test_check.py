@@ -16,23 +16,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vectoruniverse.data.audit.check import check_data
-from vectoruniverse.data.audit.findings import (
-    KINDS,
-    DataReport,
-    Finding,
-    Place,
-    finding,
-    report_csv,
-    report_json,
-    summary_rows,
-)
-from vectoruniverse.data.audit.row_checks import unprintable
-from vectoruniverse.data.audit.stats import DataStats, data_stats
-from vectoruniverse.data.thumbnails import PictureRecipe
+from vectoruniverse.config.sections import SplitConfig
+from vectoruniverse.data.findings import KINDS, Finding, Place
 from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.tasks.image_text.audit.check import check_data
+from vectoruniverse.tasks.image_text.audit.report import DataReport, report_csv, report_json, summary_rows
+from vectoruniverse.tasks.image_text.audit.row_checks import unprintable
+from vectoruniverse.tasks.image_text.audit.stats import DataStats, data_stats
+from vectoruniverse.tasks.image_text.settings import DataConfig
 
-RECIPE = PictureRecipe(32, max_pixels=10_000)
+SIZE = 32
+SPLIT = SplitConfig.model_fields.keys()
 COUNT = 12
 CSV = "metadata.csv"
 
@@ -74,9 +68,20 @@ def words(texts: Sequence[str]) -> list[int]:
     return [len(text.split()) for text in texts]
 
 
-def check(folder: Folder, **settings: object) -> DataReport:
+def config(root: Path, **settings: object) -> DataConfig:
+    split = SplitConfig(**{key: value for key, value in settings.items() if key in SPLIT})  # type: ignore[arg-type]
+    others = {key: value for key, value in settings.items() if key not in SPLIT}
+    return DataConfig(root=str(root), max_pixels=10_000, split=split, **others)  # type: ignore[arg-type]
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def check(folder: Folder, on_progress: Callable[[str, int, int], None] = silent, **settings: object) -> DataReport:
     folder.write()
-    return check_data(folder.root, recipe=RECIPE, token_counts=words, max_tokens=5, **settings)  # type: ignore[arg-type]
+    data = config(folder.root, **settings)
+    return check_data(data, size=SIZE, token_counts=words, max_tokens=5, on_progress=on_progress)
 
 
 def bomb() -> bytes:
@@ -311,7 +316,7 @@ def test_what_makes_the_table_unreadable_is_a_finding(
     folder.write()
     file = folder.root / CSV
     file.write_bytes(damage(file.read_bytes()))
-    report = check_data(folder.root, recipe=RECIPE)
+    report = check_data(config(folder.root), size=SIZE)
     assert [(found.kind, found.place) for found in report.findings] == [(kind, Place(CSV, line))]
     assert report.bad_share == 1.0
 
@@ -421,7 +426,7 @@ def test_several_captions_of_one_file_are_no_fault_and_paths_are_no_unsafe_ids(f
 
 def test_a_missing_metadata_file_and_an_unknown_column_are_raised(folder: Folder) -> None:
     with pytest.raises(DataError, match="no such file"):
-        check_data(folder.root, recipe=RECIPE)
+        check_data(config(folder.root), size=SIZE)
     with pytest.raises(ConfigError, match="no column 'Chanel'"):
         check(folder, group_by="Chanel")
 
@@ -459,7 +464,7 @@ def report_of(*findings: Finding) -> DataReport:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_names_are_inert_in_tables_and_exact_in_json(text: str) -> None:
-    report = report_of(finding("same_title", Place(text, 2, text), text, (Place(text, 3, text),)))
+    report = report_of(Finding("same_title", text, text, 2, text, (Place(text, 3, text),)))
     header, cells = csv.reader(io.StringIO(report_csv(report)))
     assert not any(cell.lstrip().startswith(("=", "+", "-", "@")) for cell in cells)
     for cell in [*cells, *summary_rows(report)[0]]:
@@ -471,14 +476,14 @@ def test_hostile_names_are_inert_in_tables_and_exact_in_json(text: str) -> None:
 
 def test_a_korean_title_stays_readable_in_spreadsheets() -> None:
     family = "가족 \U0001f469\u200d\U0001f466"
-    assert family in report_csv(report_of(finding("same_title", Place(CSV, 2, "a"), family)))
+    assert family in report_csv(report_of(Finding("same_title", family, CSV, 2, "a")))
 
 
 def test_the_summary_counts_kinds_gravest_first_with_the_first_example() -> None:
     report = report_of(
-        finding("empty_file", Place(CSV, 2, "a"), "has no bytes"),
-        finding("same_title", Place(CSV, 3, "b"), "first"),
-        finding("same_title", Place(CSV, 4, "c"), "second"),
+        Finding("empty_file", "has no bytes", CSV, 2, "a"),
+        Finding("same_title", "first", CSV, 3, "b"),
+        Finding("same_title", "second", CSV, 4, "c"),
     )
     assert summary_rows(report) == [
         ("empty_file", "1", "error", "metadata.csv:2 (a): has no bytes"),

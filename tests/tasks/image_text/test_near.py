@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vectoruniverse.data.audit import near
-from vectoruniverse.data.audit.near import Looks, looks, near_groups
+from vectoruniverse.tasks.image_text.audit import near
+from vectoruniverse.tasks.image_text.audit.near import Looks, looks, near_groups
 
 
 def squares(count: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from vectoruniverse.data.metadata import BadRow, Metadata, group_values, read_metadata, refuse_if_too_many_bad
+from vectoruniverse.data.findings import Finding, Rows
 from vectoruniverse.data.splits import group_rows, split_rows
 from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.tasks.image_text import metadata
+from vectoruniverse.tasks.image_text.metadata import Metadata, group_values
+from vectoruniverse.tasks.image_text.settings import ColumnsConfig, DataConfig
 
-YOUTUBE = Path(__file__).resolve().parents[3] / "shared/data/youtube_metadata.csv"
+YOUTUBE = Path(__file__).resolve().parents[4] / "shared/data/youtube_metadata.csv"
 HEADER = "Id,Channel,Title,Category\n"
 
 
@@ -27,8 +30,12 @@ def folder(tmp_path: Path, text: str | bytes, *pictures: str, metadata: str = "m
     return root
 
 
+def read_metadata(root: Path, **settings: object) -> Metadata:
+    return metadata.read_metadata(DataConfig(root=str(root), **settings))  # type: ignore[arg-type]
+
+
 def reasons(found: Metadata) -> dict[int, str]:
-    return {row.line: row.reason for row in found.bad}
+    return {row.line: row.reason for row in found.bad if row.line}
 
 
 def test_id_layout_finds_files_anywhere_below_images_and_reads_every_field(tmp_path: Path) -> None:
@@ -142,7 +149,7 @@ def test_filters_labels_and_columns_are_equal_up_to_form_and_space(tmp_path: Pat
     root = folder(tmp_path, text, *(f"images/p{i}.png" for i in range(4)))
 
     def kept(**filters: object) -> list[str]:
-        return [row.id for row in read_metadata(root, label_separator="|", **filters).rows]  # type: ignore[arg-type]
+        return [row.id for row in read_metadata(root, label_separator="|", **filters).rows]
 
     for name in (channel, channel_nfd):
         for value in (channel, f" {channel_nfd}"):
@@ -216,7 +223,7 @@ def test_several_texts_of_one_picture_are_kept_and_a_repeated_one_is_not(tmp_pat
 def test_columns_can_be_renamed(tmp_path: Path) -> None:
     root = folder(tmp_path, "key;x,name,tags\na,t,p|q\n", "images/a.jpg")
     names = {"id": "key;x", "title": "name", "labels": "tags", "file": None}
-    row = read_metadata(root, columns=names, label_separator="|").rows[0]
+    row = read_metadata(root, columns=ColumnsConfig(**names), label_separator="|").rows[0]
     assert (row.title, row.labels) == ("t", ("p", "q"))
 
 
@@ -344,7 +351,7 @@ def test_filters_match_any_label_and_whole_cells_elsewhere(tmp_path: Path) -> No
     root = folder(tmp_path, HEADER + rows, *(f"images/{name}.jpg" for name in "abcd"))
 
     def kept(include: dict[str, list[str]] | None = None, exclude: dict[str, list[str]] | None = None) -> list[str]:
-        return [row.id for row in read_metadata(root, include=include, exclude=exclude).rows]
+        return [row.id for row in read_metadata(root, include=include or {}, exclude=exclude or {}).rows]
 
     assert kept(include={"Category": ["x"]}) == ["a", "d"]
     assert kept(include={"Category": ["x", "z"]}, exclude={"Channel": ["One"]}) == ["c", "d"]
@@ -358,12 +365,13 @@ def test_filters_match_any_label_and_whole_cells_elsewhere(tmp_path: Path) -> No
 
 
 def test_too_many_bad_rows_stop_with_the_first_three() -> None:
-    bad = [BadRow(line, f"id{line}", "no picture") for line in range(2, 7)]
     file = Path("metadata.csv")
-    refuse_if_too_many_bad(file, bad, 100, 0.05)
-    refuse_if_too_many_bad(file, [], 0, 0.0)
+    bad = [Finding("missing_picture", "no picture", str(file), line, f"id{line}") for line in range(2, 7)]
+    found = Rows(file, list(range(95)), bad)
+    found.refuse_bad(0.05)
+    Rows(file, [], []).refuse_bad(0.0)
     with pytest.raises(DataError) as caught:
-        refuse_if_too_many_bad(file, bad, 100, 0.049)
+        found.refuse_bad(0.049)
     message = str(caught.value)
     assert "5 of 100 rows (5.0%)" in message
     assert "line 4 (id4): no picture" in message

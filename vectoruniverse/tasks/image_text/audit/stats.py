@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vectoruniverse.data.metadata import Row
+from vectoruniverse.tasks.image_text.metadata import Row
 
 TokenCounter = Callable[[Sequence[str]], Sequence[int]]
 """From texts to their lengths in the model's tokens, marks included and nothing cut off."""

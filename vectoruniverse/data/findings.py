@@ -1,21 +1,20 @@
-"""What a check of a data folder found: the kinds of fault, the report, and its forms for people and machines.
+"""What is wrong with data: the kinds of fault, and a fault with its facts, from where it arises to whoever tells of it.
 
-JSON holds names and titles exactly. Spreadsheet and table cells are inert: control characters and those that turn the
-direction of writing are escaped, and a spreadsheet takes no cell for a formula.
+Spreadsheet and table cells are inert: control characters and those that turn the direction of writing are escaped, and
+a spreadsheet takes no cell for a formula.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import unicodedata
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, NamedTuple, TypeVar
 
-from vectoruniverse.data.audit.stats import DataStats
+from vectoruniverse.errors import DataError
+
+RowT = TypeVar("RowT")
 
 Severity = Literal["error", "warning", "note"]
 """``error``: the row or file cannot be used. ``warning``: it is used, and may mislead. ``note``: worth knowing."""
@@ -89,7 +88,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 class Place(NamedTuple):
-    """A row of the metadata file, or a file: its path below the data folder, and line and id where it is a row."""
+    """A row of a table, or a file: its path below the data folder, and line and id where it is a row."""
 
     file: str
     line: int | None = None
@@ -106,21 +105,26 @@ class Finding:
 
     Attributes:
         kind: key of ``KINDS``.
-        severity: that of the kind.
-        file: the metadata file, or the picture that no row names; relative to the data folder.
+        reason: one sentence with the facts.
+        file: the table, or the picture that no row names; of a picture folder, relative to it.
         line: line where the row begins, 1-based; None where the fault is no row's.
         row_id: the row's id, as far as known.
-        reason: one sentence with the facts.
         others: the other rows or files concerned.
+        cells: what the row holds, where its cells are not those of the header.
     """
 
     kind: str
-    severity: Severity
-    file: str
-    line: int | None
-    row_id: str | None
     reason: str
+    file: str
+    line: int | None = None
+    row_id: str | None = None
     others: tuple[Place, ...] = ()
+    cells: tuple[str, ...] = ()
+
+    @property
+    def severity(self) -> Severity:
+        """That of the kind."""
+        return KINDS[self.kind].severity
 
     @property
     def place(self) -> Place:
@@ -128,87 +132,65 @@ class Finding:
         return Place(self.file, self.line, self.row_id)
 
 
-def finding(kind: str, place: Place, reason: str, others: tuple[Place, ...] = ()) -> Finding:
-    """A finding with its kind's severity."""
-    return Finding(kind, KINDS[kind].severity, *place, reason, others)
-
-
-@dataclass(frozen=True, slots=True)
-class DataReport:
-    """What a check found.
+class FaultError(DataError):
+    """A row, a picture or a whole file cannot be used.
 
     Attributes:
-        root: the data folder as given.
-        metadata: the metadata file, relative to it.
-        findings: in the order of ``KINDS``, then of lines.
-        rows_usable: rows with a text and a decoded picture.
-        rows_unusable: rows set aside.
-        train_rows: rows on the training side of the configured split.
-        val_rows: rows on the validation side.
-        stats: labels and lengths of the usable rows.
+        kind: key of ``KINDS``; ``no_file`` where there is no table.
+        other_line: line of the row that this one clashes with, where it does with one.
+        rows: number of rows that are lost with a file, where known.
     """
 
-    root: str
-    metadata: str
-    findings: tuple[Finding, ...]
-    rows_usable: int
-    rows_unusable: int
-    train_rows: int
-    val_rows: int
-    stats: DataStats
-
-    @property
-    def bad_share(self) -> float:
-        """Share of the rows that cannot be used; 1 where the table cannot be read at all."""
-        total = self.rows_usable + self.rows_unusable
-        return self.rows_unusable / total if total else 1.0
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Number of findings of each kind that occurs, in the order of ``KINDS``."""
-        seen = Counter(found.kind for found in self.findings)
-        return {kind: seen[kind] for kind in KINDS if kind in seen}
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str = "unusable_row",
+        file: Path | str | None = None,
+        line: int | None = None,
+        key: str | None = None,
+        remedy: str | None = None,
+        other_line: int | None = None,
+        rows: int = 0,
+    ) -> None:
+        super().__init__(message, file=file, line=line, key=key, remedy=remedy)
+        self.kind, self.other_line, self.rows = kind, other_line, rows
 
 
-def summary_rows(report: DataReport) -> list[tuple[str, str, str, str]]:
-    """Kind, count, severity and first example, as inert text for a table."""
-    first = {found.kind: found for found in reversed(report.findings)}
-    return [
-        (kind, f"{count:,}", KINDS[kind].severity, inert(f"{first[kind].place}: {first[kind].reason}"))
-        for kind, count in report.counts.items()
-    ]
+@dataclass(frozen=True)  # without slots, so that a subscripted alias can be called
+class Rows(Generic[RowT]):
+    """What was read of a file or folder: rows that can be used, in its order, those set aside, and those in doubt.
 
+    Attributes:
+        file: it.
+        rows: usable rows.
+        bad: rows set aside.
+        doubts: rows that are used and may hold others.
+    """
 
-def report_json(report: DataReport) -> str:
-    """The whole report for machines, in ASCII; names and titles exactly as they are."""
-    record = {
-        "root": report.root,
-        "metadata": report.metadata,
-        "rows_usable": report.rows_usable,
-        "rows_unusable": report.rows_unusable,
-        "bad_share": report.bad_share,
-        "train_rows": report.train_rows,
-        "val_rows": report.val_rows,
-        "counts": report.counts,
-        "stats": report.stats.summary(),
-        "findings": [
-            {**asdict(found), "others": [place._asdict() for place in found.others]} for found in report.findings
-        ],
-    }
-    return json.dumps(record, indent=2) + "\n"
+    file: Path
+    rows: list[RowT]
+    bad: list[Finding]
+    doubts: tuple[Finding, ...] = ()
 
+    def refuse_bad(self, max_share: float) -> None:
+        """Stop when a larger share of the rows cannot be used.
 
-def report_csv(report: DataReport) -> str:
-    """The findings as a comma-separated table whose cells a spreadsheet takes for text."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("kind", "severity", "file", "line", "id", "reason", "others", "remedy"))
-    for found in report.findings:
-        line = "" if found.line is None else str(found.line)
-        others, remedy = "; ".join(map(str, found.others)), KINDS[found.kind].remedy
-        cells = (found.kind, found.severity, found.file, line, found.row_id or "", found.reason, others, remedy)
-        writer.writerow(map(spreadsheet_cell, cells))
-    return out.getvalue()
+        Raises:
+            FaultError: names the first three of them.
+        """
+        bad, total = self.bad, len(self.rows) + len(self.bad)
+        if not bad or len(bad) <= max_share * total:
+            return
+        first = "; ".join(f"line {row.line} ({row.row_id or 'no id'}): {row.reason}" for row in bad[:3])
+        raise FaultError(
+            f"{len(bad)} of {total} rows ({len(bad) / total:.1%}) cannot be used, "
+            f"more than {max_share:.1%}. First: {first}",
+            kind="no_usable_row",
+            rows=len(bad),
+            file=self.file,
+            remedy="Mend or remove these rows, or raise data.max_bad_share.",
+        )
 
 
 def inert(text: str) -> str:

@@ -1,0 +1,164 @@
+"""Is this a data folder one can train on? Every row is read and every picture decoded, under training's own limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vectoruniverse.data.decoding import PictureRecipe
+from vectoruniverse.data.findings import KINDS, FaultError, Finding
+from vectoruniverse.data.locate import CHANNEL
+from vectoruniverse.data.normalise import canonical
+from vectoruniverse.data.splits import split_rows
+from vectoruniverse.data.thumbnails import Pictures
+from vectoruniverse.errors import DataError
+from vectoruniverse.tasks.image_text.audit import near, picture_checks, row_checks
+from vectoruniverse.tasks.image_text.audit.picture_checks import Seen, seen
+from vectoruniverse.tasks.image_text.audit.report import DataReport
+from vectoruniverse.tasks.image_text.audit.stats import DataStats, TokenCounter, data_stats
+from vectoruniverse.tasks.image_text.data import decode_pictures, group_by
+from vectoruniverse.tasks.image_text.metadata import Metadata, Row, read_metadata
+from vectoruniverse.tasks.image_text.settings import DataConfig
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, how much of it is done, and how much there is."""
+
+
+def check_data(
+    data: DataConfig,
+    *,
+    size: int,
+    token_counts: TokenCounter | None = None,
+    max_tokens: int | None = None,
+    on_progress: Progress = lambda stage, done, total: None,
+) -> DataReport:
+    """Check a data folder and report every fault with its file, line and reason; ``KINDS`` lists what is looked for.
+
+    Args:
+        data: the folder, and how it would be read, decoded and divided.
+        size: side of the square that the model sees, pixels.
+        token_counts: lengths of texts in the model's tokens, marks included; None leaves text lengths unchecked.
+        max_tokens: the model's limit.
+        on_progress: called as work proceeds.
+
+    Raises:
+        DataError: the metadata file is not there.
+        ConfigError: a setting names something that is not there.
+    """
+    try:
+        found = read_metadata(data)
+    except DataError as error:
+        return _unreadable(data, error)
+    recipe = PictureRecipe(size, data.fit or "crop", max_pixels=data.max_pixels)
+    decoded = decode_pictures(data, found.rows, recipe, partial(on_progress, "pictures"))
+    positions = np.array([i for i in range(len(found.rows)) if i not in decoded.errors], np.int64)
+    pictures = seen(data.metadata, [found.rows[i] for i in positions], [str(decoded.digests[i]) for i in positions])
+    stats = data_stats(pictures.rows, token_counts=token_counts, max_tokens=max_tokens)
+    groups, flat = _compare(pictures, decoded, positions, on_progress)
+    val, divided = _divide(pictures, groups, data)
+    findings = [
+        *found.bad,
+        *found.doubts,
+        *(
+            picture_checks.picture_finding(found.rows[i], error, found.root, data.metadata)
+            for i, error in decoded.errors.items()
+        ),
+        *_row_findings(found, pictures.rows, data, stats),
+        *picture_checks.header_findings(pictures, found.root, size),
+        *picture_checks.flat_findings(pictures, flat, found.root),
+        *picture_checks.same_picture_findings(pictures),
+        *picture_checks.same_title_findings(pictures),
+        *picture_checks.near_findings(pictures, groups),
+        *_orphans(found, data),
+        *divided,
+    ]
+    val_rows = len(val or ())
+    return DataReport(
+        root=str(Path(data.root).expanduser()),
+        metadata=data.metadata,
+        findings=_in_order(findings),
+        rows_usable=len(positions),
+        rows_unusable=len(found.bad) + len(decoded.errors),
+        train_rows=0 if val is None else len(positions) - val_rows,
+        val_rows=val_rows,
+        stats=stats,
+    )
+
+
+def _unreadable(data: DataConfig, error: DataError) -> DataReport:
+    """The report on a folder whose metadata file gives no usable row."""
+    unusable = 0
+    if isinstance(error, FaultError):
+        if error.kind == "no_file":
+            raise error
+        found, unusable = Finding(error.kind, error.message, data.metadata, error.line), error.rows
+    else:
+        elsewhere = "" if error.file is None else f"{error.file}: "
+        found = Finding("unreadable_table", elsewhere + error.message, data.metadata)
+    root = str(Path(data.root).expanduser())
+    return DataReport(root, data.metadata, (found,), 0, unusable, 0, 0, data_stats([]))
+
+
+def _row_findings(found: Metadata, rows: Sequence[Row], data: DataConfig, stats: DataStats) -> list[Finding]:
+    # the column that groups rows, or that would where the folder has channels and no grouping is asked for
+    column = canonical(data.split.group_by or "") or (CHANNEL if rows and CHANNEL in rows[0].columns else None)
+    separator = data.label_separator
+    return [
+        *row_checks.title_findings(found.rows, data.metadata),
+        *row_checks.length_findings(rows, data.metadata, stats.text_tokens, stats.max_tokens),
+        *row_checks.label_findings(rows, data.metadata, column=found.label_column, separator=separator),
+        *row_checks.group_findings(rows, data.metadata, column),
+    ]
+
+
+def _orphans(found: Metadata, data: DataConfig) -> list[Finding]:
+    """Pictures that no row names, be it a row that a filter drops."""
+    if data.include or data.exclude:
+        found = read_metadata(data.model_copy(update={"include": {}, "exclude": {}}))
+    root = Path(data.root).expanduser()
+    folder = root / data.images
+    return list(picture_checks.orphan_findings(found, folder if folder.is_dir() else root))
+
+
+def _compare(
+    pictures: Seen, decoded: Pictures, positions: NDArray[np.int64], tell: Progress
+) -> tuple[list[list[int]], list[int]]:
+    """Groups of nearly the same pictures, and pictures of one colour, by their numbers among the distinct ones."""
+    parts: list[near.Looks] = []
+    is_flat: list[bool] = []
+    for part, flat in picture_checks.examine_squares(pictures, decoded, positions):
+        parts.append(part)
+        is_flat += flat
+        tell("looks of pictures", len(is_flat), len(pictures.distinct))
+    if not parts:
+        return [], []
+    # pictures of one colour have a meaningless hash, and are told apart by nothing
+    shaped = np.flatnonzero(~np.array(is_flat))
+    every = near.Looks(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    looks = near.Looks(every.hashes[shaped], every.colours[shaped])
+    groups = near.near_groups(looks, on_progress=partial(tell, "pictures compared"))
+    return [shaped[group].tolist() for group in groups], np.flatnonzero(is_flat).tolist()
+
+
+def _divide(
+    pictures: Seen, groups: Sequence[Sequence[int]], data: DataConfig
+) -> tuple[frozenset[int] | None, list[Finding]]:
+    """Positions of validation rows, found exactly as training finds them, and what is wrong with the division."""
+    rows, config = pictures.rows, data.split
+    joined = group_by(config.group_by, rows, pictures.digests)
+    try:
+        ids = [row.id for row in rows]
+        split = split_rows(ids, groups=joined, val_fraction=config.val_fraction, seed=config.seed)
+    except DataError as error:
+        return None, [Finding("no_split", error.message, data.metadata)]
+    val = frozenset(split.val.tolist())
+    return val, list(picture_checks.leak_findings(pictures, groups, val))
+
+
+def _in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    order = {kind: position for position, kind in enumerate(KINDS)}
+    return tuple(sorted(findings, key=lambda found: (order[found.kind], found.line or 0, found.file)))

@@ -1,0 +1,278 @@
+"""The metadata file: which picture belongs to which text. Every row is used, or set aside with its line and reason.
+
+Three layouts, told apart by their header:
+
+- ``id``: columns Id, Title, Category, and Channel where there is one; the picture is the file named ``<Id>`` (or
+  ``<Id> (1)``) anywhere below the images folder, by preference in ``images/<Channel>/``.
+- ``imagefolder`` (Hugging Face): ``file_name``, relative to the metadata file, and ``text``.
+- ``open_clip``: ``filepath``, relative to the metadata file, and ``title``; tab-separated.
+
+Nothing in the file is trusted: a picture must be a regular file inside the data folder once all links are followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import string
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vectoruniverse.data.findings import FaultError, Rows
+from vectoruniverse.data.locate import Finder, by_file, by_id, on_disk
+from vectoruniverse.data.normalise import canonical, closest, listed, one_spelling
+from vectoruniverse.data.table import Table, read_table
+from vectoruniverse.data.text_file import refuse_unreadable
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.tasks.image_text.settings import DataConfig
+
+LAYOUTS: Mapping[str, Mapping[str, str]] = {
+    "id": {"id": "Id", "title": "Title", "labels": "Category"},
+    "imagefolder": {"file": "file_name", "title": "text"},
+    "open_clip": {"file": "filepath", "title": "title"},
+}
+"""Layout → role → its usual column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A usable row.
+
+    Attributes:
+        line: physical line where the record begins, 1-based.
+        id: unique name; in layouts without an id column the picture's path as written, with ``#2``, ``#3``, ... where
+            one picture has several texts.
+        path: the picture, links followed.
+        title: the title cell, or "" where the file has none.
+        labels: the label cell, split, each in canonical form; in order, each once.
+        text: the filled-in template.
+        columns: all cells, as they are written, by the canonical form of their column's name.
+    """
+
+    line: int
+    id: str
+    path: Path
+    title: str
+    labels: tuple[str, ...]
+    text: str
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata(Rows[Row]):
+    """The rows of a metadata file that pass the filters, in file order.
+
+    Attributes:
+        root: the data folder, links followed.
+        label_column: column of the labels, where there is one.
+    """
+
+    root: Path
+    label_column: str | None
+
+
+def read_metadata(data: DataConfig) -> Metadata:
+    """Read a metadata file and find the picture of every row. No picture is opened.
+
+    Names of columns, labels, ids and files, and the values of filters, are equal up to Unicode form and space around
+    them. No picture outside ``data.root`` is used.
+
+    Raises:
+        DataError: the file cannot be read as a table, lacks a column, or no usable row is left.
+        ConfigError: ``text``, ``include``, ``exclude`` or ``images`` names something that is not there.
+    """
+    folder = on_disk(Path(data.root).expanduser())
+    file, root = refuse_unreadable(folder / data.metadata, key="data.root and data.metadata"), _real(folder)
+    table = read_table(file, data.encoding, name=data.metadata)
+    names = find_columns(table, data)
+    template = parse_template(data.text, table.header, names)
+    find = by_id(root, data.images, names["id"]) if "file" not in names else by_file(root, file.parent, names["file"])
+    reader = _Reader(data, table.header, names, template, find)
+    _refuse_swallowed(table, find)
+    found = table.read(reader.row, reader.id)
+    if not found.rows:
+        found.refuse_bad(0.0)
+        what = "no row passes data.include and data.exclude" if table.records else "there is a header, but no row"
+        raise FaultError(what, kind="unreadable_table", file=file, remedy="Check the file and the filters.")
+    return Metadata(file, found.rows, found.bad, found.doubts, root=root, label_column=names.get("labels"))
+
+
+def read_rows(data: DataConfig) -> Metadata:
+    """Read a metadata file of which no more than ``data.max_bad_share`` of the rows are unusable."""
+    metadata = read_metadata(data)
+    metadata.refuse_bad(data.max_bad_share)
+    return metadata
+
+
+def find_columns(table: Table, data: DataConfig) -> Mapping[str, str]:
+    """Column of each role that this file has."""
+    asked = {role: canonical(name) for role, name in data.columns if name is not None}
+    names = {**LAYOUTS[_detect(table, asked) if data.layout == "auto" else data.layout], **asked}
+    for role, name in list(names.items()):
+        if name in table.header:
+            continue
+        if role in asked or role in ("id", "file") or f"{{{role}}}" in data.text:
+            key = f"data.columns.{role}"
+            remedy = f"Name the column in {key}, or choose another data.layout."
+            raise FaultError(
+                table.lacks(name), kind="unreadable_table", file=table.file, line=1, key=key, remedy=remedy
+            )
+        del names[role]
+    return names
+
+
+def _detect(table: Table, asked: Mapping[str, str]) -> str:
+    if "id" in asked and "file" not in asked:
+        return "id"
+    for layout, role in (("imagefolder", "file"), ("open_clip", "file"), ("id", "id")):
+        if LAYOUTS[layout][role] in table.header:
+            return layout
+    if "file" in asked:
+        return "imagefolder"
+    raise FaultError(
+        "none of the columns Id, file_name, filepath is there, so the layout is unknown; "
+        f"the columns are {listed(table.header)}{table.other_separator()}",
+        kind="unreadable_table",
+        file=table.file,
+        line=1,
+        remedy="Name the column of the ids in data.columns.id, or that of the pictures in data.columns.file.",
+    )
+
+
+def parse_template(text: str, header: Sequence[str], names: Mapping[str, str]) -> list[tuple[str, str | None]]:
+    """Literals and placeholders. A placeholder is only ever looked up by its whole name, never evaluated."""
+    known = [role for role in ("title", "labels") if role in names]
+    known += [name for name in header if name not in ("title", "labels")]
+    parts: list[tuple[str, str | None]] = []
+    try:
+        for literal, field, spec, conversion in string.Formatter().parse(text):
+            # a column's name may itself hold ! or :, which the parser cuts off
+            rest = (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            parts.append((literal, None if field is None else canonical(field + rest)))
+    except ValueError as error:
+        raise ConfigError(f"{text!r}: {error}", key="data.text", remedy="Write a literal brace twice.") from error
+    for _, name in parts:
+        if name is not None and name not in known:
+            message = f"there is no {{{name}}} in this file{closest(name, known)}"
+            raise ConfigError(message, key="data.text", remedy=f"Choose from {listed(known)}.")
+    return parts
+
+
+class _Reader:
+    """How a record becomes a row: filtered, with its picture, its labels, its text and a unique id."""
+
+    def __init__(
+        self,
+        data: DataConfig,
+        header: Sequence[str],
+        names: Mapping[str, str],
+        template: Sequence[tuple[str, str | None]],
+        find: Finder,
+    ) -> None:
+        """``names``: columns by role (id, file, title, labels); ``template``: literals, each with a placeholder."""
+        self._separator, self._names, self._template, self._find = data.label_separator, names, template, find
+        self._include = _wanted("data.include", data.include, header)
+        self._exclude = _wanted("data.exclude", data.exclude, header)
+        self._lines: dict[tuple[str, str], int] = {}  # of the first row with this id, or this picture and text
+        self._counts: dict[str, int] = {}  # texts seen under each id that is taken
+
+    def id(self, columns: Mapping[str, str]) -> str:
+        written = columns[self._names.get("id", self._names.get("file", ""))].strip()
+        return unicodedata.normalize("NFC", written)
+
+    def row(self, line: int, columns: Mapping[str, str]) -> Row | None:
+        labels = self._labels(columns)
+        if not self._passes(columns, labels):
+            return None
+        title = columns[self._names["title"]].strip() if "title" in self._names else ""
+        values = {**columns, "title": title, "labels": ", ".join(labels)}
+        parts = (literal + (values[name] if name is not None else "") for literal, name in self._template)
+        text = "".join(parts).strip()
+        if not text:
+            raise FaultError("the text is empty", kind="empty_text")
+        return self._unique(Row(line, self.id(columns), self._find(columns), title, labels, text, columns))
+
+    def _labels(self, columns: Mapping[str, str]) -> tuple[str, ...]:
+        cell = columns[self._names["labels"]] if "labels" in self._names else ""
+        return tuple(dict.fromkeys(map(canonical, split_labels(cell, self._separator))))
+
+    def _passes(self, columns: Mapping[str, str], labels: Iterable[str]) -> bool:
+        def matches(name: str, values: set[str]) -> bool:
+            cells = labels if name == self._names.get("labels") else [canonical(columns[name])]
+            return not values.isdisjoint(cells)
+
+        kept = all(matches(name, values) for name, values in self._include.items())
+        return kept and not any(matches(name, values) for name, values in self._exclude.items())
+
+    def _unique(self, row: Row) -> Row:
+        """Refuse a repeated row, and number the further texts of one picture."""
+        several_texts = "id" not in self._names
+        first = self._lines.setdefault((row.id, canonical(row.text) if several_texts else ""), row.line)
+        if first != row.line:
+            what = "picture and text" if several_texts else "id"
+            raise FaultError(f"the same {what} as in line {first}", kind="duplicate_id", other_line=first)
+        unique = row.id
+        while unique in self._counts:
+            self._counts[row.id] += 1
+            unique = f"{row.id}#{self._counts[row.id]}"
+        self._counts[unique] = 1
+        return row if unique == row.id else dataclasses.replace(row, id=unique)
+
+
+def _wanted(key: str, given: Mapping[str, Sequence[str]], header: Sequence[str]) -> dict[str, set[str]]:
+    values: dict[str, set[str]] = {}
+    for name in given:
+        if canonical(name) not in header:
+            message = f"there is no column {name!r}{closest(name, header)}"
+            raise ConfigError(message, key=key, remedy=f"Choose from {listed(header)}.")
+        values.setdefault(canonical(name), set()).update(map(canonical, given[name]))
+    return values
+
+
+def group_values(rows: Sequence[Row], group_by: str | None) -> list[str] | None:
+    """Value of each row in the grouping column, in one spelling for all that are ``alike``; None without a column.
+
+    Raises:
+        ConfigError: there is no such column.
+    """
+    if group_by is None:
+        return None
+    column = canonical(group_by)
+    if rows and column not in rows[0].columns:
+        raise ConfigError(
+            f"there is no column {column!r} to group by; there are {listed(list(rows[0].columns))}",
+            key="data.split.group_by",
+            remedy="name one of these columns, or null",
+        )
+    return one_spelling([row.columns[column] for row in rows])
+
+
+def split_labels(cell: str, separator: str) -> list[str]:
+    """The labels of a cell as they are written, without space around them."""
+    return [part.strip() for part in cell.split(separator) if part.strip()]
+
+
+def _refuse_swallowed(table: Table, find: Finder) -> None:
+    """Raise where a line within a quoted cell names a picture that is there: it is a row, and would be lost."""
+    for line, end, rows in table.swallowed:
+        for cells in rows[1:]:
+            with contextlib.suppress(FaultError):
+                picture = find(dict(zip(table.header, cells, strict=True)))
+                break
+        else:
+            continue
+        raise FaultError(
+            f"a quote opens in this row and closes in line {end}, so that the rows between, such as that of "
+            f"{picture.name!r}, are lost in one cell",
+            kind="broken_quote",
+            file=table.file,
+            line=line,
+            remedy='Write a quote at the beginning of a cell as """, and another " behind the cell.',
+        )
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
