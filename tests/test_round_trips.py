@@ -19,11 +19,17 @@ from transformers import CLIPModel
 from tests.models.models import save_clip
 from tests.models.text_models import save_encoder
 from vectoruniverse.config.loading import dump_experiment
+from vectoruniverse.data.row_record import RowRecord
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import dry_run, evaluate_run, train
+from vectoruniverse.runs.files import parse_record, read_record, record_text
+from vectoruniverse.runs.records import Environment, EvaluationRecord, RunState
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.identity import BaseRecord
 from vectoruniverse.tasks.table import setup
 from vectoruniverse.terminal import Display
+from vectoruniverse.training.checkpoint import Manifest, Pointers
+from vectoruniverse.training.loop import TrainerState
 
 quiet = partial(Display, quiet=True)
 BESIDE = {"train_projections": True, "train_logit_scale": True}
@@ -180,3 +186,27 @@ def test_what_an_adapter_to_start_from_decides_is_refused_beside_it(tmp_path):
         file.write_text(yaml.safe_dump({"name": "a", "task": "image_text", "model": "m", "adapter": adapter}))
         with pytest.raises(ConfigError, match=f"init_from brings its own {key}; remove it"):
             load_experiment(file)
+
+
+RECORDS = {
+    "base.json": BaseRecord,
+    "environment.json": Environment,
+    "evaluation.json": EvaluationRecord,
+    "manifest.json": Manifest,
+    "pointers.json": Pointers,
+    "rows.json": RowRecord,
+    "state.json": RunState,
+}
+
+
+def test_every_json_file_of_a_run_is_read_by_the_class_that_wrote_it_and_written_again_alike(trained):
+    run = trained(METHODS["lora"]).run
+    files = [file for file in run.path.rglob("*.json") if not file.is_relative_to(run.adapter)]
+    assert {file.name for file in files} == RECORDS.keys()
+    for file in files:
+        is_trainer = file.name == "state.json" and file.is_relative_to(run.checkpoints)
+        kind = TrainerState if is_trainer else RECORDS[file.name]
+        record = read_record(file, kind)
+        assert record.model_extra in (None, {}), "nothing is in it that the class does not know"
+        assert json.loads(record_text(record)) == json.loads(file.read_text(encoding="utf-8"))
+        assert parse_record(record_text(record).encode(), kind, file=file) == record

@@ -28,7 +28,7 @@ from vectoruniverse.report.run import kept_epochs
 from vectoruniverse.report.tables import PARAMETER_COLUMNS, parameter_rows
 from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.environment import environment
-from vectoruniverse.runs.files import json_text, record_text
+from vectoruniverse.runs.files import record_text
 from vectoruniverse.runs.folder import Run, create_run
 from vectoruniverse.runs.listing import find_run, find_trained_run
 from vectoruniverse.tasks.base import Prepared, Shared
@@ -93,7 +93,7 @@ def train(experiment: Experiment, *, runs_dir: Path, display: Display, shared: S
         base = base.model_copy(update={"settings": file_fingerprint(text, Path("config.yaml"))})
         files = {
             "config.yaml": text,
-            "environment.json": json_text(environment()),
+            "environment.json": record_text(environment()),
             BASE_FILE: record_text(base),
             DATA_FILE: shared.data.fingerprint() + "\n",
         }

@@ -18,7 +18,7 @@ import vectoruniverse
 from vectoruniverse.errors import ConfigError, DataError, LockedError, ResourceError
 from vectoruniverse.runs.durable import write_durably
 from vectoruniverse.runs.environment import environment, without_secrets
-from vectoruniverse.runs.files import read_record
+from vectoruniverse.runs.files import read_record, record_text
 from vectoruniverse.runs.folder import Run, create_run
 from vectoruniverse.runs.listing import find_run, find_trained_run, list_runs
 from vectoruniverse.runs.locks import lock_file
@@ -29,7 +29,7 @@ from vectoruniverse.tasks.results import Earlier, best_earlier
 def named_run(runs: Path, name: str, started: str) -> Run:
     run = Run(runs / name)
     run.path.mkdir(parents=True)
-    run.write_json("state.json", {"state": "finished", "started": started})
+    run.write_text("state.json", json.dumps({"state": "finished", "started": started}) + "\n")
     return run
 
 
@@ -81,14 +81,14 @@ def test_a_runs_folder_that_the_system_refuses_is_told(tmp_path: Path, monkeypat
 
 def test_readers_never_meet_half_a_file(tmp_path: Path) -> None:
     run = create_run(tmp_path, "x")
-    run.write_json("evaluation.json", [0] * 5000)
+    run.write_text("evaluation.json", json.dumps([0] * 5000) + "\n")
     stop = threading.Event()
 
     def write() -> None:
         number = 0
         while not stop.is_set():
             number += 1
-            run.write_json("evaluation.json", [number] * 5000)
+            run.write_text("evaluation.json", json.dumps([number] * 5000) + "\n")
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -257,9 +257,7 @@ def test_the_build_of_torch_is_told_although_its_wheel_does_not_name_it(monkeypa
     import torch
 
     monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
-    packages = environment()["packages"]
-    assert isinstance(packages, dict)
-    assert packages["torch"] == "2.13.0+cu130"
+    assert environment().packages["torch"] == "2.13.0+cu130"
 
 
 def test_the_environment_is_json_and_tells_versions_and_commit(tmp_path: Path) -> None:
@@ -268,19 +266,19 @@ def test_the_environment_is_json_and_tells_versions_and_commit(tmp_path: Path) -
         command = ["git", "-C", str(tmp_path), *identity, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    assert environment(tmp_path)["git"] is None
+    assert environment(tmp_path).git is None
     git("init")
     (tmp_path / "file").touch()
     git("add", "file")
     git("commit", "-m", "m")
-    told = json.loads(json.dumps(environment(tmp_path)))
+    told = json.loads(record_text(environment(tmp_path)))
     assert told["git"] == {"commit": git("rev-parse", "HEAD"), "changed": False}
     assert told["python"] == ".".join(map(str, sys.version_info[:3]))
     import torch
 
     assert told["packages"]["torch"] == torch.__version__
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    assert environment(tmp_path)["git"] == {"commit": git("rev-parse", "HEAD"), "changed": True}
+    assert environment(tmp_path).git == {"commit": git("rev-parse", "HEAD"), "changed": True}
 
 
 def test_secrets_stay_out_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +287,7 @@ def test_secrets_stay_out_of_the_environment(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(
         sys, "argv", ["vu", "--api-key", secret, f"--token={secret}", f"x={secret}", f"u://me:{secret}@h"]
     )
-    assert secret not in json.dumps(environment(tmp_path))
+    assert secret not in record_text(environment(tmp_path))
 
 
 def test_ordinary_arguments_are_kept() -> None:
@@ -315,7 +313,7 @@ def test_runs_are_a_pandas_table(tmp_path):
     first, second = create_run(tmp_path, "one"), create_run(tmp_path, "two")
     first.set_state("running", metric="recall@5")
     first.set_state("finished", best=0.75, epoch=3)
-    first.write_json("evaluation.json", evaluation({"recall@5": 0.5}, {"recall@5": 0.75}))
+    first.write_text("evaluation.json", json.dumps(evaluation({"recall@5": 0.5}, {"recall@5": 0.75})) + "\n")
     (second.path / "state.json").write_text("{damaged")
     table = vectoruniverse.runs_table(tmp_path).sort_index()
     assert list(table.index) == sorted([first.name, second.name])

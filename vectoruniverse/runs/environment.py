@@ -11,27 +11,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vectoruniverse.runs.records import Environment
+
 _PACKAGES = (
-    "vectoruniverse",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "pandas",
-    "pillow",
-    "pydantic",
-    "wandb",
+    *("vectoruniverse", "torch", "transformers", "tokenizers", "safetensors"),
+    *("numpy", "pandas", "pillow", "pydantic", "wandb"),
 )
 _VARIABLES = (
-    "CUDA_VISIBLE_DEVICES",
-    "HF_HUB_OFFLINE",
-    "MKL_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "PYTHONHASHSEED",
-    "SLURM_JOB_ID",
-    "TOKENIZERS_PARALLELISM",
-    "WANDB_MODE",
+    *("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "MKL_NUM_THREADS", "OMP_NUM_THREADS"),
+    *("PYTHONHASHSEED", "SLURM_JOB_ID", "TOKENIZERS_PARALLELISM", "WANDB_MODE"),
 )
 _HIDDEN = "***"
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
@@ -41,8 +29,8 @@ _SECRET_VALUE = re.compile(
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
-def environment(folder: Path | None = None) -> dict[str, object]:
-    """Describe Python, packages, processor, CUDA devices, the checkout and the command, as JSON values.
+def environment(folder: Path | None = None) -> Environment:
+    """Describe Python, packages, processor, CUDA devices, the checkout and the command.
 
     Of the environment variables only a short list that holds no secrets is kept, and of the command's arguments none
     that looks like a key.
@@ -50,16 +38,16 @@ def environment(folder: Path | None = None) -> dict[str, object]:
     Args:
         folder: whose git commit is told; the working directory unless given.
     """
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
-        "cpu": {"name": _cpu_name(), "count": os.cpu_count()},
-        "cuda": _cuda(),
-        "git": _git(folder or Path.cwd()),
-        "command": without_secrets(sys.argv),
-        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-    }
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages={name: version for name in _PACKAGES if (version := _version(name))},
+        cpu={"name": _cpu_name(), "count": os.cpu_count()},
+        cuda=_cuda(),
+        git=_git(folder or Path.cwd()),
+        command=without_secrets(sys.argv),
+        variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
+    )
 
 
 def without_secrets(arguments: list[str]) -> list[str]:
@@ -114,7 +102,7 @@ def _cuda() -> dict[str, object]:
     return {"version": torch.version.cuda, "devices": devices}
 
 
-def _git(folder: Path) -> dict[str, object] | None:
+def _git(folder: Path) -> dict[str, str | bool] | None:
     """Commit of a checkout and whether tracked files differ from it; None outside of one."""
     commit = _git_says(folder, "rev-parse", "HEAD")
     if not commit:

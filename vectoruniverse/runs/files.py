@@ -132,13 +132,8 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def record_text(record: Record) -> str:
-    """What a record's file holds."""
-    return json_text(record.model_dump(by_alias=True))
-
-
-def json_text(value: object) -> str:
-    """Strict JSON for people to read; ``value`` holds no NaN and no infinity."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """What a record's file holds: strict JSON for people to read, without NaN and infinity."""
+    return json.dumps(record.model_dump(by_alias=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _kind(mode: int) -> str:

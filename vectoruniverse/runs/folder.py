@@ -22,7 +22,7 @@ from vectoruniverse.runs.durable import (
     write_durably,
     write_errors_are_told,
 )
-from vectoruniverse.runs.files import Record, json_text, read_record, record_text
+from vectoruniverse.runs.files import Record, read_record, record_text
 from vectoruniverse.runs.locks import lock_file
 from vectoruniverse.runs.process import here
 from vectoruniverse.runs.records import EvaluationRecord, RunState, State
@@ -32,15 +32,31 @@ _BUILDING = ".run.tmp"
 RUN_NAME = re.compile(r"(?P<experiment>.+)-\d{8}-\d{4}-[a-z0-9]{4}")
 
 
+class _Inside:
+    """A file or folder of a run, by its name there."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: Run, _: type[Run]) -> Path:
+        return run.path / self._name
+
+
 @dataclass(frozen=True)
 class Run:
-    """One execution of an experiment, as its folder.
-
-    Args:
-        path: the run folder.
-    """
+    """One execution of an experiment, as its folder."""
 
     path: Path
+
+    config_file = _Inside("config.yaml")  # resolved configuration
+    environment_file = _Inside("environment.json")  # versions and hardware
+    metrics_file = _Inside("metrics.jsonl")  # one line of numbers per logged step
+    state_file = _Inside("state.json")  # how the run fares
+    checkpoints = _Inside("checkpoints")  # what is needed to resume
+    adapter = _Inside("adapter")  # the best one
+    evaluation_file = _Inside("evaluation.json")  # the best adapter beside its base
+    report_file = _Inside("report.html")  # one self-contained page
+    readme_file = _Inside("README.md")  # what the run is, for people
 
     @property
     def name(self) -> str:
@@ -53,51 +69,6 @@ class Run:
         match = RUN_NAME.fullmatch(self.name)
         return match["experiment"] if match else self.name
 
-    @property
-    def config_file(self) -> Path:
-        """Resolved configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def environment_file(self) -> Path:
-        """Versions and hardware."""
-        return self.path / "environment.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        """One line of numbers per logged step."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of what is needed to resume."""
-        return self.path / "checkpoints"
-
-    @property
-    def adapter(self) -> Path:
-        """Folder of the best adapter."""
-        return self.path / "adapter"
-
-    @property
-    def evaluation_file(self) -> Path:
-        """Evaluation of the best adapter beside its base."""
-        return self.path / "evaluation.json"
-
-    @property
-    def report_file(self) -> Path:
-        """The report, one self-contained page."""
-        return self.path / "report.html"
-
-    @property
-    def readme_file(self) -> Path:
-        """What the run is, for people."""
-        return self.path / "README.md"
-
-    @property
-    def state_file(self) -> Path:
-        """How the run fares."""
-        return self.path / "state.json"
-
     def write_text(self, name: str, text: str) -> Path:
         """Replace the file ``name`` of the run as a whole and return its path."""
         path = self.path / name
@@ -105,10 +76,6 @@ class Run:
         with write_errors_are_told(path):
             write_durably(path, text)
         return path
-
-    def write_json(self, name: str, value: object) -> Path:
-        """Replace the file ``name`` with strict JSON; ``value`` holds no NaN or infinity."""
-        return self.write_text(name, json_text(value))
 
     def write_record(self, name: str, record: Record) -> Path:
         """Replace the file ``name`` with a record."""
@@ -153,24 +120,21 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[None]:
-        """Keep other processes off this run; the system frees the lock when the process dies.
+        """Keep other processes off this run, or ``wait`` for them; the system frees the lock when the process dies.
 
         Whoever holds it is the only one that writes into the folder, so what a killed process left half written there
         is cleared away.
-
-        Args:
-            wait: for another process to let go of the run, however long that takes.
 
         Raises:
             LockedError: another process holds the run.
             DataError: the lock is no regular file.
         """
-        with lock_file(self.path / ".lock", self._holder, wait=wait):
+        with lock_file(self.path / ".lock", self._held, wait=wait):
             for folder in (self.path, self.adapter, self.path / "figures"):
                 remove_unfinished(folder)
             yield
 
-    def _holder(self) -> LockedError:
+    def _held(self) -> LockedError:
         holder = self.read_state()
         who = "another process" if holder.pid is None else f"process {holder.pid} on {holder.host}"
         return LockedError(f"{who} works on this run", file=self.path, remedy="wait for it, or end that process first")

@@ -1,4 +1,7 @@
-"""What the JSON files of a run hold: ``state.json`` and ``evaluation.json``.
+"""What the JSON files of a run hold: ``state.json``, ``environment.json`` and ``evaluation.json``.
+
+Beside them stand ``base.json`` (``tasks.identity``), ``rows.json`` (``data.row_record``) and, in each checkpoint, its
+manifest, its pointers and the trainer's state (``training.checkpoint``, ``training.loop``).
 
 A run made by an earlier version still opens: what it does not tell has a default.
 """
@@ -90,6 +93,26 @@ def _is_scalar(value: object) -> bool:
     return value is None or isinstance(value, str | bool) or finite(value) is not None
 
 
+class Environment(Record):
+    """What a run ran on; of its variables and arguments none that holds a secret.
+
+    Attributes:
+        packages: versions, by name.
+        cpu: ``name`` and ``count``.
+        cuda: ``version`` and ``devices``, each with ``name``, ``capability`` and ``memory_bytes``.
+        git: ``commit`` of a checkout, and whether tracked files are ``changed``; None outside of one.
+    """
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    cpu: dict[str, str | int | None]
+    cuda: dict[str, Any]
+    git: dict[str, str | bool] | None
+    command: list[str]
+    variables: dict[str, str]
+
+
 class EvaluationRecord(Record):
     """The kept checkpoint beside its base, on the held-out rows.
 
@@ -97,6 +120,7 @@ class EvaluationRecord(Record):
         split: ``val`` or ``train``.
         judged: ``held-out``, or ``training`` where the model learned from the judged rows.
         rows: number of rows judged.
+        rows_gone: how many of the run's rows were not there any more.
         data: fingerprint of the data.
         experiment: fingerprint of the settings.
         monitor: the metric that picked the checkpoint.
@@ -116,6 +140,7 @@ class EvaluationRecord(Record):
     split: str
     judged: str = "held-out"
     rows: int
+    rows_gone: int = 0
     data: str
     experiment: str = ""
     monitor: str

@@ -116,7 +116,7 @@ def _log(folder: SweepFolder, record: SweepRecord, display: Display) -> bool:
     drawn = sorted((folder.path / "figures").glob("*.png")) if is_drawn else []
     config = {**record.config, "sweep": swept}
     tracker = WandbSweepTracker(
-        folder.path, folder.name, config, display.warn, settings, environment=environment(), history=()
+        folder.path, folder.name, config, display.warn, settings, environment=environment().model_dump(), history=()
     )
     return tracker.log_sweep(
         len(record.finished),

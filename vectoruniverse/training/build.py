@@ -100,7 +100,7 @@ def build_trackers(experiment: Experiment, run: Run, display: Display, resume_st
         display.warn,
         settings,
         best={f"val/{name}": "max" if better == "higher" else "min" for name, better in best_ends()},
-        environment=environment(),
+        environment=environment().model_dump(),
         history=None if resume_step is None else read_metrics(run.metrics_file),
     )
     return Trackers([*trackers, wandb], display.warn)
