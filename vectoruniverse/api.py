@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.prefix import PrefixAdapter
@@ -30,8 +30,8 @@ from vectoruniverse.data.decoding import (
 )
 from vectoruniverse.data.text_table import open_table, text_rows
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.dual import DualEncoder, load_dual_encoder
-from vectoruniverse.models.embedding import embed_squares, embed_tokens
 from vectoruniverse.models.heads import TextClassifier
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import default_runs_dir, find_trained_run
@@ -45,7 +45,7 @@ from vectoruniverse.tasks.image_text.setup import as_image_text
 from vectoruniverse.tasks.text_encoders import Adapted
 from vectoruniverse.tasks.text_rows import tell_doubts
 from vectoruniverse.terminal import Display
-from vectoruniverse.training.device import Compute, choose_compute
+from vectoruniverse.training.device import choose_compute
 
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 """A file, an open Pillow image, or RGB bytes of shape (height, width, 3)."""
@@ -109,7 +109,7 @@ class LoadedRun:
         if isinstance(pictures, str | os.PathLike | Image.Image):
             raise TypeError("embed_images takes a sequence of pictures, not one picture")
         if not len(pictures):
-            return self.embed_texts([""], batch_size=batch_size)[:0]
+            return self.embed_texts([], batch_size=batch_size)
         with pillow_warnings_silenced(), ThreadPoolExecutor() as pool:
 
             def take(part: slice) -> NDArray[np.uint8]:
@@ -117,11 +117,11 @@ class LoadedRun:
                 chosen = [pictures[i] for i in places]
                 return np.stack(list(pool.map(functools.partial(_square, recipe=self.recipe), chosen, places)))
 
-            return embed_squares(self.encoder, take, len(pictures), batch_size=batch_size).numpy()
+            return _array(self.encoder.embed_squares(take, len(pictures), batch_size=batch_size))
 
     def embed_squares(self, squares: NDArray[np.uint8], *, batch_size: int = 64) -> NDArray[np.float32]:
         """Unit vectors of pictures that are square already: uint8 (N, S, S, 3) → float32 (N, E)."""
-        return embed_squares(self.encoder, squares.__getitem__, len(squares), batch_size=batch_size).numpy()
+        return _array(self.encoder.embed_squares(squares.__getitem__, len(squares), batch_size=batch_size))
 
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
         """Unit vectors of texts, (N, E).
@@ -132,8 +132,7 @@ class LoadedRun:
         """
         if isinstance(texts, str):
             raise TypeError("embed_texts takes a sequence of texts, not one text")
-        tokens = self.encoder.tokenize(texts or [""]).ids
-        return embed_tokens(self.encoder, tokens, batch_size=batch_size).numpy()[: len(texts)]
+        return _array(self.encoder.embed_texts(self.encoder.tokenize(texts), batch_size=batch_size))
 
 
 class LoadedClassifier:
@@ -220,14 +219,7 @@ def load_run(
         raise ConfigError(said, file=run.path, key="task")
     compute = choose_compute(device, precision)
     if experiment.adapter.method == "full":
-        encoder = load_dual_encoder(
-            str(run.adapter.absolute()),
-            revision=None,
-            device=compute.device,
-            dtype=compute.dtype,
-            weights=torch.float32,
-            attention=compute.attention,
-        )
+        encoder = load_dual_encoder(str(run.adapter.absolute()), compute, trained=True)
         return LoadedRun(run, experiment, encoder, None, compute)
     base = load_encoder(experiment, compute)
     assert base is not None, "the config refuses LoRA on a model from scratch"
@@ -260,6 +252,11 @@ def load_classifier(
 def _find(reference: str | os.PathLike[str], runs_dir: str | os.PathLike[str] | None) -> tuple[Run, Experiment]:
     run = find_trained_run(Path(runs_dir or default_runs_dir()), os.fspath(reference))
     return run, run_experiment(run, trained_model_only=True)
+
+
+def _array(vectors: Tensor) -> NDArray[np.float32]:
+    rows: NDArray[np.float32] = vectors.numpy()
+    return rows
 
 
 def _square(picture: Picture, position: int, recipe: PictureRecipe) -> NDArray[np.uint8]:

@@ -16,8 +16,8 @@ from vectoruniverse.config.losses import AlignmentAnisotropyConfig, InfoNceConfi
 from vectoruniverse.config.sections import ConstantConfig, CosineConfig
 from vectoruniverse.config.strict_yaml import MAX_BYTES
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.sizes import ScratchClip
 from vectoruniverse.tasks.experiments import load_experiment
-from vectoruniverse.tasks.image_text.settings import ScratchClip
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(CONFIGS.rglob("*.yaml"))

@@ -21,7 +21,9 @@ from transformers import (
     SiglipModel,
 )
 
+from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.scratch import build_clip
+from vectoruniverse.models.sizes import ScratchClip
 
 WORDS = "a on the red green blue yellow circle square triangle cross left right one two three four".split()
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -32,19 +34,20 @@ def save_clip(folder: Path, seed: int = 0) -> Path:
     """A CLIPModel with a byte-pair tokenizer."""
     build_clip(
         WORDS,
+        ScratchClip(
+            scratch="clip",
+            image_size=32,
+            patch_size=8,
+            width=32,
+            heads=2,
+            vision_layers=2,
+            text_layers=2,
+            projection_dim=16,
+            vocab_size=560,
+            max_text_tokens=16,
+        ),
+        Compute(torch.device("cpu"), torch.float32),
         seed=seed,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        attention="eager",
-        image_size=32,
-        patch_size=8,
-        width=32,
-        heads=2,
-        vision_layers=2,
-        text_layers=2,
-        projection_dim=16,
-        vocab_size=560,
-        max_text_tokens=16,
     ).save(folder)
     return folder
 

@@ -8,6 +8,7 @@ from transformers.activations import QuickGELUActivation
 
 from tests.models.models import save_clip
 from vectoruniverse.models.activation import QuickGelu, put_quick_gelu
+from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.dual import load_dual_encoder
 
 
@@ -34,8 +35,7 @@ def test_gradient_is_that_of_finite_differences():
 
 def test_loaded_models_have_it_and_are_otherwise_as_before(tmp_path):
     folder = save_clip(tmp_path / "clip")
-    how = {"device": torch.device("cpu"), "dtype": torch.float32, "weights": torch.float32, "attention": "eager"}
-    encoder = load_dual_encoder(str(folder), revision=None, **how)
+    encoder = load_dual_encoder(str(folder), Compute(torch.device("cpu"), torch.float32))
     kinds = [type(module) for module in encoder.model.modules()]
     assert QuickGelu in kinds
     assert QuickGELUActivation not in kinds

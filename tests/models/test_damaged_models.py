@@ -17,10 +17,11 @@ from tests.models.models import save_clip
 from tests.models.text_models import load as load_text
 from tests.models.text_models import save_encoder
 from vectoruniverse.errors import ConfigError, UserError
+from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.dual import load_dual_encoder
 from vectoruniverse.models.pretraining import load_bert_for_pretraining
 
-CPU = torch.device("cpu")
+CPU = Compute(torch.device("cpu"), torch.float32)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -35,13 +36,11 @@ class Evil:
 
 
 def load_dual(folder):
-    return load_dual_encoder(
-        str(folder), revision=None, device=CPU, dtype=torch.float32, weights=torch.float32, attention="eager"
-    )
+    return load_dual_encoder(str(folder), CPU)
 
 
 def load_pretraining(folder):
-    return load_bert_for_pretraining(str(folder), revision=None, seed=0, device=CPU, attention="eager")
+    return load_bert_for_pretraining(str(folder), CPU)
 
 
 LOADERS = {"dual": load_dual, "text": load_text, "pretraining": load_pretraining}

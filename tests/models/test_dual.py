@@ -11,20 +11,14 @@ from transformers import AutoModel, AutoTokenizer
 
 from tests.models.models import SAVE, save_clip
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.dual import load_dual_encoder
 
 TEXTS = ["a red circle", "the green square on the left", "blue"]
 
 
-def load(folder, dtype=torch.float32, weights=None, attention="eager"):
-    return load_dual_encoder(
-        str(folder),
-        revision=None,
-        device=torch.device("cpu"),
-        dtype=dtype,
-        weights=weights or dtype,
-        attention=attention,
-    )
+def load(folder, dtype=torch.float32, attention="eager"):
+    return load_dual_encoder(str(folder), Compute(torch.device("cpu"), dtype, attention))
 
 
 @pytest.fixture(scope="module", params=sorted(SAVE))
@@ -44,7 +38,7 @@ def test_vectors_are_those_of_plain_transformers(family):
         inputs = dict(tokenizer(TEXTS, padding=True, return_tensors="pt"))
     with torch.no_grad():
         theirs = F.normalize(plain.get_text_features(**inputs).pooler_output, dim=-1)
-        ours = encoder.encode_texts(*encoder.pad(encoder.tokenize(TEXTS).ids))
+        ours = encoder.encode_texts(encoder.pad(encoder.tokenize(TEXTS), range(len(TEXTS))))
         assert torch.allclose(ours, theirs, atol=1e-5)
         theirs = F.normalize(plain.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
         assert torch.allclose(encoder.encode_images(pixels), theirs, atol=1e-5)
@@ -53,10 +47,10 @@ def test_vectors_are_those_of_plain_transformers(family):
 def test_a_text_has_the_same_vector_beside_longer_texts(family):
     encoder = load(family[0])
     encoder.model.eval()
-    ids = encoder.tokenize(TEXTS).ids
+    tokens = encoder.tokenize(TEXTS)
     with torch.no_grad():
-        together = encoder.encode_texts(*encoder.pad(ids))
-        alone = torch.cat([encoder.encode_texts(*encoder.pad([row])) for row in ids])
+        together = encoder.encode_texts(encoder.pad(tokens, range(len(TEXTS))))
+        alone = torch.cat([encoder.encode_texts(encoder.pad(tokens, [i])) for i in range(len(TEXTS))])
     assert torch.allclose(together, alone, atol=1e-5)
 
 
@@ -124,10 +118,9 @@ def test_saving_and_loading_gives_the_same_vectors(tmp_path):
     encoder = load(save_clip(tmp_path / "a"))
     encoder.save(tmp_path / "b")
     again = load(tmp_path / "b")
-    rows = encoder.tokenize(TEXTS).ids
-    assert all(np.array_equal(a, b) for a, b in zip(rows, again.tokenize(TEXTS).ids, strict=True))
-    with torch.no_grad():
-        assert torch.equal(encoder.encode_texts(*encoder.pad(rows)), again.encode_texts(*again.pad(rows)))
+    rows = encoder.tokenize(TEXTS)
+    assert all(np.array_equal(a, b) for a, b in zip(rows.ids, again.tokenize(TEXTS).ids, strict=True))
+    assert torch.equal(encoder.embed_texts(rows, batch_size=2), again.embed_texts(rows, batch_size=2))
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

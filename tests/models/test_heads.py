@@ -52,7 +52,7 @@ def test_logits_of_a_pair_are_the_linear_layer_of_both_bert_s_poolers():
 def test_a_sequence_classifier_pools_one_text():
     model = SequenceClassifier(build(pooling="mean"), 3, dropout=0.0, seed=0).eval()
     inputs = [model.encoders[0].tokenize(FIRST)]
-    pooled = model.encoders[0].embed(inputs[0], batch_size=8)
+    pooled = model.encoders[0].embed_texts(inputs[0], batch_size=8)
     expected = pooled @ model.classifier.weight.T + model.classifier.bias
     torch.testing.assert_close(forward(model, inputs), expected, atol=1e-5, rtol=1e-5)
 

@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor
 from tests.models.models import SAVE
 from vectoruniverse.data.decoding import decode_picture
 from vectoruniverse.data.views import to_input
+from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.dual import load_dual_encoder
 from vectoruniverse.tasks.image_text.model import picture_recipe
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
@@ -34,9 +35,7 @@ DECLARED = {
 
 
 def load(folder):
-    device = torch.device("cpu")
-    how = {"device": device, "dtype": torch.float32, "weights": torch.float32, "attention": "eager"}
-    return load_dual_encoder(str(folder), revision=None, **how)
+    return load_dual_encoder(str(folder), Compute(torch.device("cpu"), torch.float32))
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,18 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel, GPT2Config
 
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.pretraining import (
-    build_bert_for_pretraining,
     load_bert_for_pretraining,
     parameter_counts,
     tokenize_sentences,
 )
+from vectoruniverse.models.scratch import build_bert_for_pretraining
+from vectoruniverse.models.sizes import ScratchBert
 from vectoruniverse.models.wordpiece import train_wordpiece
 
-CPU = torch.device("cpu")
-SIZES = {"width": 16, "layers": 1, "heads": 2, "intermediate": 32, "max_tokens": 24, "dropout": 0.1}
+CPU = Compute(torch.device("cpu"), torch.float32)
+SIZES = ScratchBert(scratch="bert", width=16, layers=1, heads=2, intermediate=32, max_text_tokens=24, dropout=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +26,11 @@ def tokenizer():
 
 
 def build(tokenizer, seed=0):
-    return build_bert_for_pretraining(tokenizer, seed=seed, device=CPU, attention="eager", **SIZES)
+    return build_bert_for_pretraining(tokenizer, SIZES, CPU, seed=seed)
 
 
 def load(folder, seed=0):
-    return load_bert_for_pretraining(str(folder), revision=None, seed=seed, device=CPU, attention="eager")
+    return load_bert_for_pretraining(str(folder), CPU, seed=seed)
 
 
 def test_weights_are_a_function_of_the_seed_and_the_global_generator_is_left_alone(tokenizer):

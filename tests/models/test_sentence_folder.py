@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from tests.models.text_models import TEXTS, embed, load, save_encoder
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.models.text import random_like
+from vectoruniverse.models.scratch import random_like
 
 TRANSFORMER = '[{{"type": "sentence_transformers.models.Transformer", "path": ""}}, {}]'
 
@@ -49,7 +49,7 @@ def test_vectors_behind_a_dense_layer_are_sentence_transformers_own(mode, activa
     encoder = load(folder)
     tokens = encoder.tokenize(texts)
     assert (encoder.pooling, encoder.width, encoder.max_tokens, tokens.truncated) == (mode, 12, 8, [4])
-    assert torch.allclose(encoder.embed(tokens, batch_size=2), expected, atol=1e-5)
+    assert torch.allclose(encoder.embed_texts(tokens, batch_size=2), expected, atol=1e-5)
 
 
 def test_older_folders_with_the_model_in_a_subfolder_are_read(tmp_path):

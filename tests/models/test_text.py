@@ -20,8 +20,8 @@ from transformers import (
 
 from tests.models.text_models import BERT_MARKS, FAMILIES, TEXTS, WORDS, embed, load, save_encoder, word_tokenizer
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.models.text_tower import without_normalize
-from vectoruniverse.models.tokens import TokenizedTexts
 
 MINILM = "all-MiniLM-L6-v2"
 needs_minilm = pytest.mark.skipif(
@@ -100,7 +100,7 @@ def test_minilm_s_vectors_are_sentence_transformers_own(pooling):
     tokens = encoder.tokenize(texts)
     assert encoder.max_tokens == 256
     assert tokens.truncated == [6]
-    vectors = encoder.embed(tokens, batch_size=4)
+    vectors = encoder.embed_texts(tokens, batch_size=4)
     np.testing.assert_allclose(vectors.numpy(), peer.encode(texts, show_progress_bar=False), atol=1e-5)
     assert vectors.norm(dim=1).sub(1).abs().max() < 1e-5
 
@@ -138,7 +138,7 @@ def test_segments_part_a_pair_and_reach_the_model(tmp_path):
     inputs = encoder.tokenizer("a red circle", "blue", return_tensors="pt", return_token_type_ids=True)
     with torch.no_grad():
         expected = encoder.model(**inputs).last_hidden_state[0, 0]
-    assert torch.allclose(encoder.embed(pairs, batch_size=2)[0], expected, atol=1e-5)
+    assert torch.allclose(encoder.embed_texts(pairs, batch_size=2)[0], expected, atol=1e-5)
     with pytest.raises(ValueError, match="no pairs"):
         encoder.tokenize_pairs(["one"], [])
 
@@ -147,7 +147,7 @@ def test_a_roberta_with_bert_s_tokenizer_reads_pairs(tmp_path):
     encoder = load(save_encoder(tmp_path, "roberta"))
     pairs = encoder.tokenize_pairs(["a red circle"], ["blue"])
     assert pairs.segments[0].max() == 1  # which the model has no vector for
-    assert encoder.embed(pairs, batch_size=1).isfinite().all()
+    assert encoder.embed_texts(pairs, batch_size=1).isfinite().all()
 
 
 @pytest.mark.parametrize(("family", "longest"), [("bert", 16), ("distilbert", 16), ("roberta", 16), ("mpnet", 16)])
@@ -158,7 +158,7 @@ def test_the_longest_text_fills_every_position_and_longer_ones_are_counted(famil
     assert tokens.truncated == [2]
     assert [len(row) for row in tokens.ids] == [3, longest, longest, 3]
     assert tokens.ids[2][-1] == tokens.ids[0][-1]
-    assert encoder.embed(tokens, batch_size=4).isfinite().all()
+    assert encoder.embed_texts(tokens, batch_size=4).isfinite().all()
 
 
 def test_a_long_pair_loses_tokens_of_its_longer_text(tmp_path):
@@ -187,9 +187,9 @@ def test_embedding_leaves_training_mode_as_it_was_and_ignores_dropout(tmp_path):
     assert torch.equal(embed(encoder), before)
     assert encoder.model.training
     tokens = encoder.tokenize(TEXTS)
-    assert not torch.allclose(encoder.encode(encoder.pad(tokens, range(4))), before, atol=1e-3)
+    assert not torch.allclose(encoder.encode_texts(encoder.pad(tokens, range(4))), before, atol=1e-3)
     with pytest.raises(ValueError, match="batch_size"):
-        encoder.embed(tokens, batch_size=0)
+        encoder.embed_texts(tokens, batch_size=0)
 
 
 def test_both_attention_kernels_and_bf16_agree(tmp_path):
@@ -271,8 +271,8 @@ def test_a_mean_leaves_padding_out(tmp_path):
     tokens = TokenizedTexts(
         [np.array([2, 5, 3]), np.array([2, 5, 6, 7, 8, 3])], [np.zeros(3, int), np.zeros(6, int)], []
     )
-    together = encoder.embed(tokens, batch_size=2)
-    alone = encoder.embed(tokens, batch_size=1)
+    together = encoder.embed_texts(tokens, batch_size=2)
+    alone = encoder.embed_texts(tokens, batch_size=1)
     assert torch.allclose(together, alone, atol=1e-6)
 
 

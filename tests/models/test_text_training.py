@@ -2,19 +2,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from tests.models.text_models import TEXTS, embed, load, save_encoder
 from vectoruniverse.adapters.apply import TowerTargets, attention_targets, inject_lora
-from vectoruniverse.errors import ConfigError
-from vectoruniverse.models.text import build_bert, random_like
+from vectoruniverse.models.compute import Compute
+from vectoruniverse.models.scratch import build_bert, random_like
+from vectoruniverse.models.sizes import ScratchBert
 
 CORPUS = ["the red circle is on the left", "the green square is on the right", "파란 원은 왼쪽에 있다"] * 3
 
 
-def build(seed=0, **settings):
-    sizes = {"vocab_size": 80, "width": 32, "layers": 2, "heads": 2, "intermediate": 64, "max_tokens": 12}
-    how = {"pooling": "pooler", "device": torch.device("cpu"), "dtype": torch.float32, "attention": "sdpa"}
-    return build_bert(CORPUS, seed=seed, **{**sizes, **how, **settings})
+def build(seed=0, pooling="pooler", dtype=torch.float32, **settings):
+    sizes = {"vocab_size": 80, "width": 32, "layers": 2, "heads": 2, "intermediate": 64, "max_text_tokens": 12}
+    compute = Compute(torch.device("cpu"), dtype, "sdpa")
+    return build_bert(CORPUS, ScratchBert(scratch="bert", **sizes | settings), compute, seed=seed, pooling=pooling)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -33,7 +35,7 @@ def test_lora_on_query_and_value_trains_and_nothing_else_moves(dtype, tmp_path):
     optimizer = torch.optim.SGD(trained, lr=0.5)
     for _ in range(2):  # lora_A has a gradient as soon as lora_B is no longer zero
         optimizer.zero_grad()
-        encoder.encode(encoder.pad(tokens, [0, 1, 2, 3]))[:, 0].sum().backward()
+        encoder.encode_texts(encoder.pad(tokens, [0, 1, 2, 3]))[:, 0].sum().backward()
         optimizer.step()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
     assert not torch.allclose(embed(encoder), before, atol=1e-3)
@@ -75,7 +77,7 @@ def test_a_bert_from_nothing_has_bert_s_parameters():
 
 
 def test_heads_that_do_not_fit_the_width_are_refused():
-    with pytest.raises(ConfigError, match="32 cannot be parted among 3 heads"):
+    with pytest.raises(ValidationError, match="heads 3 does not divide width 32"):
         build(heads=3)
 
 

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
+from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.text import TextEncoder, load_text_encoder
 
 WORDS = "a on the red green blue circle square left right one two 파란 원 왼쪽 빨간".split()
@@ -76,11 +77,10 @@ def save_encoder(folder: Path, family: str, seed: int = 0, **settings: object) -
 
 def load(name, pooling=None, dtype=torch.float32, attention="eager", revision=None) -> TextEncoder:
     """An encoder on the CPU, its weights in the format it computes in."""
-    device = torch.device("cpu")
-    how = {"device": device, "dtype": dtype, "weights": dtype, "attention": attention}
-    return load_text_encoder(str(name), revision=revision, pooling=pooling, **how)
+    compute = Compute(torch.device("cpu"), dtype, attention)
+    return load_text_encoder(str(name), compute, revision=revision, pooling=pooling)
 
 
 def embed(encoder: TextEncoder, texts=TEXTS) -> torch.Tensor:
     """Vectors of a few texts, in batches that hold padding."""
-    return encoder.embed(encoder.tokenize(texts), batch_size=3)
+    return encoder.embed_texts(encoder.tokenize(texts), batch_size=3)

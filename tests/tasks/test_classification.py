@@ -8,8 +8,10 @@ import torch
 
 from tests.training.test_loop import Recorder, settings
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
+from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.heads import PairClassifier, SequenceClassifier
-from vectoruniverse.models.text import build_bert
+from vectoruniverse.models.scratch import build_bert
+from vectoruniverse.models.sizes import ScratchBert
 from vectoruniverse.tasks.classification.task import ClassificationTask, Examples, balanced_weights
 from vectoruniverse.training.loop import Trainer
 from vectoruniverse.training.optim import adamw, constant, parameter_groups
@@ -32,9 +34,9 @@ LABELS = np.array([1, 1, 0, 0, 1])
 
 
 def build(seed=0, **settings):
-    sizes = {"vocab_size": 300, "width": 64, "layers": 2, "heads": 2, "intermediate": 128, "max_tokens": 40}
-    how = {"pooling": "pooler", "device": torch.device("cpu"), "dtype": torch.float32, "attention": "eager"}
-    return build_bert(QUESTIONS + ANSWERS, seed=seed, **{**sizes, **how, **settings})
+    sizes = {"vocab_size": 300, "width": 64, "layers": 2, "heads": 2, "intermediate": 128, "max_text_tokens": 40}
+    sizes, compute = ScratchBert(scratch="bert", **{**sizes, **settings}), Compute(torch.device("cpu"), torch.float32)
+    return build_bert(QUESTIONS + ANSWERS, sizes, compute, seed=seed, pooling="pooler")
 
 
 def pair_task(first=None, second=None, **settings):
@@ -203,7 +205,7 @@ def test_rows_are_judged_as_scikit_learn_judges_the_predictions():
 def test_what_is_judged_and_watched_are_the_pooled_vectors():
     task = text_task()
     evaluation = task.evaluate()
-    pooled = task.model.encoders[0].embed(task.val.inputs[0], batch_size=8)
+    pooled = task.model.encoders[0].embed_texts(task.val.inputs[0], batch_size=8)
     torch.testing.assert_close(evaluation.vectors["pooled"], pooled, atol=1e-6, rtol=1e-5)
     shares = torch.linalg.svdvals(pooled.double()).square()
     shares = shares / shares.sum()

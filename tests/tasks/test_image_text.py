@@ -9,6 +9,7 @@ from vectoruniverse.adapters.apply import TowerTargets, inject_lora
 from vectoruniverse.data.pair_items import PairItems, number
 from vectoruniverse.data.views import Augmentation
 from vectoruniverse.losses import contrastive as losses
+from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.dual import load_dual_encoder
 from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs
 
@@ -41,10 +42,7 @@ def folder(tmp_path_factory):
 
 
 def make_task(folder, *, views=2, augmentation=RANDOM, text_is_random=False, dropout=0.0, order=None):
-    encoder = load_dual_encoder(
-        str(folder), revision=None, device=torch.device("cpu"), dtype=torch.float32, weights=torch.float32,
-        attention="eager",
-    )  # fmt: skip
+    encoder = load_dual_encoder(str(folder), Compute(torch.device("cpu"), torch.float32))
     targets = [TowerTargets(tower, ("q_proj", "v_proj"), "adapter") for tower in ("vision_model", "text_model")]
     inject_lora(encoder.model, targets, rank=2, alpha=2.0, dropout=dropout, seed=0)
     order = np.arange(len(TITLES)) if order is None else np.asarray(order)
@@ -52,7 +50,7 @@ def make_task(folder, *, views=2, augmentation=RANDOM, text_is_random=False, dro
         Noise(len(TITLES)),
         order,
         [1000 + int(i) for i in order],
-        encoder.tokenize([TITLES[i] for i in order]).ids,
+        encoder.tokenize([TITLES[i] for i in order]),
         PairItems(order, number([TITLES[i] for i in order])),
     )
     seen = []
@@ -116,9 +114,9 @@ def test_embedding_in_blocks_equals_embedding_one_by_one(folder):
     together = task.embed(task.val)
     assert together.image.shape == (8, 16)
     for i in range(8):
-        ids, mask = task.encoder.pad([task.val.tokens[i]])
+        batch = task.encoder.pad(task.val.tokens, [i])
         with torch.no_grad():
-            assert torch.allclose(together.text[i], task.encoder.encode_texts(ids, mask)[0], atol=1e-5)
+            assert torch.allclose(together.text[i], task.encoder.encode_texts(batch)[0], atol=1e-5)
 
 
 def test_embedding_leaves_the_model_in_the_mode_it_found(folder):

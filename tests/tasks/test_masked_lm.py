@@ -12,7 +12,10 @@ import torch
 from vectoruniverse.data.masking import IGNORED
 from vectoruniverse.data.sentence_pairs import NO_PAIR, collect_documents
 from vectoruniverse.errors import DataError
-from vectoruniverse.models.pretraining import build_bert_for_pretraining, tokenize_sentences
+from vectoruniverse.models.compute import Compute
+from vectoruniverse.models.pretraining import tokenize_sentences
+from vectoruniverse.models.scratch import build_bert_for_pretraining
+from vectoruniverse.models.sizes import ScratchBert
 from vectoruniverse.models.wordpiece import train_wordpiece
 from vectoruniverse.tasks.masked_lm.task import MaskedLmTask
 from vectoruniverse.training.task import Task
@@ -37,10 +40,11 @@ def tokenizer():
 def make_task(
     tokenizer, documents=DOCUMENTS, *, nsp=True, whole_word=False, seed=0, dropout=0.0, eval_batch=8, val=None
 ):
-    model = build_bert_for_pretraining(
-        tokenizer, seed=seed, width=32, layers=1, heads=2, intermediate=64, max_tokens=32, dropout=dropout,
-        device=torch.device("cpu"), attention="eager",
-    ).model  # fmt: skip
+    sizes = ScratchBert(
+        scratch="bert", width=32, layers=1, heads=2, intermediate=64, max_text_tokens=32, dropout=dropout
+    )
+    compute = Compute(torch.device("cpu"), torch.float32)
+    model = build_bert_for_pretraining(tokenizer, sizes, compute, seed=seed).model
     collected = [collect_documents(tokenize_sentences(tokenizer, part)) for part in (documents, val or documents[::3])]
     return MaskedLmTask(
         model, tokenizer, *collected, mask_share=0.15, whole_word=whole_word, nsp=nsp, max_tokens=32, seed=seed,

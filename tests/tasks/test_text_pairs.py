@@ -7,7 +7,9 @@ import torch
 from vectoruniverse.data.pair_items import same_texts
 from vectoruniverse.losses import contrastive as losses
 from vectoruniverse.metrics import geometry
-from vectoruniverse.models.text import build_bert
+from vectoruniverse.models.compute import Compute
+from vectoruniverse.models.scratch import build_bert
+from vectoruniverse.models.sizes import ScratchBert
 from vectoruniverse.tasks.text_pairs.task import TextPairs, TextPairsTask
 
 FIRST = ["red circle", "blue square", "green triangle on the left", "red circle", "two", "three"]
@@ -15,10 +17,12 @@ SECOND = ["빨간 원", "파란 네모", "왼쪽 초록 세모", "빨간 동그�
 
 
 def make_task(*, dropout=0.0, text_is_random=False):
-    encoder = build_bert(
-        FIRST + SECOND, seed=0, vocab_size=120, width=16, layers=2, heads=2, intermediate=32, max_tokens=16,
-        pooling="mean", device=torch.device("cpu"), dtype=torch.float32, attention="eager", dropout=dropout,
+    sizes = ScratchBert(
+        scratch="bert", vocab_size=120, width=16, layers=2, heads=2, intermediate=32, max_text_tokens=16,
+        dropout=dropout,
     )  # fmt: skip
+    compute = Compute(torch.device("cpu"), torch.float32)
+    encoder = build_bert(FIRST + SECOND, sizes, compute, seed=0, pooling="mean")
     pairs = TextPairs(encoder.tokenize(FIRST), encoder.tokenize(SECOND), same_texts(FIRST, SECOND))
     seen = []
 

@@ -177,8 +177,8 @@ class Onnx(Transformers):
         _save_onnx(
             _ImageTower(model), {"pixel_values": torch.randn(2, 3, size, size)}, {0: "batch"}, folder / IMAGE_FILE
         )
-        ids, mask = encoder.pad(encoder.tokenize(["one", "one two three four"]).ids)
-        inputs, free = {"input_ids": ids, "attention_mask": mask}, {0: "batch", 1: "length"}
+        batch = encoder.pad(encoder.tokenize(["one", "one two three four"]), range(2))
+        inputs, free = {"input_ids": batch.ids, "attention_mask": batch.mask}, {0: "batch", 1: "length"}
         if encoder.pads_to_end:
             del inputs["attention_mask"], free[1]
         _save_onnx(_TextTower(model), inputs, free, folder / TEXT_FILE)

@@ -6,8 +6,7 @@ Shapes: B batch, H side of the input picture, L tokens, E shared embedding.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vectoruniverse.data.views import to_input
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.activation import put_quick_gelu
+from vectoruniverse.models.compute import Compute
+from vectoruniverse.models.encoder import Encoder, TextBatch, TextReader, TokenizedTexts
 from vectoruniverse.models.load import (
     check_vocabulary,
     load_config,
@@ -32,6 +34,9 @@ from vectoruniverse.models.told import told
 FAMILIES = ("altclip", "chinese_clip", "clip", "metaclip_2", "siglip")
 """Values of ``config.model_type`` whose vectors are known to be those of transformers."""
 
+_POOL_END = ("clip", "metaclip_2")
+"""Those of them whose text tower pools the mark at the end of a text."""
+
 VISION_TOWER, TEXT_TOWER = "vision_model", "text_model"
 """Where transformers puts the two towers in every model of the family."""
 
@@ -39,29 +44,11 @@ MAX_LOGIT_SCALE = math.log(100.0)
 """Upper bound of the trained logit scale (in the logarithm), as in the CLIP paper."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedTexts:
-    """Token ids of many texts, unpadded.
-
-    Attributes:
-        ids: one array of token ids per text, marks included.
-        truncated: positions of the texts that were longer than the model reads and were cut.
-    """
-
-    ids: list[np.ndarray]
-    truncated: list[int]
-
-
-class DualEncoder:
+class DualEncoder(Encoder):
     """Two towers and a shared space.
 
     Attributes:
-        model: the transformers model (``CLIPModel`` and its relatives).
-        tokenizer: its tokenizer.
-        picture: what its image tower reads.
-        name: how the user named it.
-        commit: commit of the hub repository it came from, where known.
-        max_tokens: longest text in tokens.
+        picture: what the image tower reads.
     """
 
     def __init__(
@@ -71,23 +58,16 @@ class DualEncoder:
         picture: PictureInput,
         *,
         name: str,
-        dtype: torch.dtype,
+        compute: Compute,
         commit: str | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.picture, self.name, self.dtype = model, tokenizer, picture, name, dtype
-        self.commit = commit
-        config: Any = model.config
-        text = config.text_config
-        self.max_tokens = min(_positions(config), int(tokenizer.model_max_length))
-        self._vocabulary = int(text.vocab_size)
-        # SigLIP pools the last position and was trained with every text padded to the end and no mask
-        self.pads_to_end = str(config.model_type).startswith("siglip")
-        self._pools_eos = config.model_type in ("clip", "metaclip_2")
+        super().__init__(model, _reader(name, model.config, tokenizer), compute=compute, commit=commit)
+        self.picture = picture
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
+    def model(self) -> Any:
+        """The transformers model (``CLIPModel`` and its relatives)."""
+        return self.module
 
     @property
     def logit_scale(self) -> Tensor:
@@ -116,50 +96,43 @@ class DualEncoder:
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Token ids of every text; special tokens written out in a text are read as plain characters."""
-        rows = self.tokenizer(
-            list(texts), truncation=False, padding=False, split_special_tokens=True, verbose=False
-        )["input_ids"]  # fmt: skip
-        long = [i for i, row in enumerate(rows) if len(row) > self.max_tokens]
-        if long:
-            cut = self.tokenizer(
-                [texts[i] for i in long], truncation=True, max_length=self.max_tokens, split_special_tokens=True
-            )["input_ids"]  # fmt: skip
-            for i, row in zip(long, cut, strict=True):
-                rows[i] = row
-        ids = [np.asarray(row, dtype=np.int64) for row in rows]
-        check_vocabulary(self.name, max((int(row.max()) for row in ids if len(row)), default=0), self._vocabulary)
-        if self._pools_eos:
-            eos = int(self.model.config.text_config.eos_token_id)  # type: ignore[union-attr,arg-type]
+        tokens, config = super().tokenize(texts), self.model.config
+        if config.model_type in _POOL_END:
+            end = int(config.text_config.eos_token_id)
             # transformers pools the first EOS, and position 0 where there is none: both would be silent nonsense
-            assert eos == 2 or all((row == eos).sum() == 1 for row in ids), "every text needs exactly one EOS"
-        return TokenizedTexts(ids, long)
-
-    def pad(self, ids: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Right-padded token ids and attention mask, both (B, L) int64, L as short as the model allows."""
-        length = self.max_tokens if self.pads_to_end else max(map(len, ids))
-        tokens = np.full((len(ids), length), self.tokenizer.pad_token_id, dtype=np.int64)
-        mask = np.zeros_like(tokens)
-        for i, row in enumerate(ids):
-            tokens[i, : len(row)], mask[i, : len(row)] = row, 1
-        return torch.from_numpy(tokens), torch.from_numpy(mask)
+            assert end == 2 or all((row == end).sum() == 1 for row in tokens.ids), "every text needs exactly one EOS"
+        return tokens
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Normalised float32 (B, 3, H, H) → unit float32 (B, E)."""
-        with self._autocast():
+        with self.compute.autocast():
             return image_vectors(self.model, pixel_values=pixels)
 
-    def encode_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Token ids and mask (B, L) → unit float32 (B, E)."""
-        attention = {} if self.pads_to_end else {"attention_mask": mask}
-        with self._autocast():
-            return text_vectors(self.model, input_ids=ids, **attention)
+    def encode_texts(self, batch: TextBatch) -> Tensor:
+        """Token ids and mask → unit float32 (B, E)."""
+        attention = {} if self.pads_to_end else {"attention_mask": batch.mask}
+        with self.compute.autocast():
+            return text_vectors(self.model, input_ids=batch.ids, **attention)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+    def embed_squares(self, take: Callable[[slice], np.ndarray], count: int, *, batch_size: int) -> Tensor:
+        """Unit vectors of ``count`` ≥ 1 square pictures, unaugmented, (N, E) float32 on the CPU; without gradients.
+
+        Args:
+            take: gives uint8 (B, S, S, 3) of a run of positions.
+            count: N.
+            batch_size: pictures taken and encoded at a time.
+        """
+        mean, std = (torch.tensor(values, device=self.device) for values in (self.picture.mean, self.picture.std))
+
+        def encode(part: slice) -> Tensor:
+            squares = torch.from_numpy(take(part)).to(self.device)
+            return self.encode_images(to_input(squares, self.picture.size, mean, std))
+
+        return self._in_batches(encode, count, batch_size)
 
     def save(self, folder: Path) -> None:
         """Write weights, tokenizer and image processor so that plain transformers loads them."""
-        self.model.save_pretrained(folder)  # type: ignore[operator]
+        self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.picture.processor().save_pretrained(folder)
 
@@ -175,58 +148,59 @@ def text_vectors(model: Any, **inputs: Tensor) -> Tensor:
 
 
 def load_dual_encoder(
-    name: str, *, revision: str | None, device: torch.device, dtype: torch.dtype, weights: torch.dtype, attention: str
+    name: str, compute: Compute, *, revision: str | None = None, trained: bool = False
 ) -> DualEncoder:
     """Load a CLIP-like model, its tokenizer and what its image processor declares; never code, never pickles.
 
     Args:
         name: ``tiny-clip``, a name on the Hugging Face hub, or a local folder.
+        compute: where, and in which format.
         revision: branch, tag or commit of a hub name.
-        device: where the weights go.
-        dtype: compute format of the towers.
-        weights: format of the weights: ``dtype`` where they are frozen, float32 where they are trained.
-        attention: ``sdpa`` or ``eager``.
+        trained: whether its weights will be trained, and not be frozen.
 
     Raises:
         ConfigError: there is no such model, it is no dual encoder, or it needs its own code to load.
     """
     from transformers import AutoImageProcessor
 
-    source = open_source(name, revision).within("")
-    config = _load_config(source)
-    tokenizer = load_tokenizer(source)
-    longest_text(source, tokenizer, _positions(config))
+    source, config, tokenizer = _open(name, revision)
     _check_end_mark(source, config, tokenizer)
-    model, _ = load_weights(source, config, dtype=weights, attention=attention)  # which holds the sizes to the weights
+    weights = compute.weights(trained=trained)  # which hold the sizes to what is stored
+    model, _ = load_weights(source, config, dtype=weights, attention=compute.attention)
     with told(name):
         processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil", trust_remote_code=False)
     picture = read_picture_input(name, config.vision_config.image_size, processor)
     put_quick_gelu(model)
-    return DualEncoder(model.to(device), tokenizer, picture, name=name, dtype=dtype, commit=source.commit)
+    return DualEncoder(model.to(compute.device), tokenizer, picture, name=name, compute=compute, commit=source.commit)
 
 
-@dataclass(frozen=True, slots=True)
-class Tokenizer:
-    """A model's tokenizer without the model."""
-
-    tokenizer: Any
-    max_tokens: int
-
-    def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Length of each text in tokens, marks included, nothing cut."""
-        rows = self.tokenizer(list(texts), truncation=False, split_special_tokens=True, verbose=False)["input_ids"]
-        return [len(row) for row in rows]
-
-
-def load_dual_tokenizer(name: str, revision: str | None) -> Tokenizer:
+def load_dual_tokenizer(name: str, revision: str | None) -> TextReader:
     """The tokenizer of a CLIP-like model, which takes a fraction of the time of loading the model.
 
     Raises:
         ConfigError: there is no such model.
     """
+    _, config, tokenizer = _open(name, revision)
+    return _reader(name, config, tokenizer)
+
+
+def _open(name: str, revision: str | None) -> tuple[ModelSource, Any, Any]:
+    """Files, configuration and tokenizer."""
     source = open_source(name, revision).within("")
-    tokenizer = load_tokenizer(source)
-    return Tokenizer(tokenizer, longest_text(source, tokenizer, _positions(_load_config(source))))
+    config, tokenizer = _load_config(source), load_tokenizer(source)
+    longest_text(source, tokenizer, _positions(config))
+    return source, config, tokenizer
+
+
+def _reader(name: str, config: Any, tokenizer: Any) -> TextReader:
+    return TextReader(
+        tokenizer,
+        name=name,
+        max_tokens=min(_positions(config), int(tokenizer.model_max_length)),
+        vocabulary=int(config.text_config.vocab_size),
+        # SigLIP pools the last position and was trained with every text padded to the end and no mask
+        pads_to_end=str(config.model_type).startswith("siglip"),
+    )
 
 
 def load_image_size(name: str, revision: str | None) -> int:
@@ -274,7 +248,7 @@ def _check_end_mark(source: ModelSource, config: Any, tokenizer: Any) -> None:
     with told(name):
         ids = [int(i) for i in tokenizer("a")["input_ids"]]
     check_vocabulary(name, max((*ids, int(tokenizer.pad_token_id))), text.vocab_size)
-    if config.model_type not in ("clip", "metaclip_2"):
+    if config.model_type not in _POOL_END:
         return
     # the number 2 is what old configurations say whatever the vocabulary, and then the highest token is pooled
     end = max(ids) if config.model_type == "clip" and text.eos_token_id == 2 else text.eos_token_id

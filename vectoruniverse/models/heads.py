@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from vectoruniverse.data.normalise import canonical
 from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.models.encoder import TextBatch, TokenizedTexts
 from vectoruniverse.models.text import TextEncoder
-from vectoruniverse.models.tokens import TextBatch, TokenizedTexts
 from vectoruniverse.runs.durable import write_errors_are_told
 
 HEAD_FILE = "head.safetensors"
@@ -61,7 +61,7 @@ class TextClassifier(nn.Module):
 
     def pool(self, batches: Sequence[TextBatch]) -> Tensor:
         """Pooled vectors of all encoders side by side, (B, D) float32 with gradient."""
-        pooled = [encoder.encode(batch) for encoder, batch in zip(self.encoders, batches, strict=True)]
+        pooled = [encoder.encode_texts(batch) for encoder, batch in zip(self.encoders, batches, strict=True)]
         return torch.cat(pooled, dim=1)
 
     def classify(self, pooled: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class TextClassifier(nn.Module):
     def embed(self, inputs: Sequence[TokenizedTexts], *, batch_size: int) -> Tensor:
         """Pooled vectors of all rows, (N, D) float32 on the CPU; without dropout and gradients."""
         parts = zip(self.encoders, inputs, strict=True)
-        return torch.cat([encoder.embed(tokens, batch_size=batch_size) for encoder, tokens in parts], dim=1)
+        return torch.cat([encoder.embed_texts(tokens, batch_size=batch_size) for encoder, tokens in parts], dim=1)
 
     @torch.no_grad()
     def judge_pooled(self, pooled: Tensor) -> Tensor:

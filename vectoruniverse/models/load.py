@@ -6,6 +6,7 @@ against its place in the model. Code that comes with a model never runs, and pic
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -191,6 +192,14 @@ def check_vocabulary(name: str, highest: int, known: int) -> None:
     if highest >= known:
         message = f"the tokenizer of {name!r} gives token {highest}, and the model knows {known}"
         raise ConfigError(message, key="model", remedy="take the tokenizer that belongs to the model")
+
+
+@contextlib.contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Random weights drawn here depend on the seed only, and nobody else's numbers depend on them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _settings(settings: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, str, Any]]:

@@ -5,7 +5,6 @@ V vocabulary, D width.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BertConfig, BertForPreTraining
+from transformers import BertForPreTraining
 
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.models.load import load_config, load_tokenizer, load_weights, longest_text
+from vectoruniverse.models.compute import Compute
+from vectoruniverse.models.load import drawn_from, load_config, load_tokenizer, load_weights, longest_text
 from vectoruniverse.models.source import open_source
 
 PARTS = {
@@ -61,61 +61,16 @@ class PretrainingBert:
         self.tokenizer.save_pretrained(folder)
 
 
-def build_bert_for_pretraining(
-    tokenizer: Any,
-    *,
-    seed: int,
-    width: int,
-    layers: int,
-    heads: int,
-    intermediate: int,
-    max_tokens: int,
-    dropout: float,
-    device: torch.device,
-    attention: str,
-) -> PretrainingBert:
-    """A BERT with random weights, a pure function of ``seed`` and the sizes; torch's own generator is left alone.
-
-    Args:
-        tokenizer: as ``train_wordpiece`` gives it.
-        seed: of the weights.
-        width: D, length of a token's vector.
-        layers: number of encoder layers.
-        heads: attention heads; divides ``width``.
-        intermediate: width of the feed-forward layers, 4·D in BERT.
-        max_tokens: number of learned positions.
-        dropout: in all layers and in attention; 0.1 in BERT.
-        device: where the weights go, in float32.
-        attention: ``sdpa`` or ``eager``.
-    """
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=intermediate,
-        max_position_embeddings=max_tokens,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    config._attn_implementation = attention
-    with _drawn_from(seed):
-        model = BertForPreTraining(config)
-    return PretrainingBert(model.eval().to(device), tokenizer, "scratch")
-
-
 def load_bert_for_pretraining(
-    name: str, *, revision: str | None, seed: int, device: torch.device, attention: str
+    name: str, compute: Compute, *, revision: str | None = None, seed: int = 0
 ) -> PretrainingBert:
     """Load a BERT to be trained on, in float32; a head that the checkpoint lacks is drawn from ``seed``.
 
     Args:
         name: a name on the Hugging Face hub, or a local folder.
+        compute: where, and with which attention.
         revision: branch, tag or commit of a hub name.
         seed: of missing heads.
-        device: where the weights go.
-        attention: ``sdpa`` or ``eager``.
 
     Raises:
         ConfigError: there is no such model, it is no BERT, or its encoder is not complete.
@@ -129,16 +84,21 @@ def load_bert_for_pretraining(
     tokenizer = load_tokenizer(source)
     longest_text(source, tokenizer, config.max_position_embeddings)
     heads = tuple(PARTS[part] for part in ("mlm_head", "nsp_head", "pooler"))
-    with _drawn_from(seed):
+    with drawn_from(seed):
         model, drawn = load_weights(
-            source, config, dtype=torch.float32, attention=attention, model_class=BertForPreTraining, may_lack=heads
+            source,
+            config,
+            dtype=torch.float32,
+            attention=compute.attention,
+            model_class=BertForPreTraining,
+            may_lack=heads,
         )
     if len(tokenizer) > config.vocab_size:
         raise ConfigError(
             f"the tokenizer of {name!r} has {len(tokenizer):,} tokens, its model only {config.vocab_size:,}",
             key="model",
         )
-    return PretrainingBert(model.to(device), tokenizer, name, source.commit, drawn)
+    return PretrainingBert(model.to(compute.device), tokenizer, name, source.commit, drawn)
 
 
 def tokenize_sentences(tokenizer: Any, documents: Sequence[Sequence[str]]) -> Iterator[list[np.ndarray]]:
@@ -174,11 +134,3 @@ def parameter_counts(model: Any) -> dict[str, int]:
 
 def _sum_of(sizes: dict[str, int], prefix: str) -> int:
     return sum(size for name, size in sizes.items() if name.startswith(prefix))
-
-
-@contextlib.contextmanager
-def _drawn_from(seed: int) -> Iterator[None]:
-    """Random weights drawn here depend on the seed only, and nobody else's numbers depend on them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield

@@ -16,7 +16,7 @@ from torch import nn
 
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.source import FindFile
-from vectoruniverse.models.text_tower import Dense, Normalize, Pooling
+from vectoruniverse.models.text_tower import Dense, Normalize, TextTower
 from vectoruniverse.models.weights import open_tensors, read_json, read_object
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -55,26 +55,26 @@ class SentenceLayout:
         subfolder: where the transformers model is, empty for the folder itself.
         pooling: how tokens are pooled, in the library's words; several modes are joined by ``+``.
         layers: what follows the pooling, with weights.
-        max_tokens: longest text in tokens, where the folder says so.
+        limits: longest text in tokens, where the folder says so.
         lowercase: whether texts are lowered before anything else.
     """
 
-    subfolder: str
-    pooling: str
-    layers: list[Dense | Normalize]
-    max_tokens: int | None
-    lowercase: bool
+    subfolder: str = ""
+    pooling: str = "mean"
+    layers: Sequence[Dense | Normalize] = ()
+    limits: Sequence[int] = ()
+    lowercase: bool = False
 
 
-def read_layout(find: FindFile, name: str) -> SentenceLayout | None:
-    """What a sentence-transformers folder says; None where it is none.
+def read_layout(find: FindFile, name: str) -> SentenceLayout:
+    """What a sentence-transformers folder says; the least that there is to say where it is none.
 
     Raises:
         ConfigError: the folder holds a part, an activation or a setting that is not known here, or only pickles.
     """
     listing = find("modules.json")
     if listing is None:
-        return None
+        return SentenceLayout()
     parts = [_part(entry, listing) for entry in _entries(listing)]
     if not parts or parts[0][0] != "Transformer" or [kind for kind, _ in parts].count("Transformer") > 1:
         raise ConfigError(f"{name!r} does not begin with one transformers model", file=listing, key="model")
@@ -95,24 +95,26 @@ def read_layout(find: FindFile, name: str) -> SentenceLayout | None:
     max_tokens = settings.get("max_seq_length")
     if max_tokens is not None and (type(max_tokens) is not int or max_tokens < 1):
         raise ConfigError(f"{name!r} reads texts of {max_tokens!r:.40} tokens (max_seq_length)", key="model")
-    return SentenceLayout(subfolder, pooling, layers, max_tokens, settings.get("do_lower_case") is True)
+    limits = () if max_tokens is None else (max_tokens,)
+    return SentenceLayout(subfolder, pooling, layers, limits, settings.get("do_lower_case") is True)
 
 
-def write_layout(folder: Path, *, pooling: Pooling, hidden: int, layers: Sequence[nn.Module], max_tokens: int) -> None:
-    """Write what sentence-transformers reads beside a transformers model of width ``hidden``."""
+def write_layout(folder: Path, tower: TextTower, *, max_tokens: int) -> None:
+    """Write what sentence-transformers reads beside the transformers model of a tower."""
     from safetensors.torch import save_file
 
     parts = [("Transformer", "")]
     settings: dict[str, Any] = {"max_seq_length": max_tokens, "do_lower_case": False}
-    if pooling == "pooler":
+    if tower.pooling == "pooler":
         settings["modality_config"] = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
         settings["module_output_name"] = "sentence_embedding"
     else:
         parts.append(("Pooling", "1_Pooling"))
-        modes = {key: mode == pooling for key, mode in _POOLING_MODES.items()}
+        modes = {key: mode == tower.pooling for key, mode in _POOLING_MODES.items()}
+        hidden = int(tower.config.hidden_size)
         _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden, **modes})
     _write(folder / "sentence_bert_config.json", settings)
-    for layer in layers:
+    for layer in tower.layers:
         kind = type(layer).__name__
         parts.append((kind, f"{len(parts)}_{kind}"))
         if isinstance(layer, Dense):

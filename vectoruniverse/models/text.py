@@ -1,24 +1,24 @@
-"""Text encoders: loaded from a hub, a folder or a package, built from nothing, or made again with random weights."""
+"""Text encoders: a transformers encoder, pooling, and what a sentence-transformers folder puts behind it.
+
+Shapes: B batch, L tokens, D width of a pooled text vector.
+"""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.compute import Compute
+from vectoruniverse.models.encoder import Encoder, TextBatch, TextReader
 from vectoruniverse.models.load import load_config, load_tokenizer, load_weights, longest_text
-from vectoruniverse.models.sentence_folder import read_layout
+from vectoruniverse.models.sentence_folder import read_layout, write_layout
+from vectoruniverse.models.sizes import POOLINGS, Pooling
 from vectoruniverse.models.source import ModelSource, open_source
-from vectoruniverse.models.text_encoder import TextEncoder
-from vectoruniverse.models.text_tower import POOLINGS, Dense, Normalize, Pooling, TextTower
+from vectoruniverse.models.text_tower import TextTower
 from vectoruniverse.models.told import told
-from vectoruniverse.models.wordpiece import train_wordpiece
-
-__all__ = ["Pooling", "TextEncoder", "build_bert", "count_positions", "load_text_encoder", "random_like"]
 
 FAMILIES = (
     "albert",
@@ -35,27 +35,72 @@ FAMILIES = (
 """Values of ``config.model_type`` that are known: encoders in which every token sees every other."""
 
 
+class TextEncoder(Encoder):
+    """Texts, or pairs of texts, to one vector each."""
+
+    module: TextTower
+
+    def __init__(
+        self,
+        module: TextTower,
+        tokenizer: Any,
+        *,
+        name: str,
+        compute: Compute,
+        max_tokens: int,
+        commit: str | None = None,
+    ) -> None:
+        tokenizer.model_max_length = max_tokens  # which a saved folder tells others
+        transformer: Any = module.model
+        vocabulary = transformer.get_input_embeddings().num_embeddings
+        reader = TextReader(tokenizer, name=name, max_tokens=max_tokens, vocabulary=vocabulary)
+        super().__init__(module, reader, compute=compute, commit=commit)
+
+    @property
+    def model(self) -> Any:
+        """The transformers model inside ``module``."""
+        return self.module.model
+
+    @property
+    def pooling(self) -> Pooling:
+        """How token vectors become one."""
+        return self.module.pooling
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.module.width
+
+    def encode_texts(self, batch: TextBatch) -> Tensor:
+        """Pooled vectors, float32 (B, D), with gradients; of length 1 only where the model's own folder says so."""
+        with self.compute.autocast():
+            vectors: Tensor = self.module(batch.ids, batch.mask, batch.segments)
+        return vectors
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that plain transformers and sentence-transformers load; merge or remove adapters first."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        write_layout(folder, self.module, max_tokens=self.max_tokens)
+
+
 def load_text_encoder(
     name: str,
+    compute: Compute,
     *,
-    revision: str | None,
-    pooling: Pooling | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    weights: torch.dtype,
-    attention: str,
+    revision: str | None = None,
+    pooling: Pooling | None = None,
+    trained: bool = False,
 ) -> TextEncoder:
     """Load a text encoder and its tokenizer; never code, never pickles.
 
     Args:
         name: ``all-MiniLM-L6-v2``, a name on the Hugging Face hub, or a local folder, of transformers or of
             sentence-transformers.
+        compute: where, and in which format.
         revision: branch, tag or commit of a hub name.
         pooling: how token vectors become one; None is what a sentence-transformers folder says, and else the mean.
-        device: where the weights go.
-        dtype: compute format.
-        weights: format of the weights: ``dtype`` where they are frozen, float32 where they are trained.
-        attention: ``sdpa`` or ``eager``.
+        trained: whether its weights will be trained, and not be frozen.
 
     Raises:
         ConfigError: there is no such model, it is no encoder, it needs its own code or pickles to load, it has no
@@ -63,98 +108,18 @@ def load_text_encoder(
     """
     repository = open_source(name, revision, beside="modules.json")
     layout = read_layout(repository.find, name)
-    source = repository.within(layout.subfolder if layout else "")
+    source = repository.within(layout.subfolder)
     config = _load_config(source)
-    chosen = pooling or _known_pooling(layout.pooling if layout else "mean", name)
-    tokenizer = _load_tokenizer(source, lowercase=layout is not None and layout.lowercase)
-    model, drawn = load_weights(source, config, dtype=weights, attention=attention, may_lack=("pooler.",))
+    chosen = pooling or _known_pooling(layout.pooling, name)
+    tokenizer = _load_tokenizer(source, lowercase=layout.lowercase)
+    weights = compute.weights(trained=trained)
+    model, drawn = load_weights(source, config, dtype=weights, attention=compute.attention, may_lack=("pooler.",))
     if drawn:
         model.pooler = None  # it would be random
-    layers = [layer.to(weights) for layer in layout.layers] if layout else []
-    module = TextTower(model, chosen, layers, name=name).to(device).eval()
-    limits = [count_positions(model), *([layout.max_tokens] if layout and layout.max_tokens else [])]
-    max_tokens = longest_text(source, tokenizer, *limits)
-    return TextEncoder(module, tokenizer, name=name, dtype=dtype, max_tokens=max_tokens, commit=source.commit)
-
-
-def build_bert(
-    texts: Iterable[str],
-    *,
-    seed: int,
-    vocab_size: int,
-    width: int,
-    layers: int,
-    heads: int,
-    intermediate: int,
-    max_tokens: int,
-    pooling: Pooling,
-    device: torch.device,
-    dtype: torch.dtype,
-    attention: str,
-    lowercase: bool = True,
-    dropout: float = 0.1,
-) -> TextEncoder:
-    """A BERT with random float32 weights and a WordPiece vocabulary learned on ``texts``.
-
-    Args:
-        texts: what the vocabulary is learned on; gone through once.
-        seed: with the sizes, the only source of the weights.
-        vocab_size: largest vocabulary; few texts give a smaller one.
-        width: H, which is D too.
-        layers: blocks.
-        heads: attention heads of a block.
-        intermediate: width inside a block's feed-forward layers.
-        max_tokens: longest text in tokens, which is the number of positions.
-        pooling: how token vectors become one.
-        device: where the weights go.
-        dtype: compute format.
-        attention: ``sdpa`` or ``eager``.
-        lowercase: whether upper and lower case are one.
-        dropout: of hidden states and of attention; 0.1 in BERT.
-
-    Raises:
-        ConfigError: the heads do not share the width evenly.
-        DataError: there is no word in the texts.
-    """
-    from transformers import BertConfig, BertModel
-
-    if width % heads:
-        raise ConfigError(f"a width of {width} cannot be parted among {heads} heads", key="model")
-    tokenizer = train_wordpiece(texts, vocab_size, lowercase=lowercase, max_tokens=max_tokens)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=intermediate,
-        max_position_embeddings=max_tokens,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        pad_token_id=tokenizer.pad_token_id,
-        attn_implementation=attention,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = TextTower(BertModel(config), pooling, [], name="scratch")
-    module = module.to(device).eval()
-    return TextEncoder(module, tokenizer, name="scratch", dtype=dtype, max_tokens=max_tokens)
-
-
-def random_like(encoder: TextEncoder, seed: int) -> TextEncoder:
-    """The same architecture, tokenizer, pooling and formats with fresh random weights, a pure function of ``seed``."""
-    model: Any = encoder.model
-    config = copy.deepcopy(model.config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = type(model)(config)
-        layers = [_random_layer(layer) for layer in encoder.module.layers]
-    if getattr(model, "pooler", None) is None and hasattr(fresh, "pooler"):
-        fresh.pooler = None
-    name = f"{encoder.name} with random weights"
-    module = TextTower(fresh, encoder.pooling, layers, name=name).to(encoder.device)
-    for parameter in module.parameters():  # module.to(dtype) would round buffers too
-        parameter.data = parameter.data.to(model.dtype)
-    return TextEncoder(module.eval(), encoder.tokenizer, name=name, dtype=encoder.dtype, max_tokens=encoder.max_tokens)
+    tower = TextTower(model, chosen, [layer.to(weights) for layer in layout.layers], name=name)
+    max_tokens = longest_text(source, tokenizer, count_positions(model), *layout.limits)
+    tower = tower.to(compute.device).eval()
+    return TextEncoder(tower, tokenizer, name=name, compute=compute, max_tokens=max_tokens, commit=source.commit)
 
 
 def count_positions(model: nn.Module) -> int:
@@ -214,10 +179,3 @@ def _known_pooling(named: str, name: str) -> Pooling:
             return pooling
     message = f"{name!r} pools its tokens by {named!r}, which is not known"
     raise ConfigError(message, key="pooling", remedy=f"set pooling to {', '.join(POOLINGS)}")
-
-
-def _random_layer(layer: nn.Module) -> Dense | Normalize:
-    if not isinstance(layer, Dense):
-        return Normalize()
-    old = layer.linear
-    return Dense(nn.Linear(old.in_features, old.out_features, bias=old.bias is not None), type(layer.activation)())

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vectoruniverse.errors import ConfigError
-
-Pooling = Literal["mean", "cls", "pooler"]
-"""How token vectors become one: their mean, the first token's, or what the model's own pooler makes of the first."""
-
-POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+from vectoruniverse.models.sizes import Pooling
 
 
 class Dense(nn.Module):

@@ -19,6 +19,7 @@ from vectoruniverse.config.sections import Experiment, SplitConfig
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import ConfigError, UserError
 from vectoruniverse.metrics.bootstrap import Interval, bootstrap_mean
+from vectoruniverse.models.sizes import ScratchClip
 from vectoruniverse.report.sweep.record import ForgettingRecord, Kept, NotComparable, Statistics
 from vectoruniverse.sweep.findings import Finished
 from vectoruniverse.sweep.sharing import Bases
@@ -26,7 +27,7 @@ from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.data import ImageTextData, decode, group_by
 from vectoruniverse.tasks.image_text.metadata import read_rows
 from vectoruniverse.tasks.image_text.model import Blend, load_adapted, picture_recipe, trained_in_place
-from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ScratchClip
+from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_pairs, build_task
 from vectoruniverse.tasks.image_text.task import ImageTextTask
 from vectoruniverse.terminal import Display

@@ -21,9 +21,9 @@ from vectoruniverse.data.row_record import NamedRow, RowChoice
 from vectoruniverse.data.splits import Split
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.models.compute import Compute
 from vectoruniverse.report.run import Findings
 from vectoruniverse.terminal import Display
-from vectoruniverse.training.device import Compute
 from vectoruniverse.training.task import Task
 
 

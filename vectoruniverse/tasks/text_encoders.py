@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vectoruniverse.adapters.apply import TowerTargets, train_everything
 from vectoruniverse.adapters.base_weights import BaseWeights
 from vectoruniverse.adapters.build import ATTENTION, put_lora, tower_targets
@@ -18,10 +16,12 @@ from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.adapters.peft_format import load_lora, save_lora
 from vectoruniverse.adapters.prefix import PrefixAdapter, inject_prefix
 from vectoruniverse.adapters.prefix_format import load_prefix, save_prefix
+from vectoruniverse.models.compute import Compute
+from vectoruniverse.models.scratch import build_bert, random_like
+from vectoruniverse.models.sizes import ScratchBert
 from vectoruniverse.models.source import find_source
-from vectoruniverse.models.text import TextEncoder, build_bert, count_positions, load_text_encoder, random_like
-from vectoruniverse.tasks.text_settings import EncoderConfig, ScratchBert, TextAdapterConfig, TextExperiment
-from vectoruniverse.training.device import Compute
+from vectoruniverse.models.text import TextEncoder, count_positions, load_text_encoder
+from vectoruniverse.tasks.text_settings import EncoderConfig, TextAdapterConfig, TextExperiment
 
 Adapters = dict[str, LoraAdapter | PrefixAdapter]
 
@@ -36,44 +36,27 @@ def load_encoder(
 
     Where a run from scratch wrote what it ``trained`` (the folder of one encoder), its vocabulary is taken.
 
-    Frozen weights are kept in the compute format, since autocast would cast them anew at every step; trained ones are
-    float32. A prefix takes positions of its own, so that texts can be so much shorter.
+    A prefix takes positions of its own, so that texts can be so much shorter.
     """
     if isinstance(experiment.model, ScratchBert) and trained is not None:
         scratch = random_like(load_trained(experiment, compute, trained), experiment.seed)
         scratch.name = "scratch"
         return scratch
     if isinstance(experiment.model, ScratchBert):
-        sizes = experiment.model.model_dump(exclude={"scratch", "max_text_tokens"})
-        return build_bert(
-            texts(),
-            seed=experiment.seed,
-            max_tokens=experiment.model.max_text_tokens,
-            pooling=experiment.pooling or "mean",
-            device=compute.device,
-            dtype=compute.dtype,
-            attention=compute.attention,
-            **sizes,
-        )
-    weights = torch.float32 if experiment.adapter.method == "full" else compute.dtype
+        pooling = experiment.pooling or "mean"
+        return build_bert(texts(), experiment.model, compute, seed=experiment.seed, pooling=pooling)
     named = EncoderConfig(model=experiment.model, revision=experiment.revision, pooling=experiment.pooling)
-    encoder = load_named(named, compute, weights=weights)
+    encoder = load_named(named, compute, trained=experiment.adapter.method == "full")
     if experiment.adapter.method == "prefix":
         room = count_positions(encoder.model) - experiment.adapter.prefix_length
         encoder.max_tokens = min(encoder.max_tokens, max(room, 1))
     return encoder
 
 
-def load_named(config: EncoderConfig, compute: Compute, *, weights: torch.dtype, seed: int = 0) -> TextEncoder:
+def load_named(config: EncoderConfig, compute: Compute, *, trained: bool = False, seed: int = 0) -> TextEncoder:
     """An encoder by name or folder; with ``random_weights``, drawn from ``seed``."""
     encoder = load_text_encoder(
-        config.model,
-        revision=config.revision,
-        pooling=config.pooling,
-        device=compute.device,
-        dtype=compute.dtype,
-        weights=weights,
-        attention=compute.attention,
+        config.model, compute, revision=config.revision, pooling=config.pooling, trained=trained
     )
     return random_like(encoder, seed) if config.random_weights else encoder
 
@@ -82,15 +65,9 @@ def twin(encoder: TextEncoder, seed: int | None) -> TextEncoder:
     """Another encoder like this one: a copy, or with weights of its own drawn from ``seed``."""
     if seed is not None:
         return random_like(encoder, seed)
-    module = copy.deepcopy(encoder.module)
-    return TextEncoder(
-        module,
-        encoder.tokenizer,
-        name=encoder.name,
-        dtype=encoder.dtype,
-        max_tokens=encoder.max_tokens,
-        commit=encoder.commit,
-    )
+    other = copy.copy(encoder)
+    other.module = copy.deepcopy(encoder.module)
+    return other
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +134,7 @@ def load_adapters(encoders: Mapping[str, TextEncoder], config: TextAdapterConfig
 def load_trained(experiment: TextExperiment, compute: Compute, folder: Path) -> TextEncoder:
     """An encoder that ``method: full`` trained, from where ``Adapted.save`` wrote it."""
     config = EncoderConfig(model=str(folder), pooling=experiment.pooling)
-    return load_named(config, compute, weights=torch.float32)
+    return load_named(config, compute, trained=True)
 
 
 def remember(encoders: Mapping[str, TextEncoder], config: TextAdapterConfig) -> tuple[BaseWeights, ...]:

@@ -7,28 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from vectoruniverse.config.sections import AdapterSettings, Block, Division, Encoding, Experiment, Name, Section, Share
-
-Pooling = Literal["mean", "cls", "pooler"]
-
-
-class ScratchBert(Section):
-    """A BERT with random weights and a WordPiece tokenizer trained on the training texts."""
-
-    scratch: Literal["bert"] = Field(description="Architecture to build with random weights.")
-    vocab_size: int = Field(8000, ge=64, le=1_000_000, description="Size of the WordPiece vocabulary.")
-    lowercase: bool = Field(True, description="Whether the tokenizer lowers letters, as BERT's uncased models do.")
-    width: int = Field(256, ge=16, le=16_384, description="Hidden width.")
-    layers: int = Field(4, ge=1, le=256, description="Layers.")
-    heads: int = Field(4, ge=1, le=1_024, description="Attention heads; must divide width.")
-    intermediate: int = Field(1024, ge=16, le=65_536, description="Width of the feed-forward layers.")
-    max_text_tokens: int = Field(128, ge=8, le=8_192, description="Longest text in tokens, marks included.")
-    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Dropout of hidden states and attention.")
-
-    @model_validator(mode="after")
-    def _divides(self) -> ScratchBert:
-        if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
-        return self
+from vectoruniverse.models.sizes import Pooling, ScratchBert
 
 
 class TextAdapterConfig(AdapterSettings):

@@ -5,52 +5,16 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from dataclasses import dataclass
 
 import torch
 
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.compute import Compute
 
 if sys.platform != "win32":
     import resource
 
 _CUDA_TARGET = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)[af]?")
-
-
-@dataclass(frozen=True, slots=True)
-class Compute:
-    """Where and in which format a model computes.
-
-    Attributes:
-        device: the device of weights and batches.
-        dtype: format of activations and of frozen weights; trained parameters are always float32.
-    """
-
-    device: torch.device
-    dtype: torch.dtype
-
-    @property
-    def needs_scaler(self) -> bool:
-        """float16 gradients underflow below 6e-8, so the loss is scaled up before backward."""
-        return self.dtype == torch.float16
-
-    @property
-    def attention(self) -> str:
-        """Attention kernel to ask transformers for.
-
-        On CPUs the backward pass of fused attention costs more than the memory it saves (35 % of a ViT-B/32 step in
-        bf16); on GPUs it is the faster one.
-        """
-        return "sdpa" if self.device.type == "cuda" else "eager"
-
-    def __str__(self) -> str:
-        return f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
-
-    @property
-    def with_threads(self) -> str:
-        """Device and format, and on the CPU the number of threads."""
-        count = torch.get_num_threads()
-        return f"{self}, {count} thread{'s' * (count > 1)}" if self.device.type == "cpu" else str(self)
 
 
 def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
@@ -66,10 +30,11 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     chosen = _choose_device(device)
     if chosen.type == "cuda":
         check_architecture(torch.cuda.get_device_capability(chosen), torch.cuda.get_arch_list())
-    if precision == "auto":
-        return Compute(chosen, _best_dtype(chosen))
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return Compute(chosen, dtype)
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = _best_dtype(chosen) if precision == "auto" else named[precision]
+    # on CPUs the backward pass of fused attention costs more than the memory it saves (35 % of a ViT-B/32 step in
+    # bf16); on GPUs it is the faster one
+    return Compute(chosen, dtype, "sdpa" if chosen.type == "cuda" else "eager")
 
 
 def _choose_device(device: str) -> torch.device:

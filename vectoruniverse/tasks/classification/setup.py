@@ -13,6 +13,8 @@ from vectoruniverse.data.row_record import RowChoice
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics import classification as metrics
+from vectoruniverse.models.compute import Compute
+from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.models.heads import (
     HEAD_FILE,
     PairClassifier,
@@ -24,7 +26,6 @@ from vectoruniverse.models.heads import (
 )
 from vectoruniverse.models.text import TextEncoder
 from vectoruniverse.models.text_tower import without_normalize
-from vectoruniverse.models.tokens import TokenizedTexts
 from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.run import Findings
 from vectoruniverse.tasks.base import Prepared, Shared
@@ -47,7 +48,7 @@ from vectoruniverse.tasks.text_encoders import (
 )
 from vectoruniverse.tasks.text_rows import TextRows, read_text_rows, tell_truncated
 from vectoruniverse.terminal import Display
-from vectoruniverse.training.device import Compute, choose_compute
+from vectoruniverse.training.device import choose_compute
 
 SNIPPET = """
 from vectoruniverse import load_classifier

@@ -26,8 +26,8 @@ from vectoruniverse.metrics.classification import (
     reliability,
 )
 from vectoruniverse.metrics.geometry import effective_rank
+from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.models.heads import TextClassifier
-from vectoruniverse.models.tokens import TokenizedTexts
 from vectoruniverse.training.task import StepLoss
 
 ClassWeights = Literal["balanced"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vectoruniverse.errors import ConfigError, UserError
 from vectoruniverse.models.dual import load_dual_tokenizer, load_image_size
+from vectoruniverse.models.sizes import ScratchClip
 from vectoruniverse.report.figures.dataset import label_counts, lengths
 from vectoruniverse.report.figures.style import save
 from vectoruniverse.tasks.experiments import load_experiment
@@ -14,7 +15,7 @@ from vectoruniverse.tasks.image_text.audit.check import check_data
 from vectoruniverse.tasks.image_text.audit.report import DataReport
 from vectoruniverse.tasks.image_text.audit.stats import DataStats, data_stats, quantiles
 from vectoruniverse.tasks.image_text.metadata import read_metadata
-from vectoruniverse.tasks.image_text.settings import DataConfig, ImageTextExperiment, ScratchClip
+from vectoruniverse.tasks.image_text.settings import DataConfig, ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import as_image_text
 from vectoruniverse.terminal import Display
 

@@ -25,10 +25,11 @@ from vectoruniverse.adapters.prefix import PrefixAdapter, inject_prefix
 from vectoruniverse.adapters.prefix_format import load_prefix, save_prefix
 from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.errors import ConfigError, DataError, UserError
+from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, load_dual_encoder, local_source
 from vectoruniverse.models.scratch import build_clip
-from vectoruniverse.tasks.image_text.settings import AdapterConfig, ImageTextExperiment, ScratchClip
-from vectoruniverse.training.device import Compute
+from vectoruniverse.models.sizes import ScratchClip
+from vectoruniverse.tasks.image_text.settings import AdapterConfig, ImageTextExperiment
 
 PROJECTIONS = ("visual_projection", "text_projection")
 """Linear layers into the shared space, where a model has them."""
@@ -54,15 +55,11 @@ def picture_recipe(experiment: ImageTextExperiment, encoder: DualEncoder | None)
 
 
 def load_encoder(experiment: ImageTextExperiment, compute: Compute) -> DualEncoder | None:
-    """The named model; None where it is built from scratch, which needs the training texts first.
-
-    Frozen weights are kept in the compute format, since autocast would cast them anew at every step; trained ones
-    are float32.
-    """
+    """The named model; None where it is built from scratch, which needs the training texts first."""
     if isinstance(experiment.model, ScratchClip):
         return None
-    weights = torch.float32 if experiment.adapter.method == "full" else compute.dtype
-    encoder = _load(experiment.model, experiment.revision, compute, weights)
+    trained = experiment.adapter.method == "full"
+    encoder = load_dual_encoder(experiment.model, compute, revision=experiment.revision, trained=trained)
     _take_fit(encoder, experiment)
     return encoder
 
@@ -73,12 +70,10 @@ def build_encoder(
     """The model from scratch, its tokenizer trained on ``texts``, or that of the run that wrote ``trained``."""
     assert isinstance(experiment.model, ScratchClip)
     encoder = build_clip(
-        texts if trained is None else _load(str(trained), None, compute, torch.float32).tokenizer,
+        texts if trained is None else load_dual_encoder(str(trained), compute, trained=True).tokenizer,
+        experiment.model,
+        compute,
         seed=experiment.seed,
-        device=compute.device,
-        dtype=compute.dtype,
-        attention=compute.attention,
-        **experiment.model.model_dump(exclude={"scratch"}),
     )
     _take_fit(encoder, experiment)
     return encoder
@@ -216,7 +211,7 @@ def load_adapted(
         DataError: a file is missing or damaged.
     """
     if experiment.adapter.method == "full":
-        return _load(str(folder), None, compute, torch.float32), None
+        return load_dual_encoder(str(folder), compute, trained=True), None
     if experiment.adapter.method == "prefix":
         beside = _read_beside(folder / SCALARS_FILE, encoder.model, extra_parameters(encoder, experiment.adapter))
         prefix = load_prefix(encoder.model, TEXT_TOWER, folder)
@@ -271,14 +266,3 @@ class Blend:
             self._adapter.set_scale(scale)
         for parameter, before, after in self._ways:
             parameter.data.copy_(torch.lerp(before.to(after.dtype), after, scale))
-
-
-def _load(name: str, revision: str | None, compute: Compute, weights: torch.dtype) -> DualEncoder:
-    return load_dual_encoder(
-        name,
-        revision=revision,
-        device=compute.device,
-        dtype=compute.dtype,
-        weights=weights,
-        attention=compute.attention,
-    )

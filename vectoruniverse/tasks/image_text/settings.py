@@ -17,31 +17,7 @@ from vectoruniverse.config.sections import (
     Share,
     SplitConfig,
 )
-
-
-class ScratchClip(Section):
-    """A CLIP with random weights and a byte-pair tokenizer trained on the training texts."""
-
-    scratch: Literal["clip"] = Field(description="Architecture to build with random weights.")
-    image_size: int = Field(64, ge=16, le=1024, description="Side of the square input picture, pixels.")
-    patch_size: int = Field(8, ge=1, le=1024, description="Side of a patch, pixels; must divide image_size.")
-    width: int = Field(192, ge=16, le=16_384, description="Hidden width of both towers.")
-    heads: int = Field(3, ge=1, le=1_024, description="Attention heads; must divide width.")
-    vision_layers: int = Field(4, ge=1, le=256, description="Layers of the image tower.")
-    text_layers: int = Field(3, ge=1, le=256, description="Layers of the text tower.")
-    projection_dim: int = Field(128, ge=1, le=16_384, description="Width of the shared embedding.")
-    vocab_size: int = Field(
-        2048, ge=520, le=1_000_000, description="Size of the byte-pair vocabulary (512 bytes, merges, 2 marks)."
-    )
-    max_text_tokens: int = Field(32, ge=4, le=8_192, description="Longest text in tokens, marks included.")
-
-    @model_validator(mode="after")
-    def _divides(self) -> ScratchClip:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
-        if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
-        return self
+from vectoruniverse.models.sizes import ScratchClip
 
 
 class ColumnsConfig(Section):

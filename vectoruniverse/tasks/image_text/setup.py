@@ -226,7 +226,7 @@ def build_pairs(
             data.pictures,
             data.positions[part],
             [row_key(data.rows[i].id) for i in part],
-            [tokenized.ids[i] for i in part],
+            tokenized.select(part),
             items.select(part),
             None if labels is None else LabelTexts(labels.names, labels.tokens, labels.of_row[part]),
         )
@@ -245,7 +245,7 @@ def build_task(experiment: ImageTextExperiment, encoder: DualEncoder, pairs: Map
         views=experiment.views.count,
         text_is_random=draws_dropout(
             encoder.model.get_submodule(TEXT_TOWER),
-            encoder.model.config.text_config,  # type: ignore[union-attr]
+            encoder.model.config.text_config,
         ),
         seed=experiment.seed,
         recall_at=experiment.eval.recall_at,
@@ -266,7 +266,7 @@ def label_texts(rows: Sequence[Row], encoder: DualEncoder, template: str | None)
     of_row = torch.zeros(len(rows), len(names), dtype=torch.bool)
     for i, row in enumerate(rows):
         of_row[i, [column[label] for label in row.labels if label in column]] = True
-    return LabelTexts(names, encoder.tokenize([template.replace("{label}", name) for name in names]).ids, of_row)
+    return LabelTexts(names, encoder.tokenize([template.replace("{label}", name) for name in names]), of_row)
 
 
 def row_key(row_id: str) -> int:

@@ -5,8 +5,7 @@ Shapes: B batch, N rows of a split, S side of the stored picture, H side of the 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +19,7 @@ from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.retrieval import Embeddings, Labels, judge, judge_labels
 from vectoruniverse.losses.contrastive import ViewLoss
 from vectoruniverse.models.dual import DualEncoder
-from vectoruniverse.models.embedding import embed_squares, embed_tokens
+from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.training.task import StepLoss
 
 
@@ -36,7 +35,7 @@ class LabelTexts:
     """Label names (C), token ids of each label's text, and which row has which label, (N, C) bool."""
 
     names: Sequence[str]
-    tokens: Sequence[np.ndarray]
+    tokens: TokenizedTexts
     of_row: Tensor
 
 
@@ -56,7 +55,7 @@ class Pairs:
     pictures: PictureSource
     positions: np.ndarray
     keys: Sequence[int]
-    tokens: Sequence[np.ndarray]
+    tokens: TokenizedTexts
     items: PairItems
     labels: LabelTexts | None = None
 
@@ -147,9 +146,8 @@ class ImageTextTask:
         return list(encoder.encode_images(torch.cat(views)).chunk(self._views))
 
     def _text_views(self, rows: np.ndarray) -> list[Tensor]:
-        ids, mask = self.encoder.pad([self.train.tokens[row] for row in rows])
-        ids, mask = ids.to(self.encoder.device), mask.to(self.encoder.device)
-        return [self.encoder.encode_texts(ids, mask) for _ in range(2 if self._text_is_random else 1)]
+        batch = self.encoder.pad(self.train.tokens, rows)
+        return [self.encoder.encode_texts(batch) for _ in range(2 if self._text_is_random else 1)]
 
     def after_step(self) -> None:
         """Clamp a trained logit scale."""
@@ -157,32 +155,15 @@ class ImageTextTask:
 
     def embed(self, pairs: Pairs) -> Embeddings:
         """Unit vectors of every row, unaugmented and without dropout."""
-        with self._evaluating():
-            return Embeddings(self._embed_images(pairs), self._embed_texts(pairs.tokens))
 
-    def _embed_tokens(self, tokens: Sequence[np.ndarray]) -> Tensor:
-        with self._evaluating():
-            return self._embed_texts(tokens)
-
-    @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """No dropout and no gradients; the model's mode is put back afterwards."""
-        was_training = self.encoder.model.training
-        self.encoder.model.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            self.encoder.model.train(was_training)
-
-    def _embed_images(self, pairs: Pairs) -> Tensor:
         def take(part: slice) -> np.ndarray:
             return pairs.pictures.take(pairs.positions[part])
 
-        return embed_squares(self.encoder, take, len(pairs), batch_size=self._eval_batch)
+        images = self.encoder.embed_squares(take, len(pairs), batch_size=self._eval_batch)
+        return Embeddings(images, self._embed_texts(pairs.tokens))
 
-    def _embed_texts(self, tokens: Sequence[np.ndarray]) -> Tensor:
-        return embed_tokens(self.encoder, tokens, batch_size=self._eval_batch)
+    def _embed_texts(self, tokens: TokenizedTexts) -> Tensor:
+        return self.encoder.embed_texts(tokens, batch_size=self._eval_batch)
 
     def evaluate(self, split: str = "val") -> Evaluation:
         """Everything there is to say about the rows of a split: retrieval, labels and geometry."""
@@ -191,7 +172,7 @@ class ImageTextTask:
         retrieval = judge(embeddings, pairs.items, self._recall_at)
         if pairs.labels is None:
             return retrieval
-        labels = Labels(pairs.labels.names, self._embed_tokens(pairs.labels.tokens), pairs.labels.of_row)
+        labels = Labels(pairs.labels.names, self._embed_texts(pairs.labels.tokens), pairs.labels.of_row)
         by_label = judge_labels(embeddings, labels)
         return Evaluation(
             {**retrieval.metrics, **by_label.metrics},

@@ -18,24 +18,24 @@ from vectoruniverse.data.row_record import NamedRow, RowChoice
 from vectoruniverse.data.sentence_pairs import TokenizedDocuments, collect_documents
 from vectoruniverse.data.splits import Split
 from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.pretraining import (
     PretrainingBert,
-    build_bert_for_pretraining,
     load_bert_for_pretraining,
     parameter_counts,
     tokenize_sentences,
 )
+from vectoruniverse.models.scratch import build_bert_for_pretraining
+from vectoruniverse.models.sizes import ScratchBert
 from vectoruniverse.models.source import find_source
-from vectoruniverse.models.wordpiece import train_wordpiece
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.masked_lm.settings import CorpusData, MaskedLmExperiment
 from vectoruniverse.tasks.masked_lm.task import MaskedLmTask
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_encoders import text_targets
 from vectoruniverse.tasks.text_rows import tell_doubts
-from vectoruniverse.tasks.text_settings import ScratchBert
 from vectoruniverse.terminal import Display
-from vectoruniverse.training.device import Compute, choose_compute
+from vectoruniverse.training.device import choose_compute
 
 TABLES = (".csv", ".tsv")
 
@@ -149,35 +149,10 @@ def _load(experiment: MaskedLmExperiment, compute: Compute, data: Documents, tra
     """The named model, or one from scratch with a tokenizer of the training documents: learned, or as ``trained``."""
     sizes = experiment.model
     if isinstance(sizes, str):
-        return load_bert_for_pretraining(
-            sizes,
-            revision=experiment.revision,
-            seed=experiment.seed,
-            device=compute.device,
-            attention=compute.attention,
-        )
-    if trained is None:
-        texts = (sentence for document in data.sentences(data.split.train) for sentence in document)
-        tokenizer = train_wordpiece(
-            texts, sizes.vocab_size, lowercase=sizes.lowercase, max_tokens=sizes.max_text_tokens
-        )
-    else:
-        learned = load_bert_for_pretraining(
-            str(trained), revision=None, seed=0, device=compute.device, attention=compute.attention
-        )
-        tokenizer = learned.tokenizer
-    return build_bert_for_pretraining(
-        tokenizer,
-        seed=experiment.seed,
-        width=sizes.width,
-        layers=sizes.layers,
-        heads=sizes.heads,
-        intermediate=sizes.intermediate,
-        max_tokens=sizes.max_text_tokens,
-        dropout=sizes.dropout,
-        device=compute.device,
-        attention=compute.attention,
-    )
+        return load_bert_for_pretraining(sizes, compute, revision=experiment.revision, seed=experiment.seed)
+    texts = (sentence for document in data.sentences(data.split.train) for sentence in document)
+    learned = None if trained is None else load_bert_for_pretraining(str(trained), compute).tokenizer
+    return build_bert_for_pretraining(texts if learned is None else learned, sizes, compute, seed=experiment.seed)
 
 
 def build_task(experiment: MaskedLmExperiment, bert: PretrainingBert, shared: MaskedLmShared) -> MaskedLmTask:
@@ -211,13 +186,7 @@ def prepare(experiment: MaskedLmExperiment, shared: MaskedLmShared, trained: Pat
     if config.method == "full" and trained is None:
         train_everything(bert.model)
     elif config.method == "full":
-        bert = load_bert_for_pretraining(
-            str(trained),
-            revision=None,
-            seed=experiment.seed,
-            device=shared.compute.device,
-            attention=shared.compute.attention,
-        )
+        bert = load_bert_for_pretraining(str(trained), shared.compute, seed=experiment.seed)
     else:
         adapters[""] = (
             load_lora(bert.model, trained)

@@ -140,7 +140,7 @@ def judge_encoders(experiment: TextPairsExperiment, *, split: str, display: Disp
         if config is None:
             encoder = load_encoder(experiment, compute, data.train_texts)
         else:
-            encoder = load_named(config, compute, weights=compute.dtype, seed=experiment.seed)
+            encoder = load_named(config, compute, seed=experiment.seed)
         found[name] = build_task(experiment, encoder, tokenize_pairs(encoder, data, display)).evaluate(split)
     part = getattr(data.split, split)
     first, second = ([data.column(side)[i] for i in part] for side in SIDES)

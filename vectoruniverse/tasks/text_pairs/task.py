@@ -18,8 +18,8 @@ from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.retrieval import judge_sides
 from vectoruniverse.losses.contrastive import ViewLoss
 from vectoruniverse.metrics.pair_scores import pair_scores
+from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.models.text import TextEncoder
-from vectoruniverse.models.tokens import TokenizedTexts
 from vectoruniverse.training.task import StepLoss
 
 SIDES = ("first", "second")
@@ -100,7 +100,7 @@ class TextPairsTask:
     def passes(self, tokens: TokenizedTexts, rows: np.ndarray, *, count: int) -> list[Tensor]:
         """Unit vectors (B, D) of as many passes, each with dropout of its own."""
         batch = self.encoder.pad(tokens, rows)
-        return [normalize(self.encoder.encode(batch), dim=1) for _ in range(count)]
+        return [normalize(self.encoder.encode_texts(batch), dim=1) for _ in range(count)]
 
     def after_step(self) -> None:
         """Nothing that is trained here has bounds."""
@@ -108,7 +108,7 @@ class TextPairsTask:
     def embed(self, pairs: TextPairs) -> dict[str, Tensor]:
         """Unit vectors of ``first`` and ``second``, both (N, D) float32 on the CPU, without dropout."""
         return {
-            side: normalize(self.encoder.embed(tokens, batch_size=self._eval_batch), dim=1)
+            side: normalize(self.encoder.embed_texts(tokens, batch_size=self._eval_batch), dim=1)
             for side, tokens in zip(SIDES, (pairs.first, pairs.second), strict=True)
         }
 

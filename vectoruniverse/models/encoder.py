@@ -1,0 +1,193 @@
+"""The one way of texts to vectors: token ids, padded batches, and vectors of all rows batch by batch.
+
+Shapes: N rows, B batch, L tokens, E width of a vector.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vectoruniverse.models.compute import Compute
+from vectoruniverse.models.load import check_vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedTexts:
+    """Token ids of N texts, or of N pairs of texts, unpadded.
+
+    Attributes:
+        ids: one int64 array of token ids per row, marks such as ``[CLS]`` and ``[SEP]`` included.
+        segments: one int64 array per row, as long as its ids: 0 for the first text and its marks, 1 for the second.
+        truncated: positions of the rows that were longer than the model reads and were cut, ascending.
+    """
+
+    ids: list[np.ndarray]
+    segments: list[np.ndarray]
+    truncated: list[int]
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.ids)
+
+    def select(self, rows: np.ndarray) -> TokenizedTexts:
+        """These rows, in this order."""
+        cut = set(self.truncated)
+        return TokenizedTexts(
+            [self.ids[i] for i in rows],
+            [self.segments[i] for i in rows],
+            [place for place, i in enumerate(rows) if int(i) in cut],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """Rows padded on the right, each field (B, L) int64.
+
+    Attributes:
+        ids: token ids, the padding token's behind the end of a row.
+        mask: 1 where there is a token, 0 where there is padding.
+        segments: 0 for the first text and for padding, 1 for the second text.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    segments: Tensor
+
+
+class TextReader:
+    """A model's tokenizer, and what the model can read of its tokens.
+
+    Attributes:
+        tokenizer: of transformers.
+        name: how the user named the model.
+        max_tokens: longest row in tokens, marks included.
+        vocabulary: how many tokens the model has vectors for.
+        pads_to_end: whether every row is padded to ``max_tokens`` and read without a mask, as SigLIP was trained.
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, name: str, max_tokens: int, vocabulary: int, pads_to_end: bool = False
+    ) -> None:
+        self.tokenizer, self.name, self.max_tokens = tokenizer, name, max_tokens
+        self.vocabulary, self.pads_to_end = vocabulary, pads_to_end
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Token ids of every text; special tokens written out in a text are read as plain characters."""
+        return self._tokenized([list(texts)])
+
+    def tokenize_pairs(self, first: Sequence[str], second: Sequence[str]) -> TokenizedTexts:
+        """Token ids of pairs, ``[CLS] a [SEP] b [SEP]`` in BERT's case; of a long pair the longer text is cut first."""
+        if len(first) != len(second):
+            raise ValueError(f"{len(first)} first texts and {len(second)} second ones are no pairs")
+        return self._tokenized([list(first), list(second)])
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Length of each text in tokens, marks included, nothing cut."""
+        return [len(row) for row in self._rows([list(texts)])["input_ids"]]
+
+    def pad(self, tokens: TokenizedTexts, rows: Sequence[int] | np.ndarray) -> TextBatch:
+        """The chosen rows, B ≥ 1, on the CPU; L is the longest of them, or ``max_tokens`` with ``pads_to_end``."""
+        length = self.max_tokens if self.pads_to_end else max(len(tokens.ids[i]) for i in rows)
+        ids = np.full((len(rows), length), self.tokenizer.pad_token_id, dtype=np.int64)
+        mask, segments = np.zeros_like(ids), np.zeros_like(ids)
+        for at, i in enumerate(rows):
+            end = len(tokens.ids[i])
+            ids[at, :end], mask[at, :end], segments[at, :end] = tokens.ids[i], 1, tokens.segments[i]
+        return TextBatch(*map(torch.from_numpy, (ids, mask, segments)))
+
+    def _tokenized(self, columns: list[list[str]]) -> TokenizedTexts:
+        if not columns[0]:
+            return TokenizedTexts([], [], [])
+        rows = self._rows(columns)
+        ids, segments = rows["input_ids"], rows["token_type_ids"]
+        long = [i for i, row in enumerate(ids) if len(row) > self.max_tokens]
+        if long:
+            texts = [[column[i] for i in long] for column in columns]
+            cut = self._rows(texts, truncation="longest_first", max_length=self.max_tokens)
+            for i, row, segment in zip(long, cut["input_ids"], cut["token_type_ids"], strict=True):
+                ids[i], segments[i] = row, segment
+        tokens = TokenizedTexts(_as_arrays(ids), _as_arrays(segments), long)
+        check_vocabulary(self.name, max(int(row.max(initial=0)) for row in tokens.ids), self.vocabulary)
+        return tokens
+
+    def _rows(self, columns: list[list[str]], truncation: str | bool = False, max_length: int | None = None) -> Any:
+        return self.tokenizer(
+            *columns,
+            truncation=truncation,
+            max_length=max_length,
+            padding=False,
+            split_special_tokens=True,
+            return_token_type_ids=True,
+            verbose=False,
+        )
+
+
+class Encoder(TextReader, ABC):
+    """A model that turns texts, and perhaps pictures, into vectors.
+
+    Attributes:
+        module: everything with weights; what adapters are put on.
+        compute: where and in which format it computes.
+        commit: commit of the hub repository it came from, where known.
+    """
+
+    def __init__(self, module: nn.Module, reader: TextReader, *, compute: Compute, commit: str | None) -> None:
+        super().__init__(**vars(reader))
+        self.module: Any = module
+        self.compute, self.commit = compute, commit
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.module.parameters()).device
+        return device
+
+    def pad(self, tokens: TokenizedTexts, rows: Sequence[int] | np.ndarray) -> TextBatch:
+        """As ``TextReader.pad``, on this encoder's device."""
+        batch = super().pad(tokens, rows)
+        return TextBatch(*(each.to(self.device) for each in (batch.ids, batch.mask, batch.segments)))
+
+    @abstractmethod
+    def encode_texts(self, batch: TextBatch) -> Tensor:
+        """Vectors of a batch, float32 (B, E), with gradients."""
+
+    def embed_texts(self, tokens: TokenizedTexts, *, batch_size: int) -> Tensor:
+        """Vectors of all rows, (N, E) float32 on the CPU, without dropout and without gradients.
+
+        Rows of similar length share a batch, so that little of it is padding.
+        """
+        if not len(tokens):
+            return self.embed_texts(self.tokenize([""]), batch_size=batch_size)[:0]
+        order = np.argsort([len(row) for row in tokens.ids], kind="stable")
+        embedded = self._in_batches(
+            lambda part: self.encode_texts(self.pad(tokens, order[part])), len(tokens), batch_size
+        )
+        return torch.empty_like(embedded).index_copy_(0, torch.from_numpy(order), embedded)
+
+    def _in_batches(self, encode: Any, count: int, batch_size: int) -> Tensor:
+        """What ``encode`` makes of each slice of ``count`` ≥ 1 rows, one below the other, on the CPU."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size} is below 1")
+        with self._evaluating(), torch.no_grad():
+            return torch.cat([encode(slice(i, i + batch_size)).cpu() for i in range(0, count, batch_size)])
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.module.training
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train(training)
+
+
+def _as_arrays(rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    return [np.asarray(row, dtype=np.int64) for row in rows]
