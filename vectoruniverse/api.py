@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vectoruniverse.adapters.lora import LoraAdapter
-from vectoruniverse.adapters.prefix import PrefixAdapter
+from vectoruniverse.adapters.base import Adapter
+from vectoruniverse.adapters.methods import put_on
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.decoding import (
     PictureError,
@@ -31,18 +31,18 @@ from vectoruniverse.data.decoding import (
 from vectoruniverse.data.text_table import open_table, text_rows
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.compute import Compute
-from vectoruniverse.models.dual import DualEncoder, load_dual_encoder
+from vectoruniverse.models.dual import DualEncoder
 from vectoruniverse.models.heads import TextClassifier
+from vectoruniverse.models.text import TextEncoder
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import default_runs_dir, find_trained_run
 from vectoruniverse.tasks.classification import setup as classification
 from vectoruniverse.tasks.classification.predictions import Predictions
 from vectoruniverse.tasks.classification.settings import ClassificationExperiment
 from vectoruniverse.tasks.identity import run_experiment
-from vectoruniverse.tasks.image_text.model import load_adapted, load_encoder, picture_recipe
+from vectoruniverse.tasks.image_text.model import adapter_host, load_encoder, load_whole, picture_recipe
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import as_image_text
-from vectoruniverse.tasks.text_encoders import Adapted
 from vectoruniverse.tasks.text_rows import tell_doubts
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import choose_compute
@@ -74,7 +74,7 @@ class LoadedRun:
         run: Run,
         experiment: ImageTextExperiment,
         encoder: DualEncoder,
-        adapter: LoraAdapter | PrefixAdapter | None,
+        adapter: Adapter | None,
         compute: Compute,
     ) -> None:
         """Bind a model to the run that it belongs to; see ``load_run``."""
@@ -149,13 +149,13 @@ class LoadedClassifier:
         self,
         run: Run,
         experiment: ClassificationExperiment,
-        adapted: Adapted,
+        encoder: TextEncoder,
         model: TextClassifier,
         names: tuple[str, ...],
     ) -> None:
         """Bind a model to the run that it belongs to; see ``load_classifier``."""
         self.run, self.experiment, self.model, self.names = run, experiment, model, names
-        self._adapted = adapted
+        self._encoder = encoder
         model.eval()
 
     def predict(
@@ -173,8 +173,8 @@ class LoadedClassifier:
             raise TypeError(f"predict takes {len(roles)} sequence{'s' * (len(roles) > 1)} of texts: {', '.join(roles)}")
         if not texts[0]:
             return np.zeros((0, len(self.names)), dtype=np.float32)
-        encoder, columns = next(iter(self._adapted.encoders.values())), dict(zip(roles, texts, strict=True))
-        inputs = classification.tokenize(self.experiment, encoder, columns, display or Display(quiet=True))
+        columns = dict(zip(roles, texts, strict=True))
+        inputs = classification.tokenize(self.experiment, self._encoder, columns, display or Display(quiet=True))
         found: NDArray[np.float32] = self.model.predict(inputs, batch_size=batch_size).numpy()
         return found
 
@@ -218,12 +218,12 @@ def load_run(
         said = f"is of task {experiment.task}; only runs of task image_text can be loaded so, or exported"
         raise ConfigError(said, file=run.path, key="task")
     compute = choose_compute(device, precision)
-    if experiment.adapter.method == "full":
-        encoder = load_dual_encoder(str(run.adapter.absolute()), compute, trained=True)
-        return LoadedRun(run, experiment, encoder, None, compute)
-    base = load_encoder(experiment, compute)
-    assert base is not None, "the config refuses LoRA on a model from scratch"
-    encoder, adapter = load_adapted(experiment, base, compute, run.adapter)
+    if experiment.adapter.trains_everything:  # what is saved needs no base, which may be gone
+        return LoadedRun(run, experiment, load_whole(run.adapter.absolute(), compute), None, compute)
+    encoder = load_encoder(experiment, compute)
+    assert encoder is not None, "the config refuses an adapter on a model from scratch"
+    host = adapter_host(encoder, experiment.adapter, compute)
+    adapter = put_on(host, experiment.adapter, experiment.seed, trained=run.adapter)
     return LoadedRun(run, experiment, encoder, adapter, compute)
 
 
@@ -245,8 +245,8 @@ def load_classifier(
     if not isinstance(experiment, ClassificationExperiment):
         raise ConfigError(f"{run.name} is of task {experiment.task}, which has no classes to predict")
     compute = choose_compute(device, precision)
-    adapted, model, names = classification.load_classifier(experiment, None, compute, run.adapter.absolute())
-    return LoadedClassifier(run, experiment, adapted, model, names)
+    encoder, model, names = classification.load_classifier(experiment, compute, run.adapter.absolute())
+    return LoadedClassifier(run, experiment, encoder, model, names)
 
 
 def _find(reference: str | os.PathLike[str], runs_dir: str | os.PathLike[str] | None) -> tuple[Run, Experiment]:

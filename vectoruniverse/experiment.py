@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from vectoruniverse.adapters.apply import ParameterCount, parameter_table
-from vectoruniverse.adapters.lora import LoraAdapter, lora_plus_groups
+from vectoruniverse.adapters.lora import lora_plus_groups
+from vectoruniverse.adapters.methods import lora_layers
 from vectoruniverse.config.loading import dump_experiment, file_fingerprint
 from vectoruniverse.config.places import place_key, place_of, with_place
 from vectoruniverse.config.sections import Experiment
@@ -393,8 +394,9 @@ def _build_trainer(prepared: Prepared, task: Task, observer: Observer, total: in
     experiment = prepared.experiment
     groups = parameter_groups(task.trained().items(), task.modules(), experiment.train.weight_decay)
     if experiment.adapter.lora_plus_ratio is not None:
-        adapters = [adapter for adapter in prepared.adapters.values() if isinstance(adapter, LoraAdapter)]
-        groups = lora_plus_groups(adapters, groups, ratio=experiment.adapter.lora_plus_ratio)
+        groups = lora_plus_groups(
+            lora_layers(prepared.adapters.values()), groups, ratio=experiment.adapter.lora_plus_ratio
+        )
     return Trainer(
         task,
         adamw(groups, fused=prepared.compute.device.type == "cuda"),

@@ -8,9 +8,10 @@ import yaml
 from safetensors.torch import save
 
 from tests.models.models import save_clip
+from vectoruniverse.adapters.methods import put_on
 from vectoruniverse.errors import DataError
 from vectoruniverse.tasks.experiments import load_experiment
-from vectoruniverse.tasks.image_text.model import adapt_lora, load_adapted, load_encoder, save_adapted
+from vectoruniverse.tasks.image_text.model import adapter_host, load_encoder
 from vectoruniverse.training.device import choose_compute
 
 
@@ -33,12 +34,13 @@ def test_damaged_scalars_are_told_by_their_file_and_the_model_stays_as_it_was(da
     experiment, compute = load_experiment(config), choose_compute("cpu", "fp32")
     encoder = load_encoder(experiment, compute)
     assert encoder is not None
-    lora = adapt_lora(encoder, experiment.adapter, seed=0)
-    save_adapted(encoder, lora, experiment.adapter, tmp_path / "adapter")
+    host = adapter_host(encoder, experiment.adapter, compute)
+    lora = put_on(host, experiment.adapter, seed=0)
+    lora.save(tmp_path / "adapter")
     lora.remove()
     names = [name for name, _ in encoder.model.named_parameters()]
     (tmp_path / "adapter" / "logit_scalars.safetensors").write_bytes(damaged)
     with pytest.raises(DataError, match=r"adapter/logit_scalars\.safetensors: ") as caught:
-        load_adapted(experiment, encoder, compute, tmp_path / "adapter")
+        put_on(host, experiment.adapter, seed=0, trained=tmp_path / "adapter")
     assert caught.value.remedy
     assert [name for name, _ in encoder.model.named_parameters()] == names

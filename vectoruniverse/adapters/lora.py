@@ -26,7 +26,6 @@ __all__ = [
     "LoraAdapter",
     "LoraLinear",
     "check_tensor",
-    "highest_rank",
     "lora_plus_groups",
     "refuse_adapted",
 ]
@@ -193,6 +192,22 @@ class LoraAdapter:
         for key, value in state.items():
             own[key].copy_(value)
 
+    def replace(self, state: Mapping[str, Tensor], *, rank: int, alpha: float) -> None:
+        """Put plain LoRA of another rank on the same layers in place of this one; what ``overwrite`` gave stays.
+
+        Args:
+            state: tensors under the keys of ``state_dict``, each lora_A (R, I) and lora_B (O, R).
+            rank: R of every layer.
+            alpha: numerator of the scale.
+        """
+        self._refuse_merged("replace")
+        self.rank, self.alpha, self.dropout, self.rank_stabilized = rank, alpha, 0.0, False
+        self.dora, self.initialisation = False, "kaiming"
+        for path, layer in self.layers.items():
+            self.layers[path] = LoraLinear(layer.base, rank=rank, alpha=alpha, generator=torch.Generator())
+            _place(self.model, path, self.layers[path])
+        self.load_state_dict(state)
+
     def _refuse_merged(self, name: str) -> None:
         if any(layer.merged for layer in self.layers.values()):
             raise RuntimeError(f"the adapter is merged: call unmerge() before {name}")
@@ -269,8 +284,3 @@ def refuse_adapted(model: nn.Module) -> None:
         raise RuntimeError("the model already holds a LoRA adapter: call its remove() first")
     if any(isinstance(module, Prefix) for module in model.modules()):
         raise RuntimeError("the model already holds a prefix: call its remove() first")
-
-
-def highest_rank(adapters: Iterable[object]) -> int | None:
-    """The highest rank among those of the adapters that are LoRA; None where none is."""
-    return max((adapter.rank for adapter in adapters if isinstance(adapter, LoraAdapter)), default=None)

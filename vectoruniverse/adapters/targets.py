@@ -16,6 +16,9 @@ from torch import nn
 from vectoruniverse.adapters.linear_layers import SLICES, is_linear, why_not_fused
 from vectoruniverse.errors import ConfigError
 
+ATTENTION = "attention"
+"""Stands for the attention projections of the model's family."""
+
 
 @dataclass(frozen=True)
 class TowerTargets:
@@ -36,6 +39,15 @@ class TowerTargets:
     key: str
     layers_to_transform: tuple[int, ...] | None = None
     blocks_key: str | None = None
+
+
+def tower_targets(
+    tower: str, layers: Sequence[str], blocks: Sequence[int] | None, own: Sequence[str], *, keys: tuple[str, str]
+) -> TowerTargets:
+    """The layers to adapt in one tower; the word ``attention`` stands for ``own``, those of the model's family."""
+    named = [*(own if ATTENTION in layers else ()), *(layer for layer in layers if layer != ATTENTION)]
+    only = None if blocks is None else tuple(blocks)
+    return TowerTargets(tower, tuple(dict.fromkeys(named)), keys[0], layers_to_transform=only, blocks_key=keys[1])
 
 
 def resolve(model: nn.Module, targets: Sequence[TowerTargets]) -> dict[str, tuple[str, ...]]:

@@ -197,6 +197,21 @@ class AdapterSettings(Section):
     )
 
     @property
+    def trains_everything(self) -> bool:
+        """Whether what is saved is a whole model, which needs no base."""
+        return self.method == "full"
+
+    @property
+    def has_rank(self) -> bool:
+        """Whether what is trained is a low-rank update."""
+        return self.method == "lora"
+
+    @property
+    def reserved_positions(self) -> int:
+        """Positions of tokens that are taken up, so that texts are cut so much earlier where a model counts them."""
+        return self.prefix_length if self.method == "prefix" else 0
+
+    @property
     def starts_as_base(self) -> bool:
         """Whether the model is its base before the first step: a new LoRA adds nothing, a new prefix does."""
         return self.method != "prefix" and self.init_from is None

@@ -12,7 +12,6 @@ from vectoruniverse.export.formats import Transformers
 from vectoruniverse.models.source import BUILT_IN
 from vectoruniverse.report.tables import comparison_rows, drawn_over, markdown_table
 from vectoruniverse.runs.records import EvaluationRecord
-from vectoruniverse.tasks.results import method_words
 
 COLUMNS = ("metric", "base", "adapted", "change [95 % interval]")
 
@@ -66,7 +65,7 @@ def _front_matter(loaded: LoadedRun, form: Transformers) -> str:
 
 def _facts(loaded: LoadedRun) -> dict[str, str]:
     experiment, encoder = loaded.experiment, loaded.encoder
-    record, model, adapter = loaded.run.read_evaluation(), experiment.model, experiment.adapter
+    record, model, adapter = loaded.run.read_evaluation(), experiment.model, loaded.adapter
     if not isinstance(model, str):
         base = "random weights"
     else:
@@ -77,7 +76,7 @@ def _facts(loaded: LoadedRun) -> dict[str, str]:
     return {
         "base model": base,
         "data": f"`{Path(experiment.data.root).name}`" + (f", fingerprint `{fingerprint}`" if known else ""),
-        "trained": "every parameter" if adapter.method == "full" else method_words(adapter, [loaded.adapter]),
+        "trained": "every parameter" if adapter is None else adapter.words,
         "loss": experiment.loss.name,
         "pictures": f"{encoder.picture.size} x {encoder.picture.size} pixels, {loaded.recipe.fit}",
         "texts": f"up to {encoder.max_tokens} tokens, from the template `{experiment.data.text}`",

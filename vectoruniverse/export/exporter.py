@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vectoruniverse.adapters.prefix import PrefixAdapter
 from vectoruniverse.api import LoadedRun, load_run
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.export.card import hub_name, write_card
@@ -57,9 +56,9 @@ def export_run(
     loaded = load_run(reference, runs_dir=runs_dir, device="cpu", precision="fp32")
     if repo is not None:
         _refuse_base_that_stays_here(loaded, form)
-    if isinstance(loaded.adapter, PrefixAdapter):
+    if loaded.adapter is not None and not loaded.adapter.mergeable:
         raise ConfigError(
-            "a prefix cannot be merged into weights, so there is no model to export",
+            f"a {loaded.adapter.words} cannot be merged into weights, so there is no model to export",
             remedy=f"use it as it stands: {loaded.run.adapter} is in peft's format, and load_run reads the run",
         )
     folder = out or loaded.run.path / "export" / form.name

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from vectoruniverse.adapters.lora import LoraAdapter
 from vectoruniverse.api import LoadedRun
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.export.check import Probe, Vectors
@@ -224,10 +223,7 @@ def merged_model(loaded: LoadedRun) -> Any:
     """The run's model with the update added to its weights and no layer of ours left in it; in place."""
     model = loaded.encoder.model
     if loaded.adapter is not None:
-        assert isinstance(loaded.adapter, LoraAdapter), "a prefix was refused before"
         loaded.adapter.merge()
-        for path, layer in loaded.adapter.layers.items():
-            model.set_submodule(path, layer.base)
     return model
 
 

@@ -7,8 +7,7 @@ from dataclasses import asdict
 
 import torch
 
-from vectoruniverse.adapters.base_weights import BaseWeights
-from vectoruniverse.adapters.lora import LoraAdapter
+from vectoruniverse.adapters.methods import put_on
 from vectoruniverse.adapters.svd import effective_rank, singular_values, tower_spectra, truncate
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.bootstrap import bootstrap_mean, paired_bootstrap
@@ -20,7 +19,7 @@ from vectoruniverse.sweep.findings import Finished, rounded
 from vectoruniverse.sweep.grid import RANK
 from vectoruniverse.sweep.sharing import Bases
 from vectoruniverse.tasks.identity import run_experiment
-from vectoruniverse.tasks.image_text.model import extra_parameters, load_adapted, trained_in_place
+from vectoruniverse.tasks.image_text.model import adapter_host
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_task
 
@@ -59,24 +58,20 @@ def analyse_adapter(run: Run, bases: Bases, trained: dict[int, Run], ranks: Sequ
     experiment = run_experiment(run)
     shared = bases.of(experiment)
     assert isinstance(experiment, ImageTextExperiment) and isinstance(shared, ImageTextShared)
-    before = BaseWeights(shared.encoder.model, trained_in_place(shared.encoder, experiment.adapter))
-    encoder, adapter = load_adapted(experiment, shared.encoder, shared.compute, run.adapter)
-    assert isinstance(adapter, LoraAdapter), "only LoRA has a rank"
+    host = adapter_host(shared.encoder, experiment.adapter, shared.compute)
+    adapter = put_on(host, experiment.adapter, experiment.seed, trained=run.adapter)
+    layers = adapter.low_rank
+    assert layers is not None, "only LoRA has a rank"
     try:
-        values, paths, own_rank = singular_values(adapter), list(adapter.layers), adapter.rank
-        cuts = [truncate(adapter, rank) for rank in ranks]
-        live = dict(encoder.model.named_parameters())
-        extra = {name: live[name].detach().clone() for name in extra_parameters(encoder, experiment.adapter)}
-        task, metric = build_task(experiment, encoder, shared.pairs), experiment.eval.monitor
+        values, own_rank = singular_values(layers), layers.rank
+        cuts = [truncate(layers, rank) for rank in ranks]
+        task, metric = build_task(experiment, shared.encoder, shared.pairs), experiment.eval.monitor
         truncated = []
         for cut in cuts:
-            adapter.remove()
-            adapter = LoraAdapter(encoder.model, paths, rank=cut.rank, alpha=cut.alpha)
-            adapter.load_state_dict(cut.state)
-            adapter.overwrite(extra)
+            layers.replace(cut.state, rank=cut.rank, alpha=cut.alpha)
             truncated.append(_beside_trained(task.evaluate(), cut.rank, metric, run, trained.get(cut.rank)))
     finally:
-        before.restore([adapter])
+        adapter.remove()
     spectra = tower_spectra(values, (VISION_TOWER, TEXT_TOWER))
     return AdapterRecord(
         run=run.name,

@@ -68,7 +68,7 @@ def finished_facts(run: Run, metric: str) -> dict[str, Any]:
 
 def _lora_of(run: Run, config: AdapterSettings) -> tuple[int | None, float | None, bool]:
     """Rank, alpha, and whether the rank's root divides it: of the saved adapter where ``init_from`` brought them."""
-    if config.method != "lora":
+    if not config.has_rank:
         return None, None, False
     if config.init_from is None:
         return config.rank, config.alpha or float(config.rank), config.rank_stabilized

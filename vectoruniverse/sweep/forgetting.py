@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vectoruniverse.adapters.base_weights import BaseWeights
-from vectoruniverse.adapters.prefix import PrefixAdapter
+from vectoruniverse.adapters.methods import METHODS, put_on
 from vectoruniverse.config.sections import Experiment, SplitConfig
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import ConfigError, UserError
@@ -26,7 +25,7 @@ from vectoruniverse.sweep.sharing import Bases
 from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.data import ImageTextData, decode, group_by
 from vectoruniverse.tasks.image_text.metadata import read_rows
-from vectoruniverse.tasks.image_text.model import Blend, load_adapted, picture_recipe, trained_in_place
+from vectoruniverse.tasks.image_text.model import adapter_host, picture_recipe
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_pairs, build_task
 from vectoruniverse.tasks.image_text.task import ImageTextTask
@@ -97,32 +96,27 @@ def forgetting_curve(
         ConfigError: no row is left that the experiment does not itself use, or either side is a single group of rows,
             of which no interval can be told.
     """
-    if experiment.adapter.method == "prefix":
+    if not METHODS[experiment.adapter.method].mergeable:
         raise ConfigError(
             "a prefix has no scale between base and adapted model", key="forgetting", remedy="leave it out"
         )
     old = known_rows(experiment, forgetting, shared, display)
     units = [data.units("val") for data in (shared.data, old)]
     _refuse_lone_group(units, old.grouped_by)
-    names = trained_in_place(shared.encoder, experiment.adapter)
-    before = BaseWeights(shared.encoder.model, names)
-    parameters = dict(shared.encoder.model.named_parameters())
-    base = {name: parameters[name].detach().clone() for name in names}
-    encoder, lora = load_adapted(experiment, shared.encoder, shared.compute, adapter)
-    assert not isinstance(lora, PrefixAdapter)
+    host = adapter_host(shared.encoder, experiment.adapter, shared.compute)
+    trained = put_on(host, experiment.adapter, experiment.seed, trained=adapter)
     try:
-        blend = Blend(base, encoder, lora)
-        known = build_pairs(encoder, old, experiment.eval.label_template, display)
-        tasks = [build_task(experiment, encoder, pairs) for pairs in (shared.pairs, known)]
+        known = build_pairs(shared.encoder, old, experiment.eval.label_template, display)
+        tasks = [build_task(experiment, shared.encoder, pairs) for pairs in (shared.pairs, known)]
         points = []
         for scale in sorted(set(forgetting.scales) | {0.0, 1.0}):
-            blend.move(scale)
+            trained.set_scale(scale)
             new, kept = (
                 _evaluated(task, experiment.eval.monitor, drawn) for task, drawn in zip(tasks, units, strict=True)
             )
             points.append((scale, new, kept))
     finally:
-        before.restore([lora] if lora else [])
+        trained.remove()
     curve = weigh(points)
     return ForgettingRecord(
         metric=experiment.eval.monitor,

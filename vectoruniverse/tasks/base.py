@@ -14,8 +14,7 @@ from typing import Protocol
 
 from torch import nn
 
-from vectoruniverse.adapters.lora import LoraAdapter
-from vectoruniverse.adapters.prefix import PrefixAdapter
+from vectoruniverse.adapters.base import Adapter
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.row_record import NamedRow, RowChoice
 from vectoruniverse.data.splits import Split
@@ -91,8 +90,7 @@ class Prepared(ABC):
         compute: where and in which format.
         data: rows and their division.
         model: everything with weights.
-        adapters: what was put on the model, by the part that it is on (empty where there is only one); none where every
-            parameter is trained.
+        adapters: what is trained on the model, by the part that it is on (empty where there is only one).
         task: what is learned and how it is judged.
         starts_as_base: whether the model is its base before the first step, as with a new LoRA, which adds nothing.
     """
@@ -101,7 +99,7 @@ class Prepared(ABC):
     compute: Compute
     data: Data
     model: nn.Module
-    adapters: Mapping[str, LoraAdapter | PrefixAdapter]
+    adapters: Mapping[str, Adapter]
     task: Task
     starts_as_base: bool
 
@@ -109,13 +107,20 @@ class Prepared(ABC):
         """Group of each row that the task judges; see ``Data.units``."""
         return self.data.units(split)
 
-    @abstractmethod
     def release(self) -> None:
         """Make what is shared the base again."""
+        for adapter in self.adapters.values():
+            adapter.remove()
 
-    @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write what was trained."""
+        """Write what was trained, part by part."""
+        for part, adapter in self.adapters.items():
+            adapter.save(folder / part)
+
+    @property
+    def library(self) -> str:
+        """The library that reads what was trained."""
+        return next(iter(self.adapters.values())).library
 
     @abstractmethod
     def base_model(self) -> str:
@@ -138,7 +143,7 @@ class Prepared(ABC):
     @property
     def tags(self) -> tuple[str, ...]:
         """What the model card is filed under; the library first."""
-        return ("peft" if self.adapters else "transformers", self.experiment.task, "vectoruniverse")
+        return (self.library, self.experiment.task, "vectoruniverse")
 
     def facts(self) -> dict[str, str]:
         """What model card and report tell of the task beside what is told of every run, in Markdown."""
@@ -156,6 +161,11 @@ class Prepared(ABC):
         """Figures, tables and retrievals that only this task has."""
         del comparison
         return Findings()
+
+    @property
+    def adapter_words(self) -> str:
+        """What is trained; of several LoRA, the one of the highest rank."""
+        return max(self.adapters.values(), key=lambda one: one.low_rank.rank if one.low_rank else 0).words
 
     def trained_parameters(self) -> int:
         """Number of parameters that are trained."""

@@ -99,7 +99,7 @@ def run_experiment(run: Run, settings: Sequence[str] = (), *, trained_model_only
             file=file,
             remedy="put the earlier config.yaml back, or train a new run: vu train --config FILE",
         )
-    if held is None or (trained_model_only and experiment.adapter.method == "full"):
+    if held is None or (trained_model_only and experiment.adapter.trains_everything):
         return experiment
     if held.commit is not None:
         return experiment.model_copy(update={"revision": held.commit})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,10 +12,10 @@ import transformers
 from safetensors.numpy import save_file
 
 from vectoruniverse import __version__
-from vectoruniverse.adapters.lora import LoraAdapter, highest_rank
+from vectoruniverse.adapters.methods import lora_layers
 from vectoruniverse.adapters.svd import singular_values, tower_spectra
 from vectoruniverse.config.loading import dump_experiment, fingerprint
-from vectoruniverse.config.sections import AdapterSettings, Experiment
+from vectoruniverse.config.sections import Experiment
 from vectoruniverse.evaluation.comparison import Comparison, EvaluatedOn, compare_rows, evaluation_record
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.catalogue import describe
@@ -154,7 +154,7 @@ def track_results(trackers: Trackers, prepared: Prepared, outcome: Outcome, find
     source = DataSet(Path(data.source).name, data.fingerprint(), counts["training"] + counts["validation"])
     facts = {
         "method": experiment.adapter.method,
-        "rank": highest_rank(prepared.adapters.values()),
+        "rank": max((layers.rank for layers in lora_layers(prepared.adapters.values())), default=None),
         "base_model": prepared.base_model(),
         "data": data.fingerprint(),
         "best_epoch": outcome.best_epoch,
@@ -179,8 +179,8 @@ def adapter_spectra(prepared: Prepared) -> dict[str, dict[str, object]] | None:
     found = {
         "/".join(filter(None, (part, tower))) or "encoder": asdict(spectrum)
         for part, adapter in prepared.adapters.items()
-        if isinstance(adapter, LoraAdapter)
-        for tower, spectrum in tower_spectra(singular_values(adapter), prepared.towers).items()
+        if adapter.low_rank is not None
+        for tower, spectrum in tower_spectra(singular_values(adapter.low_rank), prepared.towers).items()
     }
     return found or None
 
@@ -205,13 +205,12 @@ def write_per_query(run: Run, prepared: Prepared, comparison: Comparison) -> Non
 def card_facts(prepared: Prepared, epoch: int | None, best_epoch: int | None, seconds: float | None) -> dict[str, str]:
     """What the model card and the report tell of a run; what is None is unknown."""
     experiment, data, counts = prepared.experiment, prepared.data, prepared.data.counts()
-    trained = method_words(experiment.adapter, prepared.adapters.values())
     facts = {
         "base model": prepared.base_model(),
         "data": f"`{data.source}`, fingerprint `{data.fingerprint()[:16]}`",
         "split": f"{counts['training']} training and {counts['validation']} held-out rows, {data.division()}",
         "set aside": counted(counts["set aside"], "row") if counts["set aside"] else "",
-        "trained": f"{trained}, {prepared.trained_parameters():,} parameters",
+        "trained": f"{prepared.adapter_words}, {prepared.trained_parameters():,} parameters",
         **prepared.facts(),
         "epoch": _epoch_words(epoch, best_epoch, experiment),
         "time": f"{'unknown' if seconds is None else f'{seconds:.0f} s'} on {prepared.compute}",
@@ -227,10 +226,3 @@ def _epoch_words(epoch: int | None, best_epoch: int | None, experiment: Experime
         return f"unknown, of {experiment.train.epochs}"
     kept = kept_words(epoch, best_epoch)
     return f"{epoch} of {experiment.train.epochs}, " + (kept or f"the best by {experiment.eval.monitor}")
-
-
-def method_words(config: AdapterSettings, adapters: Iterable[object]) -> str:
-    """What is trained; the rank is that of the adapters, which ``init_from`` may bring."""
-    if (rank := highest_rank(adapters)) is not None:
-        return f"LoRA of rank {rank}"
-    return f"prefix of {config.prefix_length}" if config.method == "prefix" else "everything"

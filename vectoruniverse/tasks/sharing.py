@@ -28,9 +28,8 @@ def sharing_key(experiment: Experiment) -> str:
         {
             **settings,
             "drawn from": experiment.seed if experiment.draws_base else None,
-            "trained in full": adapter.method == "full",
-            # a prefix takes positions of its own, so that texts are cut earlier
-            "prefix": adapter.prefix_length if adapter.method == "prefix" else None,
+            "trained in full": adapter.trains_everything,
+            "reserved positions": adapter.reserved_positions,
             "compute": [experiment.train.device, experiment.train.precision],
         },
         sort_keys=True,

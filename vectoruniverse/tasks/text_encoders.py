@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vectoruniverse.adapters.apply import TowerTargets, train_everything
-from vectoruniverse.adapters.base_weights import BaseWeights
-from vectoruniverse.adapters.build import ATTENTION, put_lora, tower_targets
+from vectoruniverse.adapters.base import Adapter, Host
 from vectoruniverse.adapters.families import attention_targets
-from vectoruniverse.adapters.lora import LoraAdapter
-from vectoruniverse.adapters.peft_format import load_lora, save_lora
-from vectoruniverse.adapters.prefix import PrefixAdapter, inject_prefix
-from vectoruniverse.adapters.prefix_format import load_prefix, save_prefix
+from vectoruniverse.adapters.methods import put_on
+from vectoruniverse.adapters.targets import ATTENTION, TowerTargets, tower_targets
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.scratch import build_bert, random_like
 from vectoruniverse.models.sizes import ScratchBert
 from vectoruniverse.models.source import find_source
 from vectoruniverse.models.text import TextEncoder, count_positions, load_text_encoder
 from vectoruniverse.tasks.text_settings import EncoderConfig, TextAdapterConfig, TextExperiment
-
-Adapters = dict[str, LoraAdapter | PrefixAdapter]
 
 
 def load_encoder(
@@ -46,9 +39,9 @@ def load_encoder(
         pooling = experiment.pooling or "mean"
         return build_bert(texts(), experiment.model, compute, seed=experiment.seed, pooling=pooling)
     named = EncoderConfig(model=experiment.model, revision=experiment.revision, pooling=experiment.pooling)
-    encoder = load_named(named, compute, trained=experiment.adapter.method == "full")
-    if experiment.adapter.method == "prefix":
-        room = count_positions(encoder.model) - experiment.adapter.prefix_length
+    encoder = load_named(named, compute, trained=experiment.adapter.trains_everything)
+    if reserved := experiment.adapter.reserved_positions:
+        room = count_positions(encoder.model) - reserved
         encoder.max_tokens = min(encoder.max_tokens, max(room, 1))
     return encoder
 
@@ -70,92 +63,39 @@ def twin(encoder: TextEncoder, seed: int | None) -> TextEncoder:
     return other
 
 
-@dataclass(frozen=True, slots=True)
-class Adapted:
-    """Encoders with what is trained on them.
-
-    Attributes:
-        encoders: by part of the model; the part is empty where there is only one.
-        adapters: what was put on each; none where everything is trained.
-        before: what makes them their bases again.
-    """
-
-    encoders: Mapping[str, TextEncoder]
-    adapters: Adapters
-    before: tuple[BaseWeights, ...]
-
-    def release(self) -> None:
-        """Make the encoders their bases again."""
-        for adapter in self.adapters.values():
-            adapter.remove()
-        for base in self.before:
-            base.restore([])
-
-    def save(self, folder: Path) -> None:
-        """Write what was trained: adapters in peft's format, all else as plain transformers loads it, part by part."""
-        for part, encoder in self.encoders.items():
-            adapter, place = self.adapters.get(part), folder / part
-            if isinstance(adapter, LoraAdapter):
-                save_lora(adapter, place, base_model=find_source(encoder.name), revision=encoder.commit)
-            elif isinstance(adapter, PrefixAdapter):
-                save_prefix(adapter, place, base_model=find_source(encoder.name), revision=encoder.commit)
-            else:
-                encoder.save(place)
+def put_adapters(
+    encoders: Mapping[str, TextEncoder], experiment: TextExperiment, compute: Compute, trained: Path | None = None
+) -> dict[str, Adapter]:
+    """An adapter on each encoder, by part: a new one, or the ``trained`` one of a run's folder."""
+    config, seed = experiment.adapter, experiment.seed
+    return {
+        part: put_on(
+            _host(encoder, experiment, compute),
+            config,
+            seed,
+            part=part,
+            trained=None if trained is None else trained / part,
+        )
+        for part, encoder in encoders.items()
+    }
 
 
-def adapt(encoders: Mapping[str, TextEncoder], config: TextAdapterConfig, seed: int) -> Adapted:
-    """Freeze the encoders and put an adapter on each, or open everything in them."""
-    before = remember(encoders, config)
-    adapters: Adapters = {}
-    for part, encoder in encoders.items():
-        if config.method == "full":
-            train_everything(encoder.module)
-            continue
-        encoder.module.requires_grad_(False)
-        if config.method == "lora":
-            adapters[part] = put_lora(encoder.model, [text_targets(encoder.model, "", config)], config, seed, part)
-        else:
-            adapters[part] = _prefix(encoder, config, seed)
-    return Adapted(encoders, adapters, before)
-
-
-def load_adapters(encoders: Mapping[str, TextEncoder], config: TextAdapterConfig, folder: Path) -> Adapted:
-    """The encoders as a run left them: saved adapters put on them; ``method: full`` has none to put on."""
-    before = remember(encoders, config)
-    adapters: Adapters = {}
-    for part, encoder in encoders.items():
-        if config.method == "lora":
-            adapters[part] = load_lora(encoder.model, folder / part)
-        elif config.method == "prefix":
-            adapters[part] = load_prefix(encoder.model, "", folder / part)
-    return Adapted(encoders, adapters, before)
+def _host(encoder: TextEncoder, experiment: TextExperiment, compute: Compute) -> Host:
+    return Host(
+        encoder.model,
+        encoder.module,
+        name=find_source(encoder.name),
+        revision=encoder.commit,
+        save=encoder.save,
+        load=lambda folder: load_trained(experiment, compute, folder).module.state_dict(),
+        targets=lambda: [text_targets(encoder.model, "", experiment.adapter)],
+    )
 
 
 def load_trained(experiment: TextExperiment, compute: Compute, folder: Path) -> TextEncoder:
-    """An encoder that ``method: full`` trained, from where ``Adapted.save`` wrote it."""
+    """An encoder that ``method: full`` trained, from where its run saved it."""
     config = EncoderConfig(model=str(folder), pooling=experiment.pooling)
     return load_named(config, compute, trained=True)
-
-
-def remember(encoders: Mapping[str, TextEncoder], config: TextAdapterConfig) -> tuple[BaseWeights, ...]:
-    """What makes encoders their bases again after training."""
-    return tuple(
-        BaseWeights(
-            encoder.module, [name for name, _ in encoder.module.named_parameters()] if config.method == "full" else ()
-        )
-        for encoder in encoders.values()
-    )
-
-
-def _prefix(encoder: TextEncoder, config: TextAdapterConfig, seed: int) -> PrefixAdapter:
-    return inject_prefix(
-        encoder.model,
-        "",
-        length=config.prefix_length,
-        projection=config.prefix_projection,
-        dropout=config.dropout,
-        seed=seed,
-    )
 
 
 def base_words(encoder: TextEncoder) -> str:

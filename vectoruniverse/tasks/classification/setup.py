@@ -37,15 +37,7 @@ from vectoruniverse.tasks.classification.settings import (
 )
 from vectoruniverse.tasks.classification.task import ClassificationTask, Examples
 from vectoruniverse.tasks.sharing import sharing_key
-from vectoruniverse.tasks.text_encoders import (
-    Adapted,
-    adapt,
-    base_words,
-    load_adapters,
-    load_encoder,
-    load_trained,
-    twin,
-)
+from vectoruniverse.tasks.text_encoders import base_words, load_encoder, load_trained, put_adapters, twin
 from vectoruniverse.tasks.text_rows import TextRows, read_text_rows, tell_truncated
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import choose_compute
@@ -164,50 +156,43 @@ def prepare(
 ) -> PreparedClassifier:
     """Adapter → head → task, on what is shared; ``release`` undoes it."""
     assert shared.key == sharing_key(experiment), "prepared on another base or other data"
-    if trained is None:
-        adapted = adapt(shared.encoders, experiment.adapter, experiment.seed)
-        model = build_model(experiment, adapted.encoders, len(shared.data.names))
-    else:
-        adapted, model, _ = load_classifier(experiment, shared.encoders, shared.compute, trained)
+    adapters = put_adapters(shared.encoders, experiment, shared.compute, trained)
+    model = build_model(experiment, shared.encoders, len(shared.data.names))
+    if trained is not None:
+        load_head(model, trained / HEAD_FILE)
     return PreparedClassifier(
         experiment,
         shared.compute,
         shared.data,
         model,
-        adapted.adapters,
+        adapters,
         build_task(experiment, model, shared.examples),
         starts_as_base=experiment.adapter.starts_as_base,
         base=base_words(next(iter(shared.encoders.values()))),
-        adapted=adapted,
     )
 
 
 def load_classifier(
-    experiment: ClassificationExperiment,
-    encoders: Mapping[str, TextEncoder] | None,
-    compute: Compute,
-    folder: Path,
-) -> tuple[Adapted, TextClassifier, tuple[str, ...]]:
-    """A classifier as a run left it, and the names of its classes.
+    experiment: ClassificationExperiment, compute: Compute, folder: Path
+) -> tuple[TextEncoder, TextClassifier, tuple[str, ...]]:
+    """A classifier as a run left it: its first encoder, the whole, and the names of its classes.
 
     Args:
         experiment: the run's.
-        encoders: its bases; None loads what is needed.
         compute: where and in which format.
         folder: the run's adapter folder.
     """
-    if experiment.adapter.method == "full":
-        parts = encoders or dict.fromkeys(_part_names(experiment))
-        encoders = {part: load_trained(experiment, compute, folder / part) for part in parts}
-    elif encoders is None:
+    if experiment.adapter.trains_everything:  # what is saved needs no base, which may be gone
+        encoders = {part: load_trained(experiment, compute, folder / part) for part in _part_names(experiment)}
+    else:
         base = load_encoder(experiment, compute, list)
         without_normalize(base.module)
         encoders = _parts(experiment, base)
-    adapted = load_adapters(encoders, experiment.adapter, folder)
+        put_adapters(encoders, experiment, compute, folder)
     names = read_head(folder / HEAD_FILE).names
-    model = build_model(experiment, adapted.encoders, len(names))
+    model = build_model(experiment, encoders, len(names))
     load_head(model, folder / HEAD_FILE)
-    return adapted, model, names
+    return next(iter(encoders.values())), model, names
 
 
 def _part_names(experiment: ClassificationExperiment) -> tuple[str, ...]:
@@ -224,15 +209,10 @@ class PreparedClassifier(Prepared):
     model: TextClassifier
     task: ClassificationTask
     base: str
-    adapted: Adapted
-
-    def release(self) -> None:
-        """Make the encoders their bases again."""
-        self.adapted.release()
 
     def save(self, folder: Path) -> None:
         """Write encoders or their adapters, and the head."""
-        self.adapted.save(folder)
+        Prepared.save(self, folder)
         save_head(self.model, folder / HEAD_FILE, self.data.names)
 
     def base_model(self) -> str:

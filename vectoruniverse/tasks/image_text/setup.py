@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from vectoruniverse.adapters.apply import draws_dropout
-from vectoruniverse.adapters.base_weights import BaseWeights
-from vectoruniverse.adapters.lora import LoraAdapter
+from vectoruniverse.adapters.methods import put_on
 from vectoruniverse.config.losses import positive_pairs
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.row_record import RowChoice
@@ -28,13 +27,10 @@ from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.image_text.data import ImageTextData, decode, refuse_lone_rows
 from vectoruniverse.tasks.image_text.metadata import Row, read_rows
 from vectoruniverse.tasks.image_text.model import (
-    ADAPTERS,
+    adapter_host,
     build_encoder,
-    load_adapted,
     load_encoder,
     picture_recipe,
-    save_adapted,
-    trained_in_place,
 )
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment, ViewsConfig
 from vectoruniverse.tasks.image_text.task import ImageTextTask, LabelTexts, Pairs
@@ -43,24 +39,25 @@ from vectoruniverse.tasks.text_rows import tell_truncated
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import choose_compute
 
-LORA_SNIPPET = """
+SNIPPETS = {
+    "lora": """
 from peft import PeftModel  # pip install peft
 from transformers import {model}
 
 model = PeftModel.from_pretrained({model}.from_pretrained("{base}"), "adapter")
-"""
-
-FULL_SNIPPET = """
+""",
+    "full": """
 from transformers import {model}
 
 model = {model}.from_pretrained("adapter")
-"""
-
-RUN_SNIPPET = """
+""",
+    "prefix": """
 from vectoruniverse import load_run
 
 run = load_run(".")
-"""
+""",
+}
+"""Python that loads what a run made, by what was trained."""
 
 
 def augmentation(config: ViewsConfig) -> Augmentation:
@@ -129,23 +126,17 @@ def judge_base(experiment: ImageTextExperiment, shared: ImageTextShared, split: 
 def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: Path | None = None) -> PreparedImageText:
     """Adapter → task, on what is shared; ``release`` undoes it."""
     assert shared.key == sharing_key(experiment), "prepared on another base or other data"
-    encoder = shared.encoder
-    before = BaseWeights(encoder.model, trained_in_place(encoder, experiment.adapter))
-    if trained is None:
-        adapter = ADAPTERS[experiment.adapter.method](encoder, experiment.adapter, experiment.seed)
-    else:
-        encoder, adapter = load_adapted(experiment, encoder, shared.compute, trained)
+    encoder, config = shared.encoder, experiment.adapter
+    adapter = put_on(adapter_host(encoder, config, shared.compute), config, experiment.seed, trained=trained)
     return PreparedImageText(
         experiment,
         shared.compute,
         shared.data,
         encoder.model,
-        {} if adapter is None else {"": adapter},
+        {"": adapter},
         build_task(experiment, encoder, shared.pairs),
-        starts_as_base=experiment.adapter.starts_as_base,
-        base=shared.encoder,
+        starts_as_base=config.starts_as_base,
         encoder=encoder,
-        before=before,
     )
 
 
@@ -156,28 +147,16 @@ class PreparedImageText(Prepared):
     experiment: ImageTextExperiment
     data: ImageTextData
     task: ImageTextTask
-    base: DualEncoder
     encoder: DualEncoder
-    before: BaseWeights
-
-    def release(self) -> None:
-        """Make the encoder the base again, for whoever shares it."""
-        self.before.restore(self.adapters.values())
-
-    def save(self, folder: Path) -> None:
-        """Write what was trained: adapters in peft's format, everything else as a model that transformers loads."""
-        save_adapted(self.encoder, self.adapters.get(""), self.experiment.adapter, folder)
 
     def base_model(self) -> str:
         """The base in words."""
-        return f"`{self.base.name}`" + (f" at commit `{self.base.commit}`" if self.base.commit else "")
+        return f"`{self.encoder.name}`" + (f" at commit `{self.encoder.commit}`" if self.encoder.commit else "")
 
     def snippet(self) -> str:
         """Python that loads what the run made."""
-        model = type(self.encoder.model).__name__
-        if isinstance(self.adapters.get(""), LoraAdapter):
-            return LORA_SNIPPET.format(model=model, base=local_source(self.base.name))
-        return (RUN_SNIPPET if self.adapters else FULL_SNIPPET).format(model=model)
+        snippet = SNIPPETS[self.experiment.adapter.method]
+        return snippet.format(model=type(self.encoder.model).__name__, base=local_source(self.encoder.name))
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -187,7 +166,7 @@ class PreparedImageText(Prepared):
     @property
     def tags(self) -> tuple[str, ...]:
         """What the hub files it under."""
-        return ("peft" if self.adapters else "transformers", "clip", "image-text", "vectoruniverse")
+        return (self.library, "clip", "image-text", "vectoruniverse")
 
     def facts(self) -> dict[str, str]:
         """The loss."""

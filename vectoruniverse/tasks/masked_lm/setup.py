@@ -8,11 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vectoruniverse.adapters.apply import train_everything
-from vectoruniverse.adapters.base_weights import BaseWeights
-from vectoruniverse.adapters.build import put_lora
-from vectoruniverse.adapters.lora import LoraAdapter
-from vectoruniverse.adapters.peft_format import load_lora, save_lora
+from vectoruniverse.adapters.base import Host
+from vectoruniverse.adapters.methods import put_on
 from vectoruniverse.data.corpus import Corpus, divide_corpus, fingerprint_corpus, read_corpus
 from vectoruniverse.data.row_record import NamedRow, RowChoice
 from vectoruniverse.data.sentence_pairs import TokenizedDocuments, collect_documents
@@ -39,18 +36,20 @@ from vectoruniverse.training.device import choose_compute
 
 TABLES = (".csv", ".tsv")
 
-SNIPPET = """
+SNIPPETS = {
+    "transformers": """
 from transformers import AutoTokenizer, BertForPreTraining
 
 tokenizer, model = AutoTokenizer.from_pretrained("adapter"), BertForPreTraining.from_pretrained("adapter")
-"""
-
-PEFT_SNIPPET = """
+""",
+    "peft": """
 from peft import PeftModel  # pip install peft
 from transformers import BertForPreTraining
 
 model = PeftModel.from_pretrained(BertForPreTraining.from_pretrained("{base}"), "adapter")
-"""
+""",
+}
+"""Python that loads what a run made, by the library that reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +150,7 @@ def _load(experiment: MaskedLmExperiment, compute: Compute, data: Documents, tra
     if isinstance(sizes, str):
         return load_bert_for_pretraining(sizes, compute, revision=experiment.revision, seed=experiment.seed)
     texts = (sentence for document in data.sentences(data.split.train) for sentence in document)
-    learned = None if trained is None else load_bert_for_pretraining(str(trained), compute).tokenizer
+    learned = None if trained is None else load_whole(trained, experiment, compute).tokenizer
     return build_bert_for_pretraining(texts if learned is None else learned, sizes, compute, seed=experiment.seed)
 
 
@@ -181,30 +180,35 @@ def prepare(experiment: MaskedLmExperiment, shared: MaskedLmShared, trained: Pat
     """Adapter → task, on what is shared; ``release`` undoes it."""
     assert shared.key == sharing_key(experiment), "prepared on another base or other data"
     bert, config = shared.bert, experiment.adapter
-    everything = [name for name, _ in bert.model.named_parameters()] if config.method == "full" else []
-    before, adapters = BaseWeights(bert.model, everything), {}
-    if config.method == "full" and trained is None:
-        train_everything(bert.model)
-    elif config.method == "full":
-        bert = load_bert_for_pretraining(str(trained), shared.compute, seed=experiment.seed)
-    else:
-        adapters[""] = (
-            load_lora(bert.model, trained)
-            if trained
-            else put_lora(bert.model, [text_targets(bert.model, "bert", config)], config, experiment.seed)
-        )
+    host = adapter_host(bert, experiment, shared.compute)
     return PreparedMaskedLm(
         experiment,
         shared.compute,
         shared.data,
         bert.model,
-        adapters,
+        {"": put_on(host, config, experiment.seed, trained=trained)},
         build_task(experiment, bert, shared),
         starts_as_base=config.starts_as_base,
         bert=bert,
-        base=shared.bert,
-        before=before,
     )
+
+
+def adapter_host(bert: PretrainingBert, experiment: MaskedLmExperiment, compute: Compute) -> Host:
+    """What an adapter may do to a model with its heads."""
+    return Host(
+        bert.model,
+        bert.model,
+        name=find_source(bert.name),
+        revision=bert.commit,
+        save=bert.save,
+        load=lambda folder: load_whole(folder, experiment, compute).model.state_dict(),
+        targets=lambda: [text_targets(bert.model, "bert", experiment.adapter)],
+    )
+
+
+def load_whole(folder: Path, experiment: MaskedLmExperiment, compute: Compute) -> PretrainingBert:
+    """A model that full fine-tuning saved."""
+    return load_bert_for_pretraining(str(folder), compute, seed=experiment.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,35 +219,21 @@ class PreparedMaskedLm(Prepared):
     data: Documents
     task: MaskedLmTask
     bert: PretrainingBert
-    base: PretrainingBert
-    before: BaseWeights
 
     def units(self, split: str) -> list[str] | None:
         """Document of each row; None where each row is alone in its own."""
         units = self.task.part(split).units()
         return units if len(set(units)) < len(units) else None
 
-    def release(self) -> None:
-        """Make the model the base again."""
-        self.before.restore(self.adapters.values())
-
-    def save(self, folder: Path) -> None:
-        """Write what was trained."""
-        adapter = self.adapters.get("")
-        if isinstance(adapter, LoraAdapter):
-            save_lora(adapter, folder, base_model=find_source(self.base.name), revision=self.base.commit)
-        else:
-            self.bert.save(folder)
-
     def base_model(self) -> str:
         """The base in words."""
         if isinstance(self.experiment.model, ScratchBert):
             return "random weights"
-        return f"`{self.base.name}`" + (f" at commit `{self.base.commit}`" if self.base.commit else "")
+        return f"`{self.bert.name}`" + (f" at commit `{self.bert.commit}`" if self.bert.commit else "")
 
     def snippet(self) -> str:
         """Python that loads what the run made."""
-        return PEFT_SNIPPET.format(base=find_source(self.base.name)) if self.adapters else SNIPPET
+        return SNIPPETS[self.library].format(base=find_source(self.bert.name))
 
     @property
     def judges_space(self) -> bool:
@@ -252,7 +242,7 @@ class PreparedMaskedLm(Prepared):
 
     def facts(self) -> dict[str, str]:
         """Parameters by part, and the loss."""
-        counts = ", ".join(f"{part} {count:,}" for part, count in parameter_counts(self.base.model).items())
+        counts = ", ".join(f"{part} {count:,}" for part, count in parameter_counts(self.bert.model).items())
         masking = self.experiment.masking
         whole = ", whole words" if masking.whole_word else ""
         pairs = " + next sentence" if self.experiment.next_sentence else ""

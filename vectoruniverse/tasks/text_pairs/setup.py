@@ -23,15 +23,7 @@ from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.run import Findings
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.sharing import sharing_key
-from vectoruniverse.tasks.text_encoders import (
-    Adapted,
-    adapt,
-    base_words,
-    load_adapters,
-    load_encoder,
-    load_named,
-    load_trained,
-)
+from vectoruniverse.tasks.text_encoders import base_words, load_encoder, load_named, put_adapters
 from vectoruniverse.tasks.text_pairs.encoders import EncoderComparison, compare_encoders
 from vectoruniverse.tasks.text_pairs.figures import Scored, cosine_histograms, share_histograms, spectra
 from vectoruniverse.tasks.text_pairs.settings import TextPairsExperiment
@@ -41,18 +33,20 @@ from vectoruniverse.tasks.text_settings import EncoderConfig
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import choose_compute
 
-SNIPPET = """
+SNIPPETS = {
+    "transformers": """
 from sentence_transformers import SentenceTransformer  # pip install sentence-transformers
 
 model = SentenceTransformer("adapter")
-"""
-
-PEFT_SNIPPET = """
+""",
+    "peft": """
 from peft import PeftModel  # pip install peft
 from transformers import AutoModel
 
 model = PeftModel.from_pretrained(AutoModel.from_pretrained("{base}"), "adapter")  # then {pooling} pooling
-"""
+""",
+}
+"""Python that loads what a run made, by the library that reads it."""
 
 
 @dataclass(slots=True)
@@ -106,23 +100,16 @@ def judge_base(experiment: TextPairsExperiment, shared: TextPairsShared, split: 
 def prepare(experiment: TextPairsExperiment, shared: TextPairsShared, trained: Path | None = None) -> PreparedTextPairs:
     """Adapter → task, on what is shared; ``release`` undoes it."""
     assert shared.key == sharing_key(experiment), "prepared on another base or other data"
-    encoder, config = shared.encoder, experiment.adapter
-    if trained is None:
-        adapted = adapt({"": encoder}, config, experiment.seed)
-    else:
-        encoder = load_trained(experiment, shared.compute, trained) if config.method == "full" else encoder
-        adapted = load_adapters({"": encoder}, config, trained)
+    encoder = shared.encoder
     return PreparedTextPairs(
         experiment,
         shared.compute,
         shared.data,
         encoder.module,
-        adapted.adapters,
+        put_adapters({"": encoder}, experiment, shared.compute, trained),
         build_task(experiment, encoder, shared.pairs),
-        starts_as_base=config.starts_as_base,
-        base=shared.encoder,
+        starts_as_base=experiment.adapter.starts_as_base,
         encoder=encoder,
-        adapted=adapted,
     )
 
 
@@ -200,27 +187,15 @@ class PreparedTextPairs(Prepared):
     experiment: TextPairsExperiment
     data: TextRows
     task: TextPairsTask
-    base: TextEncoder
     encoder: TextEncoder
-    adapted: Adapted
-
-    def release(self) -> None:
-        """Make the encoder the base again."""
-        self.adapted.release()
-
-    def save(self, folder: Path) -> None:
-        """Write what was trained."""
-        self.adapted.save(folder)
 
     def base_model(self) -> str:
         """The base in words."""
-        return base_words(self.base)
+        return base_words(self.encoder)
 
     def snippet(self) -> str:
         """Python that loads what the run made."""
-        if not self.adapters:
-            return SNIPPET
-        return PEFT_SNIPPET.format(base=find_source(self.base.name), pooling=self.base.pooling)
+        return SNIPPETS[self.library].format(base=find_source(self.encoder.name), pooling=self.encoder.pooling)
 
     def facts(self) -> dict[str, str]:
         """The loss."""
