@@ -43,7 +43,7 @@ from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.model import adapter_host, load_encoder, load_whole, picture_recipe
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import as_image_text
-from vectoruniverse.tasks.text_rows import tell_doubts
+from vectoruniverse.tasks.rows import tell_doubts
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import choose_compute
 

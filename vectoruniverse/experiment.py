@@ -20,7 +20,6 @@ from vectoruniverse.adapters.methods import lora_layers
 from vectoruniverse.config.loading import dump_experiment, file_fingerprint
 from vectoruniverse.config.places import place_key, place_of, with_place
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.data.row_record import EveryRow, RecordedRows, count_trained
 from vectoruniverse.errors import ConfigError, DivergedError, UserError
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
@@ -34,7 +33,16 @@ from vectoruniverse.runs.folder import Run, create_run
 from vectoruniverse.runs.listing import find_run, find_trained_run
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.identity import BASE_FILE, check_adapters_base, describe_base, run_experiment
-from vectoruniverse.tasks.recorded_rows import DATA_FILE, hold_to_data, locate_data, read_rows_of, refuse_other_data
+from vectoruniverse.tasks.recorded_rows import (
+    DATA_FILE,
+    EveryRow,
+    RecordedRows,
+    count_trained,
+    hold_to_data,
+    locate_data,
+    read_rows_of,
+    refuse_other_data,
+)
 from vectoruniverse.tasks.results import (
     Outcome,
     beside_base,

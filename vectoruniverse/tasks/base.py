@@ -16,52 +16,13 @@ from torch import nn
 
 from vectoruniverse.adapters.base import Adapter
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.data.row_record import NamedRow, RowChoice
-from vectoruniverse.data.splits import Split
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.report.run import Findings
+from vectoruniverse.tasks.rows import Data, RowChoice
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.task import Task
-
-
-class Data(Protocol):
-    """Rows, and their division into ``train`` and ``val``."""
-
-    @property
-    def source(self) -> str:
-        """File or folder they come from, as the experiment names it."""
-
-    @property
-    def split(self) -> Split:
-        """Positions of training and validation rows."""
-
-    @property
-    def holds_out(self) -> bool:
-        """Whether the validation rows are others than the training rows."""
-
-    def named_rows(self) -> Sequence[NamedRow]:
-        """Every usable row, at its position, as a run remembers it."""
-
-    def fingerprint(self) -> str:
-        """sha256 over every row and the split: equal data, equal number."""
-
-    def earlier_fingerprint(self) -> str:
-        """The same as it was made before runs noted their rows."""
-
-    def counts(self) -> dict[str, int]:
-        """Rows by what became of them: ``training``, ``validation``, ``set aside``."""
-
-    @property
-    def grouped_by(self) -> str | None:
-        """What rows have in common that stay on one side of the split, such as a column; None without groups."""
-
-    def units(self, split: str) -> Sequence[str] | None:
-        """Group of each row of a split, which the bootstrap draws together; None where it draws each row alone."""
-
-    def division(self) -> str:
-        """How rows were divided, in words."""
 
 
 @dataclass(slots=True)

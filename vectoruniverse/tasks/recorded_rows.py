@@ -1,19 +1,40 @@
-"""The rows of a run in its folder: noted when it begins, and found again when it is judged."""
+"""The rows of a run: noted by name in its folder when it begins, and found again when it is evaluated.
+
+A split is a pure function of all rows, so one row more or less may move others across it. A run therefore keeps the
+names of its rows, and is judged on these.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 from vectoruniverse.config.places import place_key, place_of, with_place
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.data.row_record import RowRecord
+from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import DataError
-from vectoruniverse.runs.files import read_bytes, read_record
+from vectoruniverse.runs.files import Record, read_bytes, read_record
 from vectoruniverse.runs.folder import Run
-from vectoruniverse.tasks.base import Data
-from vectoruniverse.terminal import Display
+from vectoruniverse.tasks.rows import Data, NamedRow
+from vectoruniverse.terminal import Display, counted
+
+MAX_GONE = 0.5
+"""Where more than this share of the rows to judge is gone, what is left is another test."""
+
+MIN_LEFT = 2
+"""Rows that are left to judge at least: one row alone has nothing to be told from."""
+
+EXAMPLES = 3
+"""Rows that a message names."""
+
+SIDES = {"train": "training", "val": "held-out"}
 
 DATA_FILE = "data.sha256"
 """Fingerprint of the data that a run is trained on, in the run folder."""
@@ -25,6 +46,42 @@ MAX_BYTES = 2**30
 """Longest file of rows that is read; a row takes about 60 bytes."""
 
 OTHER_DATA = "put it back, or evaluate the run on it as other data: vu eval RUN --data PLACE"
+
+
+class RowRecord(Record):
+    """What ``rows.json`` of a run holds.
+
+    Attributes:
+        version: of this form.
+        place: where the data was when the run began, absolute.
+        beside: the same, relative to the run folder.
+        train: rows that the run learns from, in the order of the split.
+        val: rows that it is judged on; the same where nothing is held out.
+        others: number of usable rows on neither side.
+    """
+
+    version: Literal[1] = 1
+    place: str
+    beside: str
+    train: list[NamedRow]
+    val: list[NamedRow]
+    others: int
+
+
+class FoundRows(NamedTuple):
+    """A run's rows among those of its data today.
+
+    Attributes:
+        split: positions of those that are there as they were.
+        gone: rows that are there no more, by side.
+        changed: rows with another picture, text or label now, by side.
+        new: number of rows that the run knew nothing of.
+    """
+
+    split: Split
+    gone: dict[str, list[NamedRow]]
+    changed: dict[str, list[NamedRow]]
+    new: int
 
 
 def hold_to_data(run: Run, experiment: Experiment, data: Data) -> None:
@@ -113,3 +170,105 @@ def locate_data(run: Run, experiment: Experiment, record: RowRecord | None, disp
 
 def _normal(path: Path) -> Path:
     return Path(os.path.normpath(path))
+
+
+def find_rows(record: RowRecord, rows: Sequence[NamedRow]) -> FoundRows:
+    """Find a run's rows by their ids, else by what they hold: ids of repeated rows depend on their number."""
+    noted = dict.fromkeys([*record.train, *record.val])
+    by_id = {row.id: i for i, row in enumerate(rows)}
+    at = {row: i for row in noted if (i := by_id.get(row.id)) is not None and _same(row, rows[i])}
+    free: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i in sorted({*range(len(rows))} - {*at.values()}, reverse=True):
+        free[rows[i].content, rows[i].truth].append(i)
+    for row in noted:
+        if row not in at and free[row.content, row.truth]:
+            at[row] = free[row.content, row.truth].pop()
+    left = [rows[i] for positions in free.values() for i in positions]
+    ids, contents = {row.id for row in left}, {row.content for row in left}
+    lost = [row for row in noted if row not in at]
+    changed = {row for row in lost if row.id in ids or row.content in contents}
+
+    def of(side: str, rows: Iterable[NamedRow]) -> list[NamedRow]:
+        wanted = {*rows}
+        return [row for row in getattr(record, side) if row in wanted]
+
+    train, val = (np.array([at[row] for row in of(side, at)], dtype=np.int64) for side in SIDES)
+    return FoundRows(
+        Split(train, val),
+        {side: of(side, {*lost} - changed) for side in SIDES},
+        {side: of(side, changed) for side in SIDES},
+        max(0, len(left) - len(changed) - record.others),
+    )
+
+
+def _same(row: NamedRow, other: NamedRow) -> bool:
+    return (row.content, row.truth) == (other.content, other.truth)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRows:
+    """The rows of the run's own split, as far as they are there still.
+
+    Attributes:
+        record: the run's.
+        side: ``val`` or ``train``, whichever is judged.
+        tell: takes what a person should know.
+        trained: folder of what the run trained.
+    """
+
+    record: RowRecord
+    side: str
+    tell: Callable[[str], None]
+    trained: Path
+
+    def divide(self, rows: Sequence[NamedRow], file: Path) -> Split:
+        """The run's split.
+
+        Raises:
+            DataError: rows to judge have changed, or too few of them are left.
+        """
+        found, wanted = find_rows(self.record, rows), len(getattr(self.record, self.side))
+        what = f"{counted(wanted, f'{SIDES[self.side]} row')} of this run"
+        if changed := found.changed[self.side]:
+            raise DataError(
+                f"{len(changed)} of {what} have another picture, text or label than they had: {_named(changed)}",
+                file=file,
+                remedy="put them back, or evaluate the run on this as other data: vu eval RUN --data PLACE",
+            )
+        gone = found.gone[self.side]
+        if len(gone) > MAX_GONE * wanted or (gone and wanted - len(gone) < MIN_LEFT):
+            raise DataError(
+                f"{len(gone)} of {what} are not there any more: {_named(gone)}",
+                file=file,
+                remedy="put them back, or evaluate the run on this as other data: vu eval RUN --data PLACE",
+            )
+        if gone:
+            self.tell(f"{len(gone)} of {what} are gone since it began ({_named(gone)}); {wanted - len(gone)} are left")
+        if found.new:
+            new, are = counted(found.new, "row"), "is" if found.new == 1 else "are"
+            self.tell(f"{new} {are} new since this run began, and {are} not evaluated")
+        return found.split
+
+
+@dataclass(frozen=True, slots=True)
+class EveryRow:
+    """All rows of data that is not the run's own."""
+
+    trained: Path
+
+    def divide(self, rows: Sequence[NamedRow], file: Path) -> Split:
+        """Every row, ordered by id; on both sides, since a task has two."""
+        del file
+        everything = np.array(sorted(range(len(rows)), key=lambda i: rows[i].id), dtype=np.int64)
+        return Split(everything, everything)
+
+
+def count_trained(record: RowRecord, rows: Sequence[NamedRow]) -> int:
+    """How many of ``rows`` have the picture or the texts of a row that the run learned from."""
+    seen = {row.content for row in record.train}
+    return sum(row.content in seen for row in rows)
+
+
+def _named(rows: Sequence[NamedRow]) -> str:
+    more = ", ..." if len(rows) > EXAMPLES else ""
+    return ", ".join(map(str, rows[:EXAMPLES])) + more

@@ -11,10 +11,10 @@ import numpy as np
 
 from vectoruniverse.data.findings import Finding
 from vectoruniverse.data.normalise import shortened, shown, spellings
-from vectoruniverse.data.row_record import NamedRow, RowChoice, digest
 from vectoruniverse.data.splits import Split, TextSplit, divide_table, fingerprint_table, group_texts
 from vectoruniverse.data.text_table import TextTable, encode_labels, read_text_table
 from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, tell_doubts
 from vectoruniverse.tasks.text_settings import TextData, TextSplitConfig
 from vectoruniverse.terminal import Display
 
@@ -23,7 +23,7 @@ NOT_HELD_OUT = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
-class TextRows:
+class TextRows(Data):
     """Usable rows of a table and their division.
 
     Attributes:
@@ -46,6 +46,21 @@ class TextRows:
         return self.divided.split
 
     @property
+    def asked(self) -> TextSplitConfig:
+        """The experiment's section on the division."""
+        return self.config.split
+
+    @property
+    def bad(self) -> list[Finding]:
+        """Rows that were set aside."""
+        return self.table.bad
+
+    @property
+    def groups(self) -> list[str] | None:
+        """Only a drawn division has groups: where a file says who is held out, its rows may all share a stock text."""
+        return self.divided.groups
+
+    @property
     def source(self) -> str:
         """The table, as the experiment names it."""
         return self.config.file
@@ -55,11 +70,6 @@ class TextRows:
         """What rows have in common that a drawn division keeps together."""
         return "text"
 
-    @property
-    def holds_out(self) -> bool:
-        """Not where the model is judged on the rows it learns from."""
-        return self.config.split.holds_out
-
     def named_rows(self) -> list[NamedRow]:
         """Every usable row: its texts are what it is, its label is what is right about it."""
         return _named(self.table)
@@ -68,24 +78,10 @@ class TextRows:
         """sha256 over every row and the split."""
         return fingerprint_table(self.table, self.split)
 
-    def earlier_fingerprint(self) -> str:
-        """The same."""
-        return self.fingerprint()
-
-    def counts(self) -> dict[str, int]:
-        """Rows by what became of them."""
-        bad, (train, val) = len(self.table.bad), (len(self.split.train), len(self.split.val) * self.holds_out)
-        return {"training": train, "validation": val, "set aside": bad + self.divided.left_out}
-
-    def units(self, split: str) -> list[str] | None:
-        """Group of each row of a split, which the bootstrap draws together; None where each row is alone in its own.
-
-        Only a drawn division has groups: where a file says who is held out, its rows may all share some stock text.
-        """
-        if self.divided.groups is None:
-            return None
-        groups = [self.divided.groups[i] for i in getattr(self.split, split)]
-        return groups if len(set(groups)) < len(groups) else None
+    @property
+    def left_out(self) -> int:
+        """``test`` rows of a file that has validation rows too."""
+        return self.divided.left_out
 
     def division(self) -> str:
         """How rows were divided, in words."""
@@ -196,13 +192,6 @@ def _divide(table: TextTable, config: TextSplitConfig) -> TextSplit:
     if other := [role for role in config.together or () if role not in roles]:
         raise ConfigError(f"there is no {other[0]} text here, only {' and '.join(roles)}", key="data.split.together")
     return divide_table(table, val_fraction=config.val_fraction, seed=config.seed, together=config.together)
-
-
-def tell_doubts(doubts: Sequence[Finding], file: Path, display: Display) -> None:
-    """Warn of rows that are used and may hold others: the first of them, and how many more there are."""
-    if doubts:
-        more = f" (so are {len(doubts) - 1} more rows)" if len(doubts) > 1 else ""
-        display.warn(f"{file}:{doubts[0].line}: {doubts[0].reason}{more}")
 
 
 class Tokenized(Protocol):

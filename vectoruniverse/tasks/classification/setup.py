@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from vectoruniverse.data.row_record import RowChoice
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics import classification as metrics
@@ -36,6 +35,7 @@ from vectoruniverse.tasks.classification.settings import (
     PairClassificationExperiment,
 )
 from vectoruniverse.tasks.classification.task import ClassificationTask, Examples
+from vectoruniverse.tasks.rows import RowChoice
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_encoders import base_words, load_encoder, load_trained, put_adapters, twin
 from vectoruniverse.tasks.text_rows import TextRows, read_text_rows, tell_truncated

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
+from vectoruniverse.config.sections import SplitConfig
 from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.data.findings import Finding
 from vectoruniverse.data.normalise import canonical, caseless, shown, spellings
 from vectoruniverse.data.pair_items import PairItems, number
-from vectoruniverse.data.row_record import NamedRow, RowChoice, digest
 from vectoruniverse.data.splits import Split, group_rows, split_rows
 from vectoruniverse.data.thumbnails import Pictures, PictureStore, default_cache_dir
 from vectoruniverse.errors import DataError
 from vectoruniverse.tasks.image_text.metadata import Metadata, Row, group_values
 from vectoruniverse.tasks.image_text.settings import DataConfig
-from vectoruniverse.tasks.text_rows import tell_doubts
+from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, tell_doubts
 from vectoruniverse.terminal import Display
 
 MIN_ROWS = 2
@@ -30,7 +30,7 @@ MIN_ROWS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class ImageTextData:
+class ImageTextData(Data):
     """Usable rows, their decoded pictures, and their division.
 
     Attributes:
@@ -60,17 +60,19 @@ class ImageTextData:
         return self.config.root
 
     @property
+    def asked(self) -> SplitConfig:
+        """The experiment's section on the division."""
+        return self.config.split
+
+    @property
+    def bad(self) -> list[Finding]:
+        """Rows that were set aside, also for their pictures."""
+        return self.metadata.bad
+
+    @property
     def grouped_by(self) -> str:
         """What rows of one group have in common."""
         return canonical(self.config.split.group_by or "picture")
-
-    def counts(self) -> dict[str, int]:
-        """Rows by what became of them."""
-        return {
-            "training": len(self.split.train),
-            "validation": len(self.split.val),
-            "set aside": len(self.metadata.bad),
-        }
 
     def division(self) -> str:
         """How rows were divided, in words."""
@@ -78,19 +80,9 @@ class ImageTextData:
         together = f"grouped by `{split.group_by}`" if split.group_by else "identical pictures together"
         return f"seed {split.seed}, {together}"
 
-    @property
-    def holds_out(self) -> bool:
-        """Always."""
-        return self.config.split.holds_out
-
     def named_rows(self) -> list[NamedRow]:
         """Every usable row: its picture is what it is, its text and labels are what is right about it."""
         return _named(self.rows, [str(self.pictures.digests[i]) for i in self.positions])
-
-    def units(self, split: str) -> list[str] | None:
-        """Group of each row of a split, which the bootstrap draws together; None where each row is alone in its own."""
-        groups = [self.groups[i] for i in getattr(self.split, split)]
-        return groups if len(set(groups)) < len(groups) else None
 
     def thumbnails(self, split: str) -> Callable[[np.ndarray], np.ndarray]:
         """Stored pictures uint8 (B, S, S, 3) of rows of a split, by their position in it."""

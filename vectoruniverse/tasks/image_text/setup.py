@@ -15,7 +15,6 @@ from vectoruniverse.adapters.apply import draws_dropout
 from vectoruniverse.adapters.methods import put_on
 from vectoruniverse.config.losses import positive_pairs
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.data.row_record import RowChoice
 from vectoruniverse.data.views import Augmentation
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.comparison import Comparison
@@ -34,6 +33,7 @@ from vectoruniverse.tasks.image_text.model import (
 )
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment, ViewsConfig
 from vectoruniverse.tasks.image_text.task import ImageTextTask, LabelTexts, Pairs
+from vectoruniverse.tasks.rows import RowChoice
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_rows import tell_truncated
 from vectoruniverse.terminal import Display

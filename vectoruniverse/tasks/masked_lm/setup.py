@@ -10,8 +10,9 @@ import numpy as np
 
 from vectoruniverse.adapters.base import Host
 from vectoruniverse.adapters.methods import put_on
+from vectoruniverse.config.sections import Division
 from vectoruniverse.data.corpus import Corpus, divide_corpus, fingerprint_corpus, read_corpus
-from vectoruniverse.data.row_record import NamedRow, RowChoice
+from vectoruniverse.data.findings import Finding
 from vectoruniverse.data.sentence_pairs import TokenizedDocuments, collect_documents
 from vectoruniverse.data.splits import Split
 from vectoruniverse.evaluation.result import Evaluation
@@ -28,9 +29,9 @@ from vectoruniverse.models.source import find_source
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.masked_lm.settings import CorpusData, MaskedLmExperiment
 from vectoruniverse.tasks.masked_lm.task import MaskedLmTask
+from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, tell_doubts
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_encoders import text_targets
-from vectoruniverse.tasks.text_rows import tell_doubts
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import choose_compute
 
@@ -53,7 +54,7 @@ model = PeftModel.from_pretrained(BertForPreTraining.from_pretrained("{base}"), 
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
+class Documents(Data):
     """Documents and their division."""
 
     config: CorpusData
@@ -71,9 +72,18 @@ class Documents:
         return "document"
 
     @property
-    def holds_out(self) -> bool:
-        """Always."""
-        return self.config.split.holds_out
+    def asked(self) -> Division:
+        """The experiment's section on the division."""
+        return self.config.split
+
+    @property
+    def bad(self) -> list[Finding]:
+        """Rows or files that were set aside."""
+        return self.corpus.bad
+
+    @property
+    def groups(self) -> None:
+        """None of documents: rows are cut from them by the task, see ``PreparedMaskedLm.units``."""
 
     def named_rows(self) -> list[NamedRow]:
         """Every document; nothing but its sentences is right about it."""
@@ -82,18 +92,6 @@ class Documents:
     def fingerprint(self) -> str:
         """sha256 over every document and the split."""
         return fingerprint_corpus(self.corpus, self.split)
-
-    def earlier_fingerprint(self) -> str:
-        """The same."""
-        return self.fingerprint()
-
-    def counts(self) -> dict[str, int]:
-        """Documents by what became of them."""
-        split = self.split
-        return {"training": len(split.train), "validation": len(split.val), "set aside": len(self.corpus.bad)}
-
-    def units(self, split: str) -> None:
-        """Rows are cut from the documents by the task: see ``PreparedMaskedLm.units``."""
 
     def division(self) -> str:
         """How documents were divided, in words."""

@@ -11,7 +11,6 @@ import torch
 
 from vectoruniverse.adapters.apply import draws_dropout
 from vectoruniverse.data.pair_items import same_texts
-from vectoruniverse.data.row_record import RowChoice
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
@@ -22,6 +21,7 @@ from vectoruniverse.models.text import TextEncoder
 from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.run import Findings
 from vectoruniverse.tasks.base import Prepared, Shared
+from vectoruniverse.tasks.rows import RowChoice
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_encoders import base_words, load_encoder, load_named, put_adapters
 from vectoruniverse.tasks.text_pairs.encoders import EncoderComparison, compare_encoders

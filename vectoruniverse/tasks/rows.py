@@ -1,0 +1,135 @@
+"""The rows of a task: what the runner asks of them, how a run remembers one, and who may choose which are judged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from vectoruniverse.config.sections import Division
+from vectoruniverse.data.findings import Finding
+from vectoruniverse.data.splits import Split
+from vectoruniverse.terminal import Display
+
+
+class NamedRow(NamedTuple):
+    """A row as a run remembers it.
+
+    Attributes:
+        id: unique.
+        content: digest of what the row is: its picture, or its texts.
+        truth: digest of what is right about it: text and labels of a picture, the label of texts.
+        shown: what a message calls it, where its id tells a person nothing.
+    """
+
+    id: str
+    content: str
+    truth: str
+    shown: str = ""
+
+    def __str__(self) -> str:
+        return self.shown or self.id
+
+
+class RowChoice(Protocol):
+    """Decides which rows are judged, in place of the split that an experiment draws."""
+
+    @property
+    def trained(self) -> Path:
+        """Folder of what the run trained, with the tokenizer and the classes that it learned."""
+
+    def divide(self, rows: Sequence[NamedRow], file: Path) -> Split:
+        """Positions of training and validation rows among ``rows``, which were read from ``file``."""
+
+
+class Data(ABC):
+    """Rows, and their division into ``train`` and ``val``."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """File or folder they come from, as the experiment names it."""
+
+    @property
+    @abstractmethod
+    def asked(self) -> Division:
+        """The experiment's section on the division."""
+
+    @property
+    @abstractmethod
+    def split(self) -> Split:
+        """Positions of training and validation rows."""
+
+    @property
+    @abstractmethod
+    def groups(self) -> Sequence[str] | None:
+        """Group of each row; rows of one group stay on one side. None without groups."""
+
+    @property
+    @abstractmethod
+    def grouped_by(self) -> str | None:
+        """What rows of one group have in common, such as a column."""
+
+    @property
+    @abstractmethod
+    def bad(self) -> Sequence[Finding]:
+        """Rows that were set aside."""
+
+    @abstractmethod
+    def named_rows(self) -> Sequence[NamedRow]:
+        """Every usable row, at its position, as a run remembers it."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """sha256 over every row and the split: equal data, equal number."""
+
+    @abstractmethod
+    def division(self) -> str:
+        """How rows were divided, in words."""
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether the validation rows are others than the training rows."""
+        return self.asked.holds_out
+
+    @property
+    def left_out(self) -> int:
+        """Number of usable rows on neither side."""
+        return 0
+
+    def earlier_fingerprint(self) -> str:
+        """The fingerprint as it was made before runs noted their rows."""
+        return self.fingerprint()
+
+    def counts(self) -> dict[str, int]:
+        """Rows by what became of them."""
+        train, val = self.split
+        return {
+            "training": len(train),
+            "validation": len(val) * self.holds_out,
+            "set aside": len(self.bad) + self.left_out,
+        }
+
+    def units(self, split: str) -> Sequence[str] | None:
+        """Group of each row of a split, which the bootstrap draws together; None where it draws each row alone."""
+        if self.groups is None:
+            return None
+        groups = [self.groups[i] for i in getattr(self.split, split)]
+        return groups if len(set(groups)) < len(groups) else None
+
+
+def digest(*parts: object) -> str:
+    """A short digest of JSON values."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def tell_doubts(doubts: Sequence[Finding], file: Path, display: Display) -> None:
+    """Warn of rows that are used and may hold others: the first of them, and how many more there are."""
+    if doubts:
+        more = f" (so are {len(doubts) - 1} more rows)" if len(doubts) > 1 else ""
+        display.warn(f"{file}:{doubts[0].line}: {doubts[0].reason}{more}")
