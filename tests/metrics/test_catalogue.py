@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.evaluation.retrieval import judge_sides
-from vectoruniverse.metrics.catalogue import best_ends, describe, in_order, signed
+from vectoruniverse.metrics.catalogue import Metric, best_ends, declare, describe, in_order, signed
 from vectoruniverse.report.tables import comparison_rows, metric_rows
 from vectoruniverse.tasks.classification.task import Examples, _evaluation
 
@@ -69,6 +71,22 @@ def test_summaries_keep_the_better_end_of_every_declared_metric() -> None:
     for name in ("recall@5", "text_to_image/median_rank", "loss", "calibration_error", "f1/a", "image/uniformity"):
         assert end(name) == describe(name).better is not None
     assert end("effective_rank") is None and end("support/a") is None
+
+
+def test_a_name_means_one_thing():
+    declare([describe("modality_gap")])  # the same again
+    with pytest.raises(ValueError, match="mrr is declared twice"):
+        declare([Metric("mrr", "another")])
+
+
+def test_the_command_line_knows_the_metrics_of_every_task():
+    names = ["accuracy", "mlm_loss", "first_to_second/mrr", "zero_shot/accuracy@1"]
+    code = f"""
+import vectoruniverse.cli
+from vectoruniverse.metrics.catalogue import describe
+assert [describe(name).better for name in {names}] == ["higher", "lower", "higher", "higher"]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+import vectoruniverse.tasks  # noqa: F401 (declares its metrics)
 from vectoruniverse.report.tables import comparison_rows, markdown_table, model_card
 
 

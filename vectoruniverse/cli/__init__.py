@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+import vectoruniverse.tasks  # noqa: F401 (every command knows every task's metrics)
 from vectoruniverse.cli import config, data, exports, guide, reports, runs, sweeps
 from vectoruniverse.cli.shell import print_version, tell_fault
 from vectoruniverse.cli.surroundings import lend_a_home

@@ -1,36 +1,29 @@
-"""What each metric is called, in what it is measured, and which end of it is better: declared here, once.
+"""What each metric is called, in what it is measured, which end of it is better and where it stands: declared once.
 
-Terminal, model card, report, exports, trackers and comparisons all ask ``describe``. It knows every name: one that is
-declared nowhere keeps its own name, has no better end, and stands last.
+Here are those of every space and of every retrieval; a task declares its own in its folder. Terminal, model card,
+report, exports, trackers and comparisons all ask ``describe``. It knows every name: one that is declared nowhere keeps
+its own name, has no better end, and stands last.
 
-A name is ``[scope/]stem``. Scopes are directions (``image_to_text/mrr``) and sides (``text/uniformity``); a ``*`` in a
-declared stem stands for the k of a ranking (``recall@*``) or for a class (``f1/*``).
+A ``*`` in a declared name stands for the k of a ranking (``recall@*``) or for a class (``f1/*``).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 Better = Literal["higher", "lower"]
 Unit = Literal["share", "nats", "rows", ""]
 """``share``: 0 to 1, told in percent and points where there is room; ``nats``; ``rows``: a count; empty: a number."""
 
+Place = Literal["retrieval", "direction", "task", "space", "undeclared"]
+"""Parts of a table in the order of reading: what was reached, by direction, in other ways, the space, the unknown."""
+
 ARROWS: dict[Better | None, str] = {"higher": " ↑", "lower": " ↓", None: ""}
 
-ARROWS_READ = "↑ higher is better, ↓ lower is better; the others describe and do not judge."
-
-DIRECTIONS = {
-    "image_to_text": "image → text",
-    "text_to_image": "text → image",
-    "first_to_second": "first → second",
-    "second_to_first": "second → first",
-}
-"""Who looks for whom. Without a direction, a metric of retrieval is the mean of both."""
-
-SIDES = {"image": "images", "text": "texts", "first": "first", "second": "second"}
+ARROWS_READ = "↑ higher is better, ↓ lower is better; the others describe and are no merit."
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +35,16 @@ class Metric:
         label: what a person calls it; in a declaration ``{}`` stands for what ``*`` stood for.
         better: the better end; None for what describes without being a merit.
         unit: what it is measured in.
+        place: the part of a table that it stands in.
+        order: within the part; of equals, what was declared first stands first.
     """
 
     name: str
     label: str
-    better: Better | None
+    better: Better | None = None
     unit: Unit = ""
+    place: Place = "task"
+    order: int = 0
 
     @property
     def marked(self) -> str:
@@ -65,53 +62,62 @@ def signed(value: float, form: str) -> str:
     return text if float(text) else text[1:]
 
 
-RETRIEVAL = (
+_RANKED = (
     Metric("recall@*", "recall@{}", "higher", "share"),
     Metric("median_rank", "median rank", "lower"),
     Metric("mrr", "MRR", "higher", "share"),
 )
-"""Of either direction, and the mean of both."""
 
-OUTCOMES = (
-    Metric("zero_shot/accuracy@*", "zero-shot label, top {}", "higher", "share"),
-    Metric("map/image_to_image", "label mAP, image → image", "higher", "share"),
-    Metric("map/text_to_text", "label mAP, text → text", "higher", "share"),
-    Metric("map/image_to_text", "label mAP, image → text", "higher", "share"),
-    Metric("map/text_to_image", "label mAP, text → image", "higher", "share"),
-    Metric("accuracy", "accuracy", "higher", "share"),
-    Metric("macro_f1", "macro F1", "higher", "share"),
-    Metric("loss", "cross-entropy, nats", "lower", "nats"),
-    Metric("calibration_error", "calibration error", "lower", "share"),
-    Metric("mlm_accuracy", "masked tokens, accuracy", "higher", "share"),
-    Metric("mlm_loss", "masked tokens, cross-entropy, nats", "lower", "nats"),
-    Metric("unigram_entropy", "the same by token counts, nats", None, "nats"),
-    Metric("perplexity", "perplexity", "lower"),
-    Metric("nsp_accuracy", "next sentence, accuracy", "higher", "share"),
-    Metric("nsp_loss", "next sentence, cross-entropy, nats", "lower", "nats"),
-    Metric("pair_cosine", "cosine of pairs", None),
-    Metric("pair_cosine_clipped", "cosine of pairs, negatives as 0", None),
-    Metric("row_uniformity", "share of the row's cosines", "higher", "share"),
-    Metric("column_uniformity", "share of the column's cosines", "higher", "share"),
-    Metric("uniformity_chance", "the same by chance", None, "share"),
-    Metric("empty_rows", "rows without a positive cosine", "lower", "rows"),
-    Metric("empty_columns", "columns without a positive cosine", "lower", "rows"),
-    Metric("f1/*", "F1, {}", "higher", "share"),
-    Metric("precision/*", "precision, {}", "higher", "share"),
-    Metric("recall/*", "recall, {}", "higher", "share"),
-    Metric("support/*", "rows, {}", None, "rows"),
+_SPACE = tuple(
+    replace(metric, place="space", order=order)
+    for order, metric in enumerate(
+        (
+            Metric("alignment", "alignment, squared distance", "lower"),  # only these two have a better end
+            Metric("uniformity", "uniformity", "lower"),  # (Wang & Isola)
+            Metric("mean_cosine", "mean cosine"),
+            Metric("mean_norm", "norm of the mean"),
+            Metric("modality_gap", "modality gap"),
+            Metric("effective_rank", "effective rank"),
+            Metric("largest_eigenvalue_share", "largest eigenvalue", unit="share"),
+        )
+    )
 )
-"""What else a task reaches."""
 
-GEOMETRY = (
-    Metric("alignment", "alignment, squared distance", "lower"),
-    Metric("uniformity", "uniformity", "lower"),
-    Metric("mean_cosine", "mean cosine", None),
-    Metric("mean_norm", "norm of the mean", None),
-    Metric("modality_gap", "modality gap", None),
-    Metric("effective_rank", "effective rank", None),
-    Metric("largest_eigenvalue_share", "largest eigenvalue", None, "share"),
-)
-"""The shape of the space, of a side or of all; only alignment and uniformity have a better end (Wang & Isola)."""
+
+def directions(**labels: str) -> tuple[Metric, ...]:
+    """Metrics of retrieval by who looks for whom, such as ``image_to_text="image → text"``."""
+    return tuple(
+        replace(kind, name=f"{name}/{kind.name}", label=f"{label} {kind.label}", place="direction", order=order)
+        for order, (name, label) in enumerate(labels.items())
+        for kind in _RANKED
+    )
+
+
+def sides(**labels: str) -> tuple[Metric, ...]:
+    """Metrics of the space of one kind of rows, such as ``image="images"``."""
+    return tuple(
+        replace(kind, name=f"{name}/{kind.name}", label=f"{kind.label}, {label}")
+        for name, label in labels.items()
+        for kind in _SPACE
+    )
+
+
+_DECLARED: dict[str, Metric] = {}
+
+
+def declare(metrics: Iterable[Metric]) -> None:
+    """Add metrics to the catalogue.
+
+    Raises:
+        ValueError: one has the name of another one, which says something else.
+    """
+    for metric in metrics:
+        if _DECLARED.setdefault(metric.name, metric) != metric:
+            raise ValueError(f"{metric.name} is declared twice: {_DECLARED[metric.name]} and {metric}")
+
+
+declare(replace(kind, label=f"{kind.label}, mean of both", place="retrieval") for kind in _RANKED)
+declare(_SPACE)
 
 
 def describe(name: str) -> Metric:
@@ -120,50 +126,18 @@ def describe(name: str) -> Metric:
 
 
 def in_order(names: Iterable[str]) -> list[Metric]:
-    """What metrics are, in the order a person reads them: what was reached, by direction, then the space, then others.
-
-    Of one kind they stay as they are given.
-    """
+    """What metrics are, in the order of ``Place``; those of one kind stay as they are given."""
     return [metric for _, metric in sorted(map(_placed, names), key=lambda placed: placed[0])]
 
 
 def best_ends() -> Iterator[tuple[str, Better]]:
     """Patterns (``fnmatch``) of all declared metrics that have a better end, and that end."""
-    for metric in (*RETRIEVAL, *OUTCOMES, *GEOMETRY):
-        if metric.better is not None:
-            yield metric.name, metric.better
-    for scopes, kinds in ((DIRECTIONS, RETRIEVAL), (SIDES, GEOMETRY)):
-        yield from ((f"{scope}/{kind.name}", kind.better) for scope in scopes for kind in kinds if kind.better)
+    return ((metric.name, metric.better) for metric in _DECLARED.values() if metric.better is not None)
 
 
-Place = tuple[int, int]
-"""Part of the table, and kind within the part."""
-
-
-def _placed(name: str) -> tuple[Place, Metric]:
-    scope, _, stem = name.partition("/")
-    if scope in DIRECTIONS and (found := _declared(stem, RETRIEVAL)):
-        part = 1 + list(DIRECTIONS).index(scope)
-        return (part, 0), _named(name, f"{DIRECTIONS[scope]} {found[1].label}", found[1])
-    if found := _declared(name, RETRIEVAL):
-        return (0, 0), _named(name, f"{found[1].label}, mean of both", found[1])
-    if found := _declared(name, OUTCOMES):
-        return (5, found[0]), found[1]
-    if scope in SIDES and (found := _declared(stem, GEOMETRY)):
-        return (6, found[0]), _named(name, f"{found[1].label}, {SIDES[scope]}", found[1])
-    if found := _declared(name, GEOMETRY):
-        return (6, found[0]), found[1]
-    return (7, 0), Metric(name, name, None)
-
-
-def _declared(name: str, kinds: tuple[Metric, ...]) -> tuple[int, Metric] | None:
-    """Place and metric of a name among declared kinds."""
-    for place, kind in enumerate(kinds):
-        pattern = re.escape(kind.name).replace(r"\*", "(.+)")
-        if match := re.fullmatch(pattern, name, re.DOTALL):
-            return place, Metric(name, kind.label.format(*match.groups()), kind.better, kind.unit)
-    return None
-
-
-def _named(name: str, label: str, kind: Metric) -> Metric:
-    return Metric(name, label, kind.better, kind.unit)
+def _placed(name: str) -> tuple[tuple[int, int, int], Metric]:
+    for position, kind in enumerate(_DECLARED.values()):
+        if match := re.fullmatch(re.escape(kind.name).replace(r"\*", "(.+)"), name, re.DOTALL):
+            place = (get_args(Place).index(kind.place), kind.order, position)
+            return place, replace(kind, name=name, label=kind.label.format(*match.groups()))
+    return (len(get_args(Place)), 0, 0), Metric(name, name, place="undeclared")
