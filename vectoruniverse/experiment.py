@@ -25,7 +25,7 @@ from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.report.figures.style import undrawn
 from vectoruniverse.report.run import kept_epochs
-from vectoruniverse.report.tables import PARAMETER_COLUMNS, parameter_rows
+from vectoruniverse.report.tables import trained_table
 from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.files import record_text
@@ -362,7 +362,8 @@ def _train_prepared(
         checkpoint = latest(run.checkpoints, "last", display.warn)
     for line in (plan_line(prepared), *prepared.remarks()):
         display.say(line)
-    display.table("", PARAMETER_COLUMNS, parameter_rows(parameter_table(prepared.model)))
+    parts = trained_table(parameter_table(prepared.model))
+    display.table("", parts.columns, parts.rows)
     per_epoch = steps_per_epoch(prepared.task.train_rows, experiment.train.batch_size)
     for said in _warnings(prepared, experiment.train.epochs * per_epoch):
         display.warn_once(said)

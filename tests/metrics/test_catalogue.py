@@ -11,7 +11,7 @@ import torch
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.evaluation.retrieval import judge_sides
 from vectoruniverse.metrics.catalogue import Metric, best_ends, declare, describe, in_order, signed
-from vectoruniverse.report.tables import comparison_rows, metric_rows
+from vectoruniverse.report.tables import comparison_table, metric_table
 from vectoruniverse.tasks.classification.task import Examples, _evaluation
 
 
@@ -48,16 +48,16 @@ def test_all_numbers_of_a_classifier_are_told() -> None:
     names, labels = ["up", "down", "recall@5"], np.arange(30) % 3
     part = Examples([], labels, names)
     found = _evaluation(torch.randn(30, 4), torch.nn.functional.one_hot(torch.from_numpy(labels), 3).float(), part)
-    rows = dict(metric_rows(found.metrics))
+    rows = dict(metric_table(found.metrics).rows)
     assert len(rows) == len(found.metrics) == 5 + 4 * 3
     assert rows["rows, up"] == "10" and rows["recall, recall@5 ↑"] == "1.000"
-    assert len(comparison_rows(found.metrics, found.metrics)) == len(found.metrics)
+    assert len(comparison_table(found.metrics, found.metrics).rows) == len(found.metrics)
 
 
 def test_all_numbers_of_a_space_of_pairs_are_told() -> None:
     rows = torch.nn.functional.normalize(torch.randn(8, 4), dim=1)
     found = judge_sides(rows, rows.flip(0), PairItems(np.arange(8), np.arange(8)), (1, 5), names=("image", "text"))
-    labels = [label for label, _ in metric_rows(found.metrics)]
+    labels = [label for label, _ in metric_table(found.metrics).rows]
     assert len(labels) == len(set(labels)) == len(found.metrics)
     assert labels[0].startswith("recall@1, mean of both")
 
@@ -105,5 +105,7 @@ def test_a_change_that_rounds_to_zero_has_no_sign(value, form, text):
 
 
 def test_bounds_in_the_table_that_round_to_zero_have_no_sign():
-    [(*_, change)] = comparison_rows({"mrr": 0.5}, {"mrr": 0.4999}, {"mrr": {"difference": [-0.0001, -0.02, 0.0002]}})
+    [(*_, change)] = comparison_table(
+        {"mrr": 0.5}, {"mrr": 0.4999}, {"mrr": {"difference": [-0.0001, -0.02, 0.0002]}}
+    ).rows
     assert change == "0.000 [-0.020, 0.000]"

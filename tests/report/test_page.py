@@ -21,7 +21,8 @@ from vectoruniverse.report import page
 from vectoruniverse.report.figures import style
 from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.figures.gallery import Found, Gallery, Retrieval
-from vectoruniverse.report.page import Table, write_page
+from vectoruniverse.report.page import write_page
+from vectoruniverse.report.tables import Table
 from vectoruniverse.report.verdict import Answer
 
 SCRIPT = "<script>parent.pwned = 1; window.pwned = 1</script>"

@@ -122,7 +122,7 @@ def evaluate(
     _check_subject(run, config, split, data, overrides)
     from vectoruniverse import experiment as runner
     from vectoruniverse.evaluation.comparison import evaluation_record, spectra
-    from vectoruniverse.report.tables import metric_rows
+    from vectoruniverse.report.tables import metric_table
     from vectoruniverse.tasks.experiments import load_experiment
     from vectoruniverse.tasks.text_pairs.settings import TextPairsExperiment
 
@@ -151,9 +151,10 @@ def evaluate(
     elif run is not None:
         _print_comparison(f"{found.name}: {comparison.rows} {comparison.rows_are}", comparison)
         if comparison.evaluated_on == "held-out":
-            _print_judgement(found, comparison)
+            _print_verdict(found, comparison)
     else:
-        print_table(f"{judged.rows} {rows_are}, base model", ("metric", "base"), metric_rows(judged.metrics))
+        table = metric_table(judged.metrics)
+        print_table(f"{judged.rows} {rows_are}, base model", table.columns, table.rows)
 
 
 def _check_subject(run: str | None, config: str | None, split: str, data: str | None, overrides: list[str]) -> None:
@@ -318,19 +319,19 @@ def _from_json(text: str) -> list[str]:
 
 
 def _print_comparison(title: str, comparison: Comparison) -> None:
-    from vectoruniverse.report.tables import comparison_rows
+    from vectoruniverse.report.run import compared
 
-    rows = comparison_rows(comparison.base.metrics, comparison.adapted.metrics, comparison.intervals)
-    print_table(title, ("metric", "base", "adapted", "change [95 % interval]"), rows)
+    table = compared(comparison)
+    print_table(title, table.columns, table.rows)
 
 
-def _print_judgement(run: Run, comparison: Comparison) -> None:
+def _print_verdict(run: Run, comparison: Comparison) -> None:
     """What the page says first, in words; nothing where the run does not tell what it was after."""
-    from vectoruniverse.report.run import judgement
+    from vectoruniverse.report.run import verdict_of
 
     record = run.read_evaluation()
     if record is not None and record.monitor in comparison.adapted.metrics:
-        for line in judgement(run, comparison, monitor=record.monitor, judges_space=record.judges_space).lines():
+        for line in verdict_of(run, comparison, monitor=record.monitor, judges_space=record.judges_space).lines():
             typer.echo(line)
 
 
@@ -354,7 +355,7 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     which = "best epoch" if outcome.epoch == outcome.best_epoch else "epoch"
     title = f"{outcome.run.name}: {outcome.comparison.rows_are}, {which} {outcome.epoch}, {outcome.seconds:.0f} s"
     _print_comparison(title, outcome.comparison)
-    _print_judgement(outcome.run, outcome.comparison)
+    _print_verdict(outcome.run, outcome.comparison)
     if outcome.earlier is not None:
         from vectoruniverse.metrics.catalogue import signed
 
@@ -385,6 +386,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         ("peak memory so far", "unknown" if plan.memory is None else f"{plan.memory / 2**20:,.0f} MiB"),
     ]
     print_table("plan", ("", ""), rows)
-    from vectoruniverse.report.tables import PARAMETER_COLUMNS, parameter_rows
+    from vectoruniverse.report.tables import trained_table
 
-    print_table("parameters", PARAMETER_COLUMNS, parameter_rows(plan.parameters))
+    parameters = trained_table(plan.parameters)
+    print_table("parameters", parameters.columns, parameters.rows)

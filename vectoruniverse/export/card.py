@@ -10,10 +10,8 @@ from vectoruniverse.api import LoadedRun
 from vectoruniverse.export.check import Agreement
 from vectoruniverse.export.formats import Transformers
 from vectoruniverse.models.source import BUILT_IN
-from vectoruniverse.report.tables import comparison_rows, drawn_over, markdown_table
+from vectoruniverse.report.tables import comparison_table, grounds, markdown_table
 from vectoruniverse.runs.records import EvaluationRecord
-
-COLUMNS = ("metric", "base", "adapted", "change [95 % interval]")
 
 FROM_HERE = 'folder = "."'
 FROM_HUB = 'from huggingface_hub import snapshot_download\n\nfolder = snapshot_download("{repo}")'
@@ -104,11 +102,8 @@ def _metrics(record: EvaluationRecord | None) -> list[str]:
         for metric, found in (record.intervals.items() if record else ())
         if len(found.get("difference", ())) == 3  # estimate, low, high
     }
-    rows = comparison_rows(record.base, record.adapted, bounds) if record else []
-    if record is None or not rows:
+    table = comparison_table(record.base, record.adapted, bounds) if record else None
+    if record is None or table is None or not table.rows:
         return ["The run holds no evaluation."]
-    told = (
-        f"{record.rows} {record.judged} rows, base and adapted model judged by the same code; "
-        f"intervals are paired bootstraps over {drawn_over(record.intervals_drawn_by)}:"
-    )
-    return [told, markdown_table(COLUMNS, rows)]
+    told = f"{grounds(f'{record.rows} {record.judged} rows', record.intervals_drawn_by)}:"
+    return [told, markdown_table(table)]

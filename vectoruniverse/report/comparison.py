@@ -8,47 +8,44 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+import pandas as pd
+
 from vectoruniverse.metrics.catalogue import in_order
 from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.figures.runs import colours_of, curves_together, reached
-from vectoruniverse.report.figures.style import save
-from vectoruniverse.report.page import Chapter, Table, write_csv, write_page
-from vectoruniverse.report.tables import drawn_over
-from vectoruniverse.report.verdict import Answer, Outcome
+from vectoruniverse.report.page import Chapter, write_page
+from vectoruniverse.report.tables import NBSP, Table, drawn_over, interval, table
+from vectoruniverse.report.verdict import Answer, Outcome, outcome
 
 Record = Mapping[str, Any]
 """What ``vectoruniverse.evaluation.runs.compare_runs`` returns."""
+
+BOUNDS = ("value", "low", "high")
 
 
 def write_compare_page(record: Record, page: Path) -> None:
     """Write the page, and into a folder of its name beside it ``figures/`` (PNG and SVG) and ``tables/`` (CSV).
 
-    Args:
-        record: the comparison.
-        page: the file.
-
     Raises:
         ConfigError: something cannot be written.
         ResourceError: the disk is full.
     """
-    beside, plates = page.with_suffix(""), list(_plates(record))
-    for plate in plates:
-        save(plate.figure, beside / "figures", plate.name)
-    _write_tables(record, beside / "tables")
     write_page(
         page,
         title=f"{len(record['runs'])} runs beside each other",
         answer=answer(record),
         comparison=run_table(record),
         verdict=(),
-        plates=plates,
+        plates=list(_plates(record)),
         chapters=[
-            Chapter("config", "What differs in their settings", tables=_filled(config_table(record))),
-            Chapter("differences", "Differences from A", tables=_filled(difference_table(record))),
+            Chapter("config", "What differs in their settings", tables=[config_table(record)]),
+            Chapter("differences", "Differences from A", tables=[difference_table(record)]),
             Chapter("curves", "While training"),
-            Chapter("metrics", "All metrics", tables=_filled(metric_table(record))),
+            Chapter("metrics", "All metrics", tables=[metric_table(record)]),
         ],
         facts={letter: name for name, letter in letters(record).items()},
+        beside=page.with_suffix(""),
+        frames={name: frame for name, frame in _frames(record).items() if len(frame)},
     )
 
 
@@ -64,105 +61,105 @@ def answer(record: Record) -> Answer:
     gaps = {named[name]: found[monitor] for name, found in record["differences"].items() if monitor in found}
     if not gaps:
         return Answer("unclear", "No differences from A can be given", " ".join(without))
-    if not all(run["judged"] == "held-out" for run in record["runs"] if run["judged"]):
-        told = [f"{letter} − A: {shown(gap, '+')}." for letter, gap in gaps.items()]
-        return Answer(
-            "unclear", f"{monitor} of training rows, which says nothing of others", " ".join([*told, *without])
-        )
-    better = [letter for letter, (_, low, _) in gaps.items() if low > 0]
-    worse = [letter for letter, (_, _, high) in gaps.items() if high < 0]
-    parts = [f"{_listed(those)} credibly {how}" for those, how in ((better, "better"), (worse, "worse")) if those]
+    told = [*(f"{letter} − A: {interval(*gap, sign=True)}." for letter, gap in gaps.items()), *without]
+    if rows_are(record) != "held-out":
+        return Answer("unclear", f"{monitor} of training rows, which says nothing of others", " ".join(told))
+    by_outcome: dict[Outcome, list[str]] = {}
+    for letter, (_, low, high) in gaps.items():
+        by_outcome.setdefault(outcome(monitor, low, high), []).append(letter)
+    credible: tuple[Outcome, ...] = ("better", "worse")
+    found = [how for how in credible if how in by_outcome]
+    parts = [f"{_listed(by_outcome[how])} credibly {how}" for how in found]
     headline = f"{', '.join(parts)} than A in {monitor}" if parts else f"No credible difference from A in {monitor}"
-    outcome: Outcome = "unclear" if not parts or (better and worse) else "better" if better else "worse"
-    told = [f"{letter} − A: {shown(gap, '+')}." for letter, gap in gaps.items()]
-    ground = f"95 % intervals, paired over the same {drawn(record)}; each comparison by itself, and other seeds not "
-    ground += "counted."
-    return Answer(outcome, headline, " ".join([*told, *without, ground]))
-
-
-def drawn(record: Record) -> str:
-    """What was drawn for the differences, in words: rows, or groups of them."""
-    return drawn_over(record["runs"][0]["drawn_by"])
+    ground = f"95 % intervals, paired over the same {drawn_over(record['runs'][0]['drawn_by'])}; each comparison by "
+    ground += "itself, and other seeds not counted."
+    return Answer(found[0] if len(found) == 1 else "unclear", headline, " ".join([*told, ground]))
 
 
 def rows_are(record: Record) -> str:
-    """What the judged rows of all runs are called."""
+    """What the rows of all runs are called."""
     return " and ".join(dict.fromkeys(run["judged"] for run in record["runs"] if run["judged"])) or "held-out"
 
 
 def run_table(record: Record) -> Table:
     """Letters with names, states and costs."""
-    named = letters(record)
-    rows = [
-        (
-            f"{named[run['name']]} {run['name']}",
-            run["state"],
-            "" if run["epoch"] is None else str(run["epoch"]),
-            "" if run["trained_parameters"] is None else f"{run['trained_parameters']:,}",
-            "" if run["seconds"] is None else f"{run['seconds']:.0f}\N{NO-BREAK SPACE}s",
-            "" if run["peak_memory_bytes"] is None else f"{run['peak_memory_bytes'] / 2**20:,.0f}\N{NO-BREAK SPACE}MiB",
-        )
-        for run in record["runs"]
-    ]
-    return Table("", ("run", "state", "epoch", "trained", "time", "peak memory"), rows)
+    frame = pd.DataFrame(record["runs"], dtype=object)
+    frame["run"] = [f"{letter} {name}" for name, letter in letters(record).items()]
+    return table(
+        frame,
+        {
+            "run": ("run", str),
+            "state": ("state", str),
+            "epoch": ("epoch", str),
+            "trained_parameters": ("trained", "{:,}".format),
+            "seconds": ("time", (f"{{:.0f}}{NBSP}s").format),
+            "peak_memory_bytes": ("peak memory", lambda size: f"{size / 2**20:,.0f}{NBSP}MiB"),
+        },
+    )
 
 
 def config_table(record: Record) -> Table:
     """Settings that differ, a column for each run."""
-    named = letters(record)
-    rows = [
-        (key, *(_setting(values[name]) if name in values else "not set" for name in named))
-        for key, values in record["config"].items()
-    ]
-    return Table("", ("setting", *named.values()), rows)
+    wide = _config(record).pivot(index="setting", columns="run", values="value")
+    wide = wide.reindex(index=list(record["config"]), columns=list(letters(record))).astype(object)
+    wide = wide.where(wide.notna(), "not set")
+    return table(wide.rename(columns=letters(record)).reset_index())
 
 
 def metric_table(record: Record) -> Table:
     """Metrics with their intervals, a column for each run, and one for each base that they set out from."""
-    named, metrics, bases = letters(record), record["metrics"], record["bases"]
-    heads = [
-        "base" if len(bases) == 1 else f"base of {', '.join(named[name] for name in one['runs'])}" for one in bases
-    ]
-    rows = [
-        (
-            label,
-            *(shown(one["metrics"].get(key)) for one in bases),
-            *(shown(metrics[key].get(name)) for name in named),
-        )
-        for key, label in _labels(record, metrics)
-    ]
-    return Table("", ("metric", *heads, *named.values()), rows)
+    named, bases = letters(record), record["bases"]
+    runs_of = [", ".join(named[name] for name in one["runs"]) for one in bases]
+    heads = ["base"] if len(bases) == 1 else [f"base of {runs}" for runs in runs_of]
+    found = [(metric, head, *v) for head, one in zip(heads, bases, strict=True) for metric, v in one["metrics"].items()]
+    runs = _renamed(_metrics(record), named)
+    known = runs["metric"].unique()
+    frame = pd.concat([runs, pd.DataFrame(found, columns=runs.columns, dtype=object)])
+    return _wide(record, frame[frame["metric"].isin(known)], [*heads, *named.values()])
 
 
 def difference_table(record: Record) -> Table:
     """Paired differences from the first run, a column for each other run that has them."""
-    named, gaps = letters(record), record["differences"]
-    metrics = dict.fromkeys(metric for found in gaps.values() for metric in found)
-    rows = [
-        (label, *(shown(found.get(key), "+") for found in gaps.values())) for key, label in _labels(record, metrics)
-    ]
-    return Table("", ("metric", *(f"{named[name]} − A [95 %]" for name in gaps)), rows)
+    heads = {name: f"{letters(record)[name]} − A [95 %]" for name in record["differences"]}
+    return _wide(record, _renamed(_differences(record), heads), list(heads.values()), sign=True)
 
 
-def shown(values: Sequence[float | None] | None, sign: str = "") -> str:
-    """A value with its interval, where it has one."""
-    if values is None or values[0] is None:
-        return ""
-    estimate, low, high = values
-    if low is None or high is None:
-        return f"{estimate:{sign}.3f}"
-    return f"{estimate:{sign}.3f} [{low:{sign}.3f},\N{NO-BREAK SPACE}{high:{sign}.3f}]"
+def _frames(record: Record) -> dict[str, pd.DataFrame]:
+    return {"metrics": _metrics(record), "differences": _differences(record), "config": _config(record)}
 
 
-def _labels(record: Record, metrics: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Metrics with what people call them, the monitored one first."""
-    found = in_order(metrics)
-    for metric in sorted(found, key=lambda metric: metric.name != record["monitor"]):
-        yield metric.name, metric.marked
+def _renamed(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    return frame.assign(run=frame["run"].map(names))
+
+
+def _metrics(record: Record) -> pd.DataFrame:
+    found = [(metric, run, *v) for metric, by_run in record["metrics"].items() for run, v in by_run.items()]
+    return pd.DataFrame(found, columns=("metric", "run", *BOUNDS), dtype=object)
+
+
+def _differences(record: Record) -> pd.DataFrame:
+    found = [(metric, run, *v) for run, by_metric in record["differences"].items() for metric, v in by_metric.items()]
+    return pd.DataFrame(found, columns=("metric", "run", *BOUNDS), dtype=object)
+
+
+def _config(record: Record) -> pd.DataFrame:
+    found = [(key, run, _setting(v)) for key, by_run in record["config"].items() for run, v in by_run.items()]
+    return pd.DataFrame(found, columns=("setting", "run", "value"), dtype=object)
+
+
+def _wide(record: Record, frame: pd.DataFrame, runs: Sequence[str], sign: bool = False) -> Table:
+    """A line for each metric, the monitored one first, and a column for each run; intervals as text."""
+    metrics = sorted(in_order(frame["metric"].unique()), key=lambda metric: metric.name != record["monitor"])
+    told = frame.assign(told=[interval(*bounds, sign=sign) for bounds in frame[[*BOUNDS]].itertuples(index=False)])
+    wide = told.pivot(index="metric", columns="run", values="told")
+    wide = wide.reindex(index=[metric.name for metric in metrics], columns=list(runs)).astype(object)
+    wide = wide.where(wide.notna(), "")
+    wide.insert(0, "metric", [metric.marked for metric in metrics])
+    return table(wide)
 
 
 def _plates(record: Record) -> Iterator[Plate]:
-    named, monitor, judged = letters(record), record["monitor"], rows_are(record)
+    named, monitor, rows = letters(record), record["monitor"], rows_are(record)
     colours = colours_of(list(named.values()))
     reaches = {
         named[name]: (value, low, high)
@@ -174,33 +171,18 @@ def _plates(record: Record) -> Iterator[Plate]:
         yield Plate("reached", "What each reached", "answer", caption, reached(reaches, colours, metric=monitor))
     gaps = {named[n]: tuple(found[monitor]) for n, found in record["differences"].items() if monitor in found}
     if gaps:
-        caption = f"Paired over the same {drawn(record)}: an interval clear of 0 is a credible difference."
+        drawn = drawn_over(record["runs"][0]["drawn_by"])
+        caption = f"Paired over the same {drawn}: an interval clear of 0 is a credible difference."
         figure = reached(gaps, colours, metric=monitor, difference_from="A")
         yield Plate("difference", f"Differences in {monitor}", "differences", caption, figure)
     for name, title, xlabel, ylabel, caption in (
-        ("validation", f"{judged.capitalize()} rows", "epoch", f"{monitor}, {judged}", "After each epoch."),
+        ("validation", f"{rows.capitalize()} rows", "epoch", f"{monitor}, {rows}", "After each epoch."),
         ("loss", "Training loss", "optimizer step", "training loss", "Long runs: means of neighbouring steps."),
     ):
         curves = {named[run]: points for run, points in record[name].items()}
         if any(curves.values()):
             figure = curves_together(curves, colours, xlabel=xlabel, ylabel=ylabel)
             yield Plate(name, title, "curves", caption, figure)
-
-
-def _write_tables(record: Record, folder: Path) -> None:
-    """Numbers in columns of their own, a line for each metric and run."""
-    metrics = [(metric, run, *v) for metric, by_run in record["metrics"].items() for run, v in by_run.items()]
-    gaps = [(metric, run, *v) for run, by_metric in record["differences"].items() for metric, v in by_metric.items()]
-    for name, rows in (("metrics", metrics), ("differences", gaps)):
-        if rows:
-            write_csv(folder / f"{name}.csv", ("metric", "run", "value", "low", "high"), rows)
-    config = [(key, run, _setting(v)) for key, by_run in record["config"].items() for run, v in by_run.items()]
-    if config:
-        write_csv(folder / "config.csv", ("setting", "run", "value"), config)
-
-
-def _filled(table: Table) -> list[Table]:
-    return [table] if table.rows else []
 
 
 def _listed(names: Sequence[str]) -> str:

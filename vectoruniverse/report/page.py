@@ -8,25 +8,25 @@ nothing loads but ``data:`` images, and no style but the one whose hash stands i
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from vectoruniverse.data.findings import spreadsheet_cell
 from vectoruniverse.report.figures.album import Plate, Section
-from vectoruniverse.report.figures.gallery import Gallery, Thumbnail
-from vectoruniverse.report.figures.style import png, svg
+from vectoruniverse.report.figures.gallery import Gallery, Thumbnail, gallery_figure
+from vectoruniverse.report.figures.style import png, save, svg
+from vectoruniverse.report.tables import Table, write_csv
 from vectoruniverse.report.verdict import Answer
-from vectoruniverse.runs.durable import write_durably, write_errors_are_told
+from vectoruniverse.runs.durable import write_errors_are_told
 
 THUMBNAIL = 96
 """Side of a picture in the page, in pixels."""
@@ -36,15 +36,6 @@ TITLE_CHARACTERS = 300
 
 SVG_BYTES = 400_000
 """A figure that is larger as SVG is put into the page as PNG."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table of text: first column left, the others right."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +73,8 @@ def write_page(
     tables: Sequence[Table] = (),
     listings: Mapping[str, str] | None = None,
     warnings: Sequence[str] = (),
+    beside: Path | None = None,
+    frames: Mapping[str, pd.DataFrame] | None = None,
 ) -> None:
     """Write the page: the answer, then the chapters, retrievals, settings; parts without content are left out.
 
@@ -98,11 +91,17 @@ def write_page(
         tables: further tables, shown with the settings.
         listings: text to be shown as it is, by name, such as the config or how to load the adapter.
         warnings: what a reader must know before believing the page.
+        beside: a folder for ``figures/`` (PNG and SVG) and ``tables/`` (CSV); None: only the page is written.
+        frames: the tables that are written beside the page, by name.
 
     Raises:
         ConfigError: the page cannot be written.
         ResourceError: the disk is full; an earlier page is untouched.
     """
+    galleries = [gallery for gallery in galleries if gallery.best or gallery.worst]
+    if beside is not None:
+        _write_beside(beside, plates, galleries, frames or {})
+    chapters = [replace(chapter, tables=[one for one in chapter.tables if one.rows]) for chapter in chapters]
     environment = _environment()
     css = (files("vectoruniverse.report") / "templates" / "report.css").read_text(encoding="utf-8")
     html = environment.get_template("report.html.j2").render(
@@ -112,7 +111,7 @@ def write_page(
         verdict=verdict,
         figures=[(plate, _figure_uri(plate)) for plate in plates],
         chapters=chapters,
-        galleries=[gallery for gallery in galleries if gallery.best or gallery.worst],
+        galleries=galleries,
         facts=facts,
         tables=tables,
         listings=listings or {},
@@ -130,28 +129,15 @@ def write_page(
             temporary.unlink(missing_ok=True)
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> None:
-    """A table as a file; numbers stay as they are, and a spreadsheet takes no text for a formula.
-
-    Raises:
-        ConfigError: it cannot be written.
-        ResourceError: the disk is full.
-    """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(map(_csv_cell, columns))
-    writer.writerows(map(_csv_cell, row) for row in rows)
-    with write_errors_are_told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, out.getvalue())
-
-
-def _csv_cell(value: str | float | None) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        return repr(value)
-    return spreadsheet_cell(value)
+def _write_beside(
+    folder: Path, plates: Sequence[Plate], galleries: Sequence[Gallery], frames: Mapping[str, pd.DataFrame]
+) -> None:
+    for plate in plates:
+        save(plate.figure, folder / "figures", plate.name)
+    for gallery in galleries:
+        save(gallery_figure(gallery), folder / "figures", f"retrievals_{gallery.direction}")
+    for name, frame in frames.items():
+        write_csv(folder / "tables" / f"{name}.csv", frame)
 
 
 def _figure_uri(plate: Plate) -> str:

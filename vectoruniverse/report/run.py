@@ -10,17 +10,15 @@ from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.catalogue import ARROWS_READ
 from vectoruniverse.report.figures.album import Plate, comparison_figures, history_figures, space_figures
-from vectoruniverse.report.figures.gallery import Gallery, TakePictures, choose_retrievals, gallery_figure
+from vectoruniverse.report.figures.gallery import Gallery, TakePictures, choose_retrievals
 from vectoruniverse.report.figures.space import Embedded
-from vectoruniverse.report.figures.style import save, undrawn
-from vectoruniverse.report.page import Table, write_page
-from vectoruniverse.report.tables import comparison_rows, model_card
-from vectoruniverse.report.verdict import Judgement, answer, kept_words, verdict, with_kept
+from vectoruniverse.report.figures.style import undrawn
+from vectoruniverse.report.page import write_page
+from vectoruniverse.report.tables import Table, comparison_table, grounds, model_card
+from vectoruniverse.report.verdict import Verdict, answer, kept_words, verdict, with_kept
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.tracking.contract import Direction
 from vectoruniverse.tracking.jsonl import read_metrics
-
-COLUMNS = ("metric", "base", "adapted", "change [95 % interval]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +87,13 @@ def write_report(
         snippet: Python that loads the adapter.
     """
     history = list(read_metrics(run.metrics_file))
-    base, adapted, bounds = comparison.base.metrics, comparison.adapted.metrics, comparison.intervals
-    said = judgement(run, comparison, monitor=monitor, judges_space=judges_space)
+    said = verdict_of(run, comparison, monitor=monitor, judges_space=judges_space)
     plates = [*_plates(comparison, history, monitor, judges_space), *findings.plates]
-    for plate in plates:
-        save(plate.figure, run.path / "figures", plate.name)
-    for gallery in findings.galleries:
-        save(gallery_figure(gallery), run.path / "figures", f"retrievals_{gallery.direction}")
     write_page(
         run.path / "report.html",
         title=run.name,
         answer=said.answer,
-        comparison=Table(
-            f"{comparison.rows_are.capitalize()}. {ARROWS_READ}", COLUMNS, comparison_rows(base, adapted, bounds)
-        ),
+        comparison=compared(comparison, f"{comparison.rows_are.capitalize()}. {ARROWS_READ}"),
         verdict=said.health,
         plates=plates,
         galleries=findings.galleries,
@@ -110,10 +101,16 @@ def write_report(
         tables=findings.tables,
         warnings=[said for said in [undrawn()] if said],
         listings={"Experiment": config, "Load the adapter": snippet.strip()},
+        beside=run.path,
     )
 
 
-def judgement(run: Run, comparison: Comparison, *, monitor: str, judges_space: bool) -> Judgement:
+def compared(comparison: Comparison, title: str = "") -> Table:
+    """Every metric of base and adapted model."""
+    return comparison_table(comparison.base.metrics, comparison.adapted.metrics, comparison.intervals, title)
+
+
+def verdict_of(run: Run, comparison: Comparison, *, monitor: str, judges_space: bool) -> Verdict:
     """What a run's numbers say in words, for its page and for the terminal alike.
 
     Args:
@@ -126,7 +123,7 @@ def judgement(run: Run, comparison: Comparison, *, monitor: str, judges_space: b
     held_out = comparison.evaluated_on == "held-out"
     found = answer(monitor, base, adapted, comparison.intervals, held_out=held_out)
     health = verdict(base, adapted, list(read_metrics(run.metrics_file))) if judges_space else ()
-    return Judgement(with_kept(found, kept_words(*kept_epochs(run))), health)
+    return Verdict(with_kept(found, kept_words(*kept_epochs(run))), health)
 
 
 def kept_epochs(run: Run) -> tuple[int | None, int | None]:
@@ -139,18 +136,8 @@ def write_card(
     run: Run, comparison: Comparison, *, facts: Mapping[str, str], snippet: str, tags: Sequence[str]
 ) -> None:
     """Write the model card, README.md of the run folder."""
-    base, adapted = comparison.base.metrics, comparison.adapted.metrics
-    table = comparison_rows(base, adapted, comparison.intervals)
-    card = model_card(
-        name=run.name,
-        facts=facts,
-        judged=comparison.rows_are,
-        columns=COLUMNS,
-        table=table,
-        drawn_by=comparison.drawn_by,
-        snippet=snippet,
-        tags=tags,
-    )
+    told = grounds(comparison.rows_are.capitalize(), comparison.drawn_by)
+    card = model_card(name=run.name, facts=facts, grounds=told, table=compared(comparison), snippet=snippet, tags=tags)
     run.write_text("README.md", card)
 
 

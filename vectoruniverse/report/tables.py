@@ -1,21 +1,67 @@
-"""What a run found, as tables for people and Markdown for the run folder."""
+"""Tables for people. Each is made of one pandas frame, and a frame goes into a terminal, a page, Markdown and CSV."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
+import pandas as pd
+
+from vectoruniverse.data.findings import spreadsheet_cell
 from vectoruniverse.metrics.catalogue import ARROWS_READ, Metric, in_order, signed
+from vectoruniverse.runs.durable import write_durably, write_errors_are_told
+
+NBSP = "\N{NO-BREAK SPACE}"
 
 Intervals = Mapping[str, Mapping[str, Sequence[float]]]
 """Of a metric, ``difference`` as [estimate, low, high]."""
 
 
-def comparison_rows(
-    base: Mapping[str, float], adapted: Mapping[str, float], intervals: Intervals | None = None
-) -> list[tuple[str, str, str, str]]:
-    """Metric, base, adapted and change (with its 95 % interval, where there is one), as text."""
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as text: first column left, the others right."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def table(
+    frame: pd.DataFrame, forms: Mapping[str, tuple[str, Callable[[Any], str]]] | None = None, *, title: str = ""
+) -> Table:
+    """A frame as text.
+
+    Args:
+        frame: of text, or of numbers that ``forms`` tell.
+        forms: column of the frame → its head and how a cell is told, in the order of the table; what a cell lacks
+            (None, NaN) stays empty. None: all columns as they are.
+        title: above the table.
+    """
+    if forms is not None:
+        told = {head: [_told(cell, form) for cell in frame[name]] for name, (head, form) in forms.items()}
+        frame = pd.DataFrame(told, index=frame.index, dtype=object)
+    return Table(title, tuple(map(str, frame.columns)), list(frame.itertuples(index=False, name=None)))
+
+
+def _told(cell: Any, form: Callable[[Any], str]) -> str:
+    return "" if pd.api.types.is_scalar(cell) and pd.isna(cell) else form(cell)
+
+
+def interval(estimate: float, low: float | None, high: float | None, *, form: str = ".3f", sign: bool = False) -> str:
+    """A number with its interval, where it has one."""
+    tell = signed if sign else format
+    if low is None or high is None or math.isnan(low):
+        return tell(estimate, form)
+    return f"{tell(estimate, form)} [{tell(low, form)},{NBSP}{tell(high, form)}]"
+
+
+def comparison_table(
+    base: Mapping[str, float], adapted: Mapping[str, float], intervals: Intervals | None = None, title: str = ""
+) -> Table:
+    """Each metric of a base and an adapted model, and its change (with the interval, where there is one)."""
     rows = []
     for metric in in_order(key for key in adapted if key in base):
         key = metric.name
@@ -24,50 +70,44 @@ def comparison_rows(
             _, low, high = intervals[key]["difference"]
             change += f" [{signed(low, '.3f')}, {signed(high, '.3f')}]"
         rows.append((metric.marked, _number(metric, base[key]), _number(metric, adapted[key]), change))
-    return rows
+    return Table(title, ("metric", "base", "adapted", "change [95 % interval]"), rows)
 
 
-def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Metric and value of one model, as text."""
-    return [(metric.marked, _number(metric, metrics[metric.name])) for metric in in_order(metrics)]
+def metric_table(metrics: Mapping[str, float]) -> Table:
+    """Each metric of one model."""
+    rows = [(metric.marked, _number(metric, metrics[metric.name])) for metric in in_order(metrics)]
+    return Table("", ("metric", "base"), rows)
 
 
-PARAMETER_COLUMNS = ("part", "adapted layers", "trained", "total", "share")
+def _number(metric: Metric, value: float) -> str:
+    return metric.tell(value) if math.isfinite(value) else str(value)
 
 
 class Counted(Protocol):
-    """Parameters of one part of a model."""
+    """Parameters of one part of a model, and the share of them that is trained, 0 to 1."""
 
     @property
-    def part(self) -> str:
-        """Its name."""
-
+    def part(self) -> str: ...  # noqa: D102 (read-only fields)
     @property
-    def adapted_layers(self) -> int:
-        """Layers with an adapter."""
-
+    def adapted_layers(self) -> int: ...  # noqa: D102
     @property
-    def trainable(self) -> int:
-        """Parameters that are trained."""
-
+    def trainable(self) -> int: ...  # noqa: D102
     @property
-    def total(self) -> int:
-        """All parameters."""
-
+    def total(self) -> int: ...  # noqa: D102
     @property
-    def share(self) -> float:
-        """Trained share, 0 to 1."""
+    def share(self) -> float: ...  # noqa: D102
 
 
-def parameter_rows(parts: Sequence[Counted]) -> list[tuple[str, str, str, str, str]]:
-    """What is trained of each part of a model, as text under ``PARAMETER_COLUMNS``."""
-    return [(p.part, str(p.adapted_layers), f"{p.trainable:,}", f"{p.total:,}", f"{p.share:.2%}") for p in parts]
+def trained_table(parts: Iterable[Counted]) -> Table:
+    """What is trained of each part of a model."""
+    rows = [(p.part, str(p.adapted_layers), f"{p.trainable:,}", f"{p.total:,}", f"{p.share:.2%}") for p in parts]
+    return Table("", ("part", "adapted layers", "trained", "total", "share"), rows)
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose cells cannot break it: first column left, the others right."""
-    lines = [_row(columns), "|---|" + "---:|" * (len(columns) - 1), *(_row(row) for row in rows)]
-    return "\n".join(lines)
+def markdown_table(shown: Table) -> str:
+    """A Markdown table whose cells cannot break it."""
+    rule = "|---|" + "---:|" * (len(shown.columns) - 1)
+    return "\n".join([_row(shown.columns), rule, *map(_row, shown.rows)])
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -75,8 +115,22 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(safe) + " |"
 
 
-def _number(metric: Metric, value: float) -> str:
-    return metric.tell(value) if math.isfinite(value) else str(value)
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """A frame as a file; numbers stay as they are, and a spreadsheet takes no text for a formula.
+
+    Raises:
+        ConfigError: it cannot be written.
+        ResourceError: the disk is full.
+    """
+    rows = [[_csv_cell(cell) for cell in row] for row in frame.itertuples(index=False, name=None)]
+    safe = pd.DataFrame(rows, columns=[spreadsheet_cell(str(name)) for name in frame.columns], dtype=object)
+    with write_errors_are_told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, safe.to_csv(index=False, lineterminator="\n"))
+
+
+def _csv_cell(cell: Any) -> str:
+    return spreadsheet_cell(cell) if isinstance(cell, str) else _told(cell, str)
 
 
 def drawn_over(drawn_by: str | None) -> str:
@@ -84,34 +138,29 @@ def drawn_over(drawn_by: str | None) -> str:
     return "rows" if drawn_by in (None, "row") else f"groups of rows with the same {drawn_by}"
 
 
+def grounds(rows_are: str, drawn_by: str | None) -> str:
+    """What stands above the table of a model card: whose rows, and what the intervals are."""
+    return (
+        f"{rows_are}, base and adapted model evaluated by the same code; intervals are paired bootstraps over "
+        f"{drawn_over(drawn_by)}"
+    )
+
+
 def model_card(
-    *,
-    name: str,
-    facts: Mapping[str, str],
-    judged: str = "held-out rows",
-    columns: Sequence[str],
-    table: Sequence[Sequence[str]],
-    drawn_by: str | None,
-    snippet: str,
-    tags: Sequence[str],
+    *, name: str, facts: Mapping[str, str], grounds: str, table: Table, snippet: str, tags: Sequence[str]
 ) -> str:
     """A model card in the hub's form: what was run on what, what came out beside the base, how to load it.
 
     Args:
         name: of the run.
         facts: Markdown, by name.
-        judged: what the rows of the table are called.
-        columns: heads of the table.
-        table: metrics of base and adapted model, as text.
-        drawn_by: as ``drawn_over`` takes it.
+        grounds: what stands above the table.
+        table: metrics of base and adapted model.
         snippet: Python that loads the adapter, run from the run folder.
         tags: what the hub files it under; the first is the library.
     """
     front = ["---", f"library_name: {tags[0]}", f"tags: [{', '.join(tags[1:])}]", "---"]
     body = [f"- {key}: {value}" for key, value in facts.items()]
-    told = (
-        f"{judged.capitalize()}, base and adapted model judged by the same code; intervals are paired bootstraps over "
-        f"{drawn_over(drawn_by)} ({ARROWS_READ[:-1]}):"
-    )
+    told = f"{grounds} ({ARROWS_READ[:-1]}):"
     code = ["## Load it", "", "Run in this folder:", "", "```python", snippet.strip(), "```", ""]
-    return "\n".join([*front, "", f"# {name}", "", *body, "", told, "", markdown_table(columns, table), "", *code])
+    return "\n".join([*front, "", f"# {name}", "", *body, "", told, "", markdown_table(table), "", *code])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vectoruniverse.metrics.catalogue import Metric, describe, signed
+from vectoruniverse.metrics.catalogue import describe, signed
 
 MIN_SHARE = 0.5
 """A space that keeps less than this share of its first effective rank has collapsed; the live guard's default."""
@@ -53,7 +53,7 @@ def answer(
     *,
     held_out: bool = True,
 ) -> Answer:
-    """Judge the change of one metric, towards its better end.
+    """What the change of one metric says, towards its better end.
 
     Args:
         metric: such as ``recall@5``; both models have it.
@@ -67,32 +67,29 @@ def answer(
     scale, form, unit, points = (100, ".1f", " %", " points") if told.unit == "share" else (1, ".3f", "", "")
     bounds = (intervals or {}).get(metric, {}).get("difference")
     low, high = (change, change) if bounds is None else bounds[1:]
-    outcome = _outcome(told, low, high)
+    found = outcome(metric, low, high)
     detail = f"Change {signed(change * scale, form)}{points}"
     if bounds is None:
         detail += ". No interval was computed, so this may be an accident of these rows."
     else:
         remark = {"unclear": "zero is within it, so these rows cannot tell", "unchanged": "no row differs"}
-        clear = outcome in ("better", "worse")  # then the sign says on which side, even of a bound that rounds to zero
+        clear = found in ("better", "worse")  # then the sign says on which side, even of a bound that rounds to zero
         ends = (f"{x * scale:+{form}}" if clear else signed(x * scale, form) for x in (low, high))
         detail += f", 95 % interval {' to '.join(ends)}: "
-        detail += f"{remark.get(outcome, 'clear of zero')}."
+        detail += f"{remark.get(found, 'clear of zero')}."
     went = f"{metric} went from {before * scale:{form}}{unit} to {after * scale:{form}}{unit}"
     if not held_out:
         return Answer("unclear", f"Training rows: {went}", f"Change {signed(change * scale, form)}{points}. {LEARNED}")
-    return Answer(outcome, f"{_OPENING[outcome]}: {went}", detail)
+    return Answer(found, f"{_OPENING[found]}: {went}", detail)
 
 
-def _outcome(metric: Metric, low: float, high: float) -> Outcome:
+def outcome(metric: str, low: float, high: float) -> Outcome:
     """What a change between two bounds says; without an interval both are the change itself."""
     if low == high == 0:
         return "unchanged"
-    lower_is_better = metric.better == "lower"
-    if low > 0:
-        return "worse" if lower_is_better else "better"
-    if high < 0:
-        return "better" if lower_is_better else "worse"
-    return "unclear"
+    if not (low > 0 or high < 0):
+        return "unclear"
+    return "better" if (low > 0) != (describe(metric).better == "lower") else "worse"
 
 
 def kept_words(epoch: int | None, best_epoch: int | None) -> str | None:
@@ -112,12 +109,12 @@ def kept_words(epoch: int | None, best_epoch: int | None) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Verdict:
     """What is said of a run, on its page and in the terminal.
 
     Attributes:
         answer: whether the metric that counts got better.
-        health: sentences about the space, the worst first; none where the task has no space to judge.
+        health: sentences about the space, the worst first; none where the task has no space to speak of.
     """
 
     answer: Answer
@@ -157,7 +154,7 @@ def verdict(
 
     Args:
         base: geometry of the base model, as `vectoruniverse.metrics.geometry.geometry` names it.
-        adapted: geometry of the adapted model; what it lacks is not judged.
+        adapted: geometry of the adapted model; of what it lacks nothing is said.
         history: records of ``metrics.jsonl``; ``train/effective_rank`` is watched from its first value on.
 
     Returns:

@@ -13,10 +13,9 @@ import pandas as pd
 from vectoruniverse.metrics.answers import interval_text
 from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.metrics.catalogue import ARROWS, describe
-from vectoruniverse.report.page import Table, write_csv
 from vectoruniverse.report.sweep.record import Statistics, SweepRecord, key_of, label_of, places_of, shown, title_of
+from vectoruniverse.report.tables import NBSP, Table, table, write_csv
 
-NBSP = "\N{NO-BREAK SPACE}"
 MIB = 2**20
 
 FACTS = ("rank", "alpha", "scale", "trained_parameters", "best_epoch", "seconds", "step_seconds", "peak_memory_bytes")
@@ -72,7 +71,7 @@ def value_frame(sweep: SweepRecord) -> pd.DataFrame:
 
 def write_cells(sweep: SweepRecord, file: Path) -> None:
     """Write sweep.csv."""
-    _write(cell_frame(sweep), file)
+    write_csv(file, cell_frame(sweep))
 
 
 def write_tables(sweep: SweepRecord, folder: Path) -> None:
@@ -84,7 +83,7 @@ def write_tables(sweep: SweepRecord, folder: Path) -> None:
     """
     for name, frame in ({"values": value_frame(sweep)} | _other_frames(sweep)).items():
         if len(frame):
-            _write(frame, folder / f"{name}.csv")
+            write_csv(folder / f"{name}.csv", frame)
 
 
 def value_table(sweep: SweepRecord) -> Table | None:
@@ -93,13 +92,15 @@ def value_table(sweep: SweepRecord) -> Table | None:
         return None
     text = _value_text(sweep, found).iloc[:, :4]
     text.loc[-1] = ["base", interval_of(found.base), "", ""]
-    return _table("", text.sort_index())
+    return table(text.sort_index())
 
 
 def cost_tables(sweep: SweepRecord) -> list[Table]:
     """What each value costs, and how much its seeds differ; none without statistics."""
     found = sweep.compared
-    return [] if found is None else [_table("Means over seeds", _value_text(sweep, found).iloc[:, [0, 4, 5, 6, 7]])]
+    return (
+        [] if found is None else [table(_value_text(sweep, found).iloc[:, [0, 4, 5, 6, 7]], title="Means over seeds")]
+    )
 
 
 def terminal_table(sweep: SweepRecord, found: Statistics) -> Table:
@@ -107,7 +108,7 @@ def terminal_table(sweep: SweepRecord, found: Statistics) -> Table:
     text = _value_text(sweep, found).iloc[:, :6].replace(NBSP, " ", regex=True)
     text.columns = ["", f"{_better(found.metric)} [95 %]", *text.columns[2:4], "trained", "time"]
     text[""] = [title_of(one.values) for one in found.values]
-    return _table(f"{sweep.name}: {found.queries} {sweep.judged} rows, seeds {sweep.seeds}", text)
+    return table(text, title=f"{sweep.name}: {found.queries} {sweep.judged} rows, seeds {sweep.seeds}")
 
 
 def health_tables(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> list[Table]:
@@ -148,7 +149,7 @@ def cell_table(sweep: SweepRecord) -> Table:
             "message": frame["message"].map(lambda message: message or ""),
         }
     )
-    return _table("", text)
+    return table(text)
 
 
 def places_of_cells(sweep: SweepRecord) -> dict[str, float]:
@@ -230,11 +231,3 @@ def _frame(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> pd.DataF
 
 def _bounds(name: str) -> tuple[str, str, str]:
     return name, f"{name} low", f"{name} high"
-
-
-def _table(title: str, text: pd.DataFrame) -> Table:
-    return Table(title, list(text.columns), text.to_numpy().tolist())
-
-
-def _write(frame: pd.DataFrame, file: Path) -> None:
-    write_csv(file, list(frame.columns), frame.itertuples(index=False, name=None))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from vectoruniverse.metrics.bootstrap import Interval
-from vectoruniverse.metrics.catalogue import signed
+import pandas as pd
+
 from vectoruniverse.report.figures.album import Plate
-from vectoruniverse.report.figures.style import save
-from vectoruniverse.report.page import Chapter, Table, write_csv, write_page
+from vectoruniverse.report.page import Chapter, write_page
+from vectoruniverse.report.tables import NBSP, Table, interval, table
 from vectoruniverse.tasks.text_pairs.encoders import EncoderComparison, answer, as_share, missed_pairs
 
 MISSED = 15
@@ -29,6 +30,18 @@ READING = (
     "Mean cosine: of unrelated texts, high is a narrow cone."
 )
 
+TWO, ONE = "{:.2f}".format, "{:,.1f}".format
+
+SPACE: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "encoder": ("encoder", str),
+    "alignment": ("alignment", TWO),
+    **{f"{side}/uniformity": (f"uniformity, {side}", TWO) for side in SIDES},
+    **{f"{side}/mean_cosine": (f"mean cosine, {side}", TWO) for side in SIDES},
+    "effective_rank": ("effective rank", "{:.1f}".format),
+    "largest_eigenvalue_share": ("largest eigenvalue", as_share),
+}
+"""Columns of the table of spaces."""
+
 
 def write_encoder_page(
     path: Path,
@@ -41,24 +54,23 @@ def write_encoder_page(
 ) -> None:
     """Write the page, and into a folder of its name beside it ``figures/`` (PNG and SVG) and ``tables/`` (CSV).
 
+    ``encoders.csv``, ``differences.csv`` and ``pairs.csv`` hold every metric, every difference and every pair.
+
     Args:
         path: the file.
         comparison: the encoders.
         title: name of the experiment.
         plates: figures, in the section ``health``.
-        facts: what was judged, by name.
+        facts: what was evaluated, by name.
         warnings: what a reader must know before believing the page.
 
     Raises:
         ConfigError: something cannot be written.
         ResourceError: the disk is full.
     """
-    beside = path.with_suffix("")
-    for plate in plates:
-        save(plate.figure, beside / "figures", plate.name)
-    write_tables(comparison, beside / "tables")
-    missed, differences = missed_table(comparison), difference_table(comparison)
+    missed, best = missed_table(comparison), comparison.best
     instead = "Nearest instead: the second text that stands before the partner of the first one."
+    said = instead if missed.rows else "None: every partner comes first, both ways."
     write_page(
         path,
         title=title,
@@ -68,131 +80,110 @@ def write_encoder_page(
         plates=plates,
         chapters=[
             Chapter("health", "Pairs and spaces", [READING], [space_table(comparison)]),
-            Chapter(
-                "differences",
-                f"How far {comparison.best} stands above the others",
-                tables=[differences] if differences.rows else [],
-            ),
-            Chapter(
-                "metrics",
-                f"Pairs that {comparison.best} ranks lowest",
-                [instead] if missed.rows else ["None: every partner comes first, both ways."],
-                [missed] if missed.rows else [],
-            ),
+            Chapter("differences", f"How far {best} stands above the others", tables=[difference_table(comparison)]),
+            Chapter("metrics", f"Pairs that {best} ranks lowest", [said], [missed]),
         ],
         facts=facts,
         warnings=[*warnings, *_without_likeness(comparison)],
+        beside=path.with_suffix(""),
+        frames={
+            "encoders": _encoders(comparison),
+            "differences": _differences(comparison),
+            "pairs": pd.concat([_pairs(comparison, name) for name in comparison.found]),
+        },
     )
 
 
 def encoder_table(comparison: EncoderComparison) -> Table:
     """How well each encoder finds partners, and how its pairs stand out; the best first."""
-    rows = [
-        (name, _reached(comparison, name), *_cells(evaluation.metrics, comparison.metric).values())
-        for name, evaluation in comparison.found.items()
-    ]
-    heads = _cells(comparison.found[comparison.best].metrics, comparison.metric)
-    return Table("", ("encoder", f"{comparison.metric} [95\N{NO-BREAK SPACE}%]", *heads), rows)
+    frame, metric, times = _encoders(comparison), comparison.metric, _times_chance(comparison)
+    recalls = [key for key in map(str, frame) if re.fullmatch(r"recall@\d+|mrr", key) and key != metric]
+    frame["reached"] = [_reached(comparison, name) for name in frame["encoder"]]
+    return table(
+        frame,
+        {
+            "encoder": ("encoder", str),
+            "reached": (f"{metric} [95{NBSP}%]", str),
+            **{key: (LABELS.get(key, key), as_share) for key in recalls},
+            "median_rank": ("median rank", ONE),
+            "pair_cosine_clipped": ("cosine", "{:.3f}".format),
+            **{key: (LABELS[key], lambda score: f"×{score * times:.2f}") for key in SCORES},
+        },
+    )
 
 
 def space_table(comparison: EncoderComparison) -> Table:
     """How each encoder uses its space."""
-    rows = [(name, *_space(evaluation.metrics).values()) for name, evaluation in comparison.found.items()]
-    return Table("", ("encoder", *_space(comparison.found[comparison.best].metrics)), rows)
+    return table(_encoders(comparison), SPACE)
 
 
 def difference_table(comparison: EncoderComparison) -> Table:
     """By how much the best stands above each other encoder, paired over the same pairs."""
-    told = {name: found for name, found in comparison.differences.items() if found}
-    metrics = list(dict.fromkeys(metric for found in told.values() for metric in found))
-    chance = comparison.found[comparison.best].metrics["uniformity_chance"]
-    units = {metric: (1 / chance, "×chance") if metric in SCORES else (100.0, "points") for metric in metrics}
-    heads = (f"{LABELS.get(metric, metric)}, {unit} [95\N{NO-BREAK SPACE}%]" for metric, (_, unit) in units.items())
-    rows = [(name, *(_interval(found[metric], units[metric][0]) for metric in metrics)) for name, found in told.items()]
-    return Table("", ("above", *heads), rows)
+    frame, times = _differences(comparison), _times_chance(comparison)
+    units = {
+        metric: (times, "×chance") if metric in SCORES else (100.0, "points") for metric in frame["metric"].unique()
+    }
+    frame["told"] = [
+        interval(*(float(value) * units[metric][0] for value in bounds), form=".2f", sign=True)
+        for metric, *bounds in frame[["metric", "difference", "low", "high"]].itertuples(index=False)
+    ]
+    wide = frame.pivot(index="encoder", columns="metric", values="told")
+    wide = wide.reindex(index=frame["encoder"].unique(), columns=list(units)).reset_index(names="above")
+    heads = {key: f"{LABELS.get(key, key)}, {unit} [95{NBSP}%]" for key, (_, unit) in units.items()}
+    return table(wide.rename(columns=heads))
 
 
 def missed_table(comparison: EncoderComparison) -> Table:
     """Pairs that the best encoder ranks lowest, the worst first, and what it finds in the partner's place."""
-    cosine = comparison.found[comparison.best].per_query["pair_cosine"]
+    missed = missed_pairs(comparison, MISSED)
+    frame = _pairs(comparison, comparison.best).iloc[[one.pair for one in missed]]
+    frame["instead"] = [None if one.instead is None else comparison.second[one.instead] for one in missed]
+    return table(
+        frame,
+        {
+            **{side: (side, str) for side in SIDES},
+            "first_to_second/rank": ("rank →", "{:,}".format),
+            "second_to_first/rank": ("rank ←", "{:,}".format),
+            "pair_cosine": ("cosine", TWO),
+            "instead": ("nearest instead", str),
+        },
+    )
+
+
+def _reached(comparison: EncoderComparison, name: str) -> str:
+    value, bounds = as_share(comparison.found[name].metrics[comparison.metric]), comparison.reached.get(name)
+    return value if bounds is None else f"{value} [{bounds.low * 100:.1f},{NBSP}{bounds.high * 100:.1f}]"
+
+
+def _times_chance(comparison: EncoderComparison) -> float:
+    """What makes a row or column score a multiple of chance."""
+    return 1 / comparison.found[comparison.best].metrics["uniformity_chance"]
+
+
+def _encoders(comparison: EncoderComparison) -> pd.DataFrame:
+    """Every metric of each encoder."""
+    return pd.DataFrame([{"encoder": name, **one.metrics} for name, one in comparison.found.items()])
+
+
+def _differences(comparison: EncoderComparison) -> pd.DataFrame:
+    """Every difference from the best encoder."""
     rows = [
-        (
-            comparison.first[one.pair],
-            comparison.second[one.pair],
-            f"{one.forth:,}",
-            f"{one.back:,}",
-            f"{cosine[one.pair]:.2f}",
-            "" if one.instead is None else comparison.second[one.instead],
-        )
-        for one in missed_pairs(comparison, MISSED)
-    ]
-    return Table("", ("first", "second", "rank →", "rank ←", "cosine", "nearest instead"), rows)
-
-
-def write_tables(comparison: EncoderComparison, folder: Path) -> None:
-    """Write ``encoders.csv``, ``differences.csv`` and ``pairs.csv``: every metric, every difference, every pair.
-
-    Raises:
-        ConfigError: a table cannot be written.
-        ResourceError: the disk is full.
-    """
-    metrics = list(dict.fromkeys(metric for evaluation in comparison.found.values() for metric in evaluation.metrics))
-    encoders = [(name, *map(evaluation.metrics.get, metrics)) for name, evaluation in comparison.found.items()]
-    write_csv(folder / "encoders.csv", ("encoder", *metrics), encoders)
-    differences = [
         (metric, comparison.best, name, gap.estimate, gap.low, gap.high)
         for name, found in comparison.differences.items()
         for metric, gap in found.items()
     ]
-    write_csv(folder / "differences.csv", ("metric", "best", "encoder", "difference", "low", "high"), differences)
-    ranks = [f"{direction}/rank" for direction in DIRECTIONS]
-    columns = ("encoder", "pair", "first", "second", *ranks, *PAIR_METRICS)
-    write_csv(folder / "pairs.csv", columns, _pair_rows(comparison))
+    return pd.DataFrame(rows, columns=("metric", "best", "encoder", "difference", "low", "high"), dtype=object)
 
 
-def _pair_rows(comparison: EncoderComparison) -> Iterator[tuple[str | float, ...]]:
-    for name, evaluation in comparison.found.items():
-        columns = [evaluation.ranks[direction].tolist() for direction in DIRECTIONS]
-        columns += [evaluation.per_query[metric].tolist() for metric in PAIR_METRICS]
-        texts = zip(comparison.first, comparison.second, *columns, strict=True)
-        for pair, values in enumerate(texts):
-            yield (name, pair, *values)
-
-
-def _reached(comparison: EncoderComparison, name: str) -> str:
-    value, interval = as_share(comparison.found[name].metrics[comparison.metric]), comparison.reached.get(name)
-    return (
-        value if interval is None else f"{value} [{interval.low * 100:.1f},\N{NO-BREAK SPACE}{interval.high * 100:.1f}]"
+def _pairs(comparison: EncoderComparison, name: str) -> pd.DataFrame:
+    """Every pair as an encoder sees it."""
+    found = comparison.found[name]
+    frame = pd.DataFrame({"pair": range(len(comparison.first)), "first": comparison.first, "second": comparison.second})
+    frame.insert(0, "encoder", name)
+    return frame.assign(
+        **{f"{direction}/rank": found.ranks[direction] for direction in DIRECTIONS},
+        **{metric: found.per_query[metric] for metric in PAIR_METRICS},
     )
-
-
-def _cells(metrics: Mapping[str, float], metric: str) -> dict[str, str]:
-    """What the table shows of an encoder beside the metric that decides, by column."""
-    recalls = [key for key in metrics if re.fullmatch(r"recall@\d+|mrr", key) and key != metric]
-    chance = metrics["uniformity_chance"]
-    return {
-        **{LABELS.get(key, key): as_share(metrics[key]) for key in recalls},
-        "median rank": f"{metrics['median_rank']:,.1f}",
-        "cosine": f"{metrics['pair_cosine_clipped']:.3f}",
-        "row score": f"×{metrics['row_uniformity'] / chance:.2f}",
-        "column score": f"×{metrics['column_uniformity'] / chance:.2f}",
-    }
-
-
-def _space(metrics: Mapping[str, float]) -> dict[str, str]:
-    """What the table of spaces shows of an encoder, by column."""
-    return {
-        "alignment": f"{metrics['alignment']:.2f}",
-        **{f"uniformity, {side}": f"{metrics[f'{side}/uniformity']:.2f}" for side in SIDES},
-        **{f"mean cosine, {side}": f"{metrics[f'{side}/mean_cosine']:.2f}" for side in SIDES},
-        "effective rank": f"{metrics['effective_rank']:.1f}",
-        "largest eigenvalue": as_share(metrics["largest_eigenvalue_share"]),
-    }
-
-
-def _interval(gap: Interval, scale: float) -> str:
-    estimate, low, high = (signed(value * scale, ".2f") for value in (gap.estimate, gap.low, gap.high))
-    return f"{estimate} [{low},\N{NO-BREAK SPACE}{high}]"
 
 
 def _without_likeness(comparison: EncoderComparison) -> Iterator[str]:
