@@ -495,7 +495,7 @@ def test_a_run_that_no_epoch_made_better_says_so_everywhere(experiment, tmp_path
     said = "No epoch beat the base: the adapter is the untrained one"
     assert outcome.epoch == outcome.best_epoch == 0
     assert said in (outcome.run.path / "README.md").read_text() and said in outcome.run.report_file.read_text()
-    assert verdict_of(outcome.run, outcome.comparison, monitor="recall@5", judges_space=True).answer.headline == said
+    assert verdict_of(outcome.run, outcome.comparison, monitor="recall@5", has_space=True).answer.headline == said
 
 
 def test_a_dry_run_makes_a_whole_update_with_dropout(experiment, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vectoruniverse.data.pair_items import PairItems
-from vectoruniverse.evaluation.retrieval import judge_sides
+from vectoruniverse.evaluation.retrieval import evaluate_pairs
 from vectoruniverse.metrics.catalogue import Metric, best_ends, declare, describe, in_order, signed
 from vectoruniverse.report.tables import comparison_table, metric_table
 from vectoruniverse.tasks.classification.task import Examples, _evaluation
@@ -56,7 +56,7 @@ def test_all_numbers_of_a_classifier_are_told() -> None:
 
 def test_all_numbers_of_a_space_of_pairs_are_told() -> None:
     rows = torch.nn.functional.normalize(torch.randn(8, 4), dim=1)
-    found = judge_sides(rows, rows.flip(0), PairItems(np.arange(8), np.arange(8)), (1, 5), names=("image", "text"))
+    found = evaluate_pairs(rows, rows.flip(0), PairItems(np.arange(8), np.arange(8)), (1, 5), names=("image", "text"))
     labels = [label for label, _ in metric_table(found.metrics).rows]
     assert len(labels) == len(set(labels)) == len(found.metrics)
     assert labels[0].startswith("recall@1, mean of both")

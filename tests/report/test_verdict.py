@@ -36,7 +36,7 @@ def test_answer_says_by_how_much() -> None:
 def test_a_good_space_is_healthy_in_one_sentence() -> None:
     assert verdict(BASE, BASE | {"effective_rank": 41.2}) == ["healthy: effective rank 41.2 (base 9.0)"]
     assert verdict({}, {"effective_rank": 41.2}) == ["healthy: effective rank 41.2"]
-    assert verdict({}, {}) == ["not judged: there are no numbers about the space"]
+    assert verdict({}, {}) == ["not evaluated: there are no numbers about the space"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from vectoruniverse.data.pair_items import same_texts
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.evaluation.retrieval import judge_sides
+from vectoruniverse.evaluation.retrieval import evaluate_pairs
 from vectoruniverse.metrics.bootstrap import paired_bootstrap
 from vectoruniverse.metrics.pair_scores import pair_scores
 from vectoruniverse.tasks.text_pairs.encoders import answer, compare_encoders, missed_pairs
@@ -16,19 +16,19 @@ FIRST = [f"question {i}" for i in range(60)]
 SECOND = [f"질문 {i}" for i in range(60)]
 
 
-def judged(noise: float, seed: int = 0, first=FIRST, second=SECOND) -> Evaluation:
+def evaluated(noise: float, seed: int = 0, first=FIRST, second=SECOND) -> Evaluation:
     """An encoder whose partners differ by so much noise."""
     generator = torch.Generator().manual_seed(seed)
     own = torch.randn(len(first), 8, generator=generator)
     sides = [F.normalize(own + noise * torch.randn(len(first), 8, generator=generator), dim=1) for _ in range(2)]
-    found = judge_sides(*sides, same_texts(first, second), (1, 5), names=("first", "second"))
+    found = evaluate_pairs(*sides, same_texts(first, second), (1, 5), names=("first", "second"))
     scores = pair_scores(*sides)
     per_query = {**found.per_query, **scores.per_pair()}
     return Evaluation({**found.metrics, **scores.metrics()}, per_query, found.ranks, found.vectors)
 
 
 def test_the_best_comes_first_and_differences_are_paired_on_the_same_pairs():
-    found = {"far": judged(2.0), "near": judged(0.1), "middle": judged(0.6)}
+    found = {"far": evaluated(2.0), "near": evaluated(0.1), "middle": evaluated(0.6)}
     comparison = compare_encoders(found, FIRST, SECOND)
     assert list(comparison.found) == ["near", "middle", "far"] and comparison.best == "near"
     assert set(comparison.differences) == {"middle", "far"}
@@ -47,7 +47,9 @@ def test_the_best_comes_first_and_differences_are_paired_on_the_same_pairs():
 
 
 def test_encoders_that_the_pairs_cannot_tell_apart_are_named():
-    comparison = compare_encoders({"a": judged(0.6), "b": judged(0.6, seed=1), "c": judged(3.0)}, FIRST, SECOND)
+    comparison = compare_encoders(
+        {"a": evaluated(0.6), "b": evaluated(0.6, seed=1), "c": evaluated(3.0)}, FIRST, SECOND
+    )
     other = "b" if comparison.best == "a" else "a"
     said = answer(comparison)
     assert said.outcome == "unclear"
@@ -55,7 +57,7 @@ def test_encoders_that_the_pairs_cannot_tell_apart_are_named():
 
 
 def test_an_encoder_does_not_beat_itself():
-    same = judged(0.6)
+    same = evaluated(0.6)
     comparison = compare_encoders({"first named": same, "twin": same}, FIRST, SECOND)
     assert comparison.best == "first named"
     assert answer(comparison).outcome == "unclear"
@@ -63,17 +65,17 @@ def test_an_encoder_does_not_beat_itself():
 
 def test_pairs_that_share_a_text_are_drawn_together():
     first = [FIRST[i // 6] for i in range(60)]
-    found = {"a": judged(0.2, first=first), "b": judged(1.5, first=first)}
+    found = {"a": evaluated(0.2, first=first), "b": evaluated(1.5, first=first)}
     grouped, alone = (compare_encoders(found, texts, SECOND).differences["b"]["mrr"] for texts in (first, FIRST))
     assert grouped.estimate == alone.estimate
     assert (grouped.low, grouped.high) != (alone.low, alone.high)
 
 
 def test_one_encoder_and_one_group_give_a_number_without_a_claim():
-    alone = answer(compare_encoders({"only": judged(0.5)}, FIRST, SECOND))
+    alone = answer(compare_encoders({"only": evaluated(0.5)}, FIRST, SECOND))
     assert alone.outcome == "unchanged" and alone.headline.startswith("only: recall@1")
     same = ["the same"] * 60
-    comparison = compare_encoders({"a": judged(0.5, first=same), "b": judged(0.9, first=same)}, same, SECOND)
+    comparison = compare_encoders({"a": evaluated(0.5, first=same), "b": evaluated(0.9, first=same)}, same, SECOND)
     assert answer(comparison).outcome == "unclear"
     assert not comparison.reached and comparison.differences == {"b": {}}
     assert missed_pairs(comparison, 5) == []
@@ -81,7 +83,7 @@ def test_one_encoder_and_one_group_give_a_number_without_a_claim():
 
 def test_missed_pairs_are_the_lowest_ranks_with_what_was_found_instead():
     first = [*FIRST[:58], FIRST[0], FIRST[1]]
-    best = judged(0.9, first=first)
+    best = evaluated(0.9, first=first)
     comparison = compare_encoders({"a": best}, first, SECOND)
     missed = missed_pairs(comparison, 10)
     sums = best.ranks["first_to_second"] + best.ranks["second_to_first"]
@@ -96,20 +98,20 @@ def test_missed_pairs_are_the_lowest_ranks_with_what_was_found_instead():
 
 
 def test_pairs_that_come_first_both_ways_are_not_missed():
-    assert missed_pairs(compare_encoders({"a": judged(0.0)}, FIRST, SECOND), 5) == []
+    assert missed_pairs(compare_encoders({"a": evaluated(0.0)}, FIRST, SECOND), 5) == []
 
 
 def test_encoders_judged_on_other_pairs_or_otherwise_are_refused():
     with pytest.raises(ValueError, match="b was not evaluated by recall@1 on these 60 pairs"):
-        compare_encoders({"a": judged(0.5), "b": judged(0.5, first=FIRST[:9], second=SECOND[:9])}, FIRST, SECOND)
+        compare_encoders({"a": evaluated(0.5), "b": evaluated(0.5, first=FIRST[:9], second=SECOND[:9])}, FIRST, SECOND)
     with pytest.raises(ValueError, match="recall@7"):
-        compare_encoders({"a": judged(0.5)}, FIRST, SECOND, metric="recall@7")
+        compare_encoders({"a": evaluated(0.5)}, FIRST, SECOND, metric="recall@7")
     with pytest.raises(ValueError, match="no encoder"):
         compare_encoders({}, FIRST, SECOND)
 
 
 def test_another_metric_may_decide():
-    found = {"a": judged(0.6), "b": judged(0.6, seed=1)}
+    found = {"a": evaluated(0.6), "b": evaluated(0.6, seed=1)}
     comparison = compare_encoders(found, FIRST, SECOND, metric="mrr")
     assert comparison.best == max(found, key=lambda name: found[name].metrics["mrr"])
     assert np.isfinite(comparison.reached["b"].low) and "mrr" in answer(comparison).headline.lower()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tasks.test_compare_encoders import FIRST, SECOND, judged
+from tests.tasks.test_compare_encoders import FIRST, SECOND, evaluated
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.tasks.text_pairs.encoders import answer, compare_encoders
@@ -24,7 +24,7 @@ HOSTILE = "<script>document.title = 'pwned'</script>"
 
 
 def compared(first=FIRST, second=SECOND):
-    found = {name: judged(noise, first=first, second=second) for name, noise in (("far", 2.0), ("가까운", 0.3))}
+    found = {name: evaluated(noise, first=first, second=second) for name, noise in (("far", 2.0), ("가까운", 0.3))}
     return compare_encoders(found, first, second)
 
 
@@ -75,7 +75,7 @@ def test_the_other_tables_hold_the_space_and_the_differences():
 
 
 def test_missed_pairs_are_told_by_their_texts():
-    rows = missed_table(compare_encoders({"far": judged(2.0)}, FIRST, SECOND)).rows
+    rows = missed_table(compare_encoders({"far": evaluated(2.0)}, FIRST, SECOND)).rows
     assert rows and all(first.split()[1] == second.split()[1] for first, second, *_ in rows)
     assert all(instead in SECOND and instead != second for _, second, forth, *_, instead in rows if forth != "1")
 
@@ -118,14 +118,14 @@ def test_texts_and_names_are_inert(tmp_path):
 
 
 def test_an_encoder_that_finds_every_partner_and_one_alone_have_a_page(tmp_path):
-    source = write(tmp_path, compare_encoders({"perfect": judged(0.0)}, FIRST, SECOND))
+    source = write(tmp_path, compare_encoders({"perfect": evaluated(0.0)}, FIRST, SECOND))
     assert "None: every partner comes first, both ways." in source
     assert 'id="differences"' not in source
     assert read(tmp_path / "encoders" / "tables" / "differences.csv") == []
 
 
 def test_texts_that_are_like_none_are_told_before_the_answer(tmp_path):
-    found = {"a": judged(0.3), "b": judged(0.5)}
+    found = {"a": evaluated(0.3), "b": evaluated(0.5)}
     found["b"] = type(found["b"])({**found["b"].metrics, "empty_rows": 3.0}, *[found["b"].per_query, found["b"].ranks])
     source = write(tmp_path, compare_encoders(found, FIRST, SECOND))
     assert source.index("b: 3 first and 0 second texts") < source.index('id="answer"')

@@ -331,7 +331,7 @@ def _print_verdict(run: Run, comparison: Comparison) -> None:
 
     record = run.read_evaluation()
     if record is not None and record.monitor in comparison.adapted.metrics:
-        for line in verdict_of(run, comparison, monitor=record.monitor, judges_space=record.judges_space).lines():
+        for line in verdict_of(run, comparison, monitor=record.monitor, has_space=record.judges_space).lines():
             typer.echo(line)
 
 

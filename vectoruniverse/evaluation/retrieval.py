@@ -1,4 +1,4 @@
-"""How a space of pairs is judged: retrieval, labels and geometry of one set of embeddings.
+"""What a space of pairs is evaluated by: retrieval, labels and geometry of one set of embeddings.
 
 Shapes: N rows, E shared embedding, C labels.
 """
@@ -44,12 +44,7 @@ class Labels:
     of_row: Tensor
 
 
-def judge(embeddings: Embeddings, items: PairItems, recall_at: Sequence[int]) -> Evaluation:
-    """Retrieval in both directions, and the geometry of the space; see ``judge_sides``."""
-    return judge_sides(embeddings.image, embeddings.text, items, recall_at, names=("image", "text"))
-
-
-def judge_sides(
+def evaluate_pairs(
     first: Tensor, second: Tensor, items: PairItems, recall_at: Sequence[int], *, names: tuple[str, str]
 ) -> Evaluation:
     """Retrieval of either side of the pairs by the other, and the geometry of both.
@@ -74,7 +69,7 @@ def judge_sides(
     metrics = _both_ways(names, summarise_ranks(forth, recall_at), summarise_ranks(back, recall_at))
     ranks = {f"{a}_to_{b}": forth.cpu().numpy(), f"{b}_to_{a}": back.cpu().numpy()}
     per_row = _both_ways(names, *(_per_row(found, recall_at) for found in ranks.values()))
-    return Evaluation(metrics | _geometry(first, second, names), per_row, ranks, {a: first, b: second})
+    return Evaluation(metrics | geometry(first, second, names), per_row, ranks, {a: first, b: second})
 
 
 def pair_ranks(query: Tensor, answer: Tensor, items: PairItems) -> Tensor:
@@ -110,17 +105,7 @@ def _per_row(ranks: NDArray[np.int64], recall_at: Sequence[int]) -> dict[str, ND
     return hits | {"mrr": 1.0 / ranks}
 
 
-def _geometry(first: Tensor, second: Tensor, names: tuple[str, str]) -> dict[str, float]:
-    """What ``geometry`` says of pictures and texts, under the names of these sides."""
-    sides = dict(zip(("image", "text"), names, strict=True))
-    found = {}
-    for key, value in geometry(first, second).items():
-        side, slash, name = key.partition("/")
-        found[f"{sides[side]}/{name}" if slash else key] = value
-    return found
-
-
-def judge_labels(embeddings: Embeddings, labels: Labels) -> Evaluation:
+def evaluate_labels(embeddings: Embeddings, labels: Labels) -> Evaluation:
     """Zero-shot label accuracy, and mean average precision of label-sharing neighbours within and across modalities.
 
     ``zero_shot/accuracy@k``: one of the picture's own labels is among the k labels whose texts are nearest to it.

@@ -14,12 +14,13 @@ from vectoruniverse.errors import DivergedError
 from vectoruniverse.metrics.similarity import STRIPE, check_unit_rows
 
 
-def geometry(image: Tensor, text: Tensor) -> dict[str, float]:
-    """Describe the embeddings of pictures and their texts.
+def geometry(image: Tensor, text: Tensor, names: tuple[str, str] = ("image", "text")) -> dict[str, float]:
+    """Describe the embeddings of pictures and their texts, or of whatever else belongs together in pairs.
 
     Args:
         image: unit rows (N, E), N ≥ 2.
         text: unit rows (N, E); row i belongs to picture i.
+        names: of the two.
 
     Returns:
         - ``alignment``: mean ||x_i - y_i||² of pairs, 0 to 4, lower is closer (Wang & Isola, arXiv:2005.10242, α = 2);
@@ -42,7 +43,7 @@ def geometry(image: Tensor, text: Tensor) -> dict[str, float]:
         "modality_gap": float((_mean(image) - _mean(text)).norm()),
         **_spectrum_summary(torch.cat([image, text])),
     }
-    for modality, rows in (("image", image), ("text", text)):
+    for modality, rows in zip(names, (image, text), strict=True):
         part = {
             "uniformity": uniformity(rows),
             "mean_cosine": mean_cosine(rows),

@@ -24,6 +24,8 @@ CONE_COSINE = 0.5
 GAP = 0.5
 """A greater distance between the means of pictures and texts is named; CLIP models start at about 0.8."""
 
+SIDES = {"image": "pictures", "text": "texts", "first": "first texts", "second": "second texts"}
+
 Outcome = Literal["better", "worse", "unclear", "unchanged"]
 
 LEARNED = "These are rows that it learned from, which says nothing of others."
@@ -80,7 +82,8 @@ def answer(
     went = f"{metric} went from {before * scale:{form}}{unit} to {after * scale:{form}}{unit}"
     if not held_out:
         return Answer("unclear", f"Training rows: {went}", f"Change {signed(change * scale, form)}{points}. {LEARNED}")
-    return Answer(found, f"{_OPENING[found]}: {went}", detail)
+    opening = {"better": "Better", "worse": "Worse", "unclear": "Not clear", "unchanged": "No change"}
+    return Answer(found, f"{opening[found]}: {went}", detail)
 
 
 def outcome(metric: str, low: float, high: float) -> Outcome:
@@ -137,14 +140,6 @@ def with_kept(answer: Answer, kept: str | None) -> Answer:
     return Answer(answer.outcome, answer.headline, f"{kept}. {answer.detail}")
 
 
-_OPENING: Mapping[Outcome, str] = {
-    "better": "Better",
-    "worse": "Worse",
-    "unclear": "Not clear",
-    "unchanged": "No change",
-}
-
-
 def verdict(
     base: Mapping[str, float],
     adapted: Mapping[str, float],
@@ -160,33 +155,26 @@ def verdict(
     Returns:
         The worst first. A single sentence that starts with ``healthy`` when nothing is wrong.
     """
-    found = [
-        *_not_finite(adapted),
-        *_collapse(base, adapted),
-        *_collapse_while_training(history),
-        *_dominant_direction(base, adapted),
-        *_cone(base, adapted),
-        *_gap(base, adapted),
-    ]
-    return found or [_healthy(base, adapted)]
-
-
-def _healthy(base: Mapping[str, float], adapted: Mapping[str, float]) -> str:
-    if "effective_rank" not in adapted:
-        return "not judged: there are no numbers about the space"
-    return f"healthy: effective rank {_beside(base, adapted, 'effective_rank', '.1f')}"
-
-
-def _not_finite(adapted: Mapping[str, float]) -> list[str]:
-    names = sorted(name for name, value in adapted.items() if not math.isfinite(value))
-    return [f"not finite: {', '.join(names)}"] if names else []
-
-
-def _collapse(base: Mapping[str, float], adapted: Mapping[str, float]) -> list[str]:
-    rank = adapted.get("effective_rank", math.inf)
+    share, rank = "largest_eigenvalue_share", adapted.get("effective_rank", math.inf)
+    strange = sorted(name for name, value in adapted.items() if not math.isfinite(value))
+    found = [f"not finite: {', '.join(strange)}"] if strange else []
     if rank < max(MIN_RANK, MIN_SHARE * base.get("effective_rank", 0.0)):
-        return [f"collapsed: effective rank {_beside(base, adapted, 'effective_rank', '.1f')}"]
-    return []
+        found.append(f"collapsed: effective rank {_beside(base, adapted, 'effective_rank', '.1f')}")
+    found += _collapse_while_training(history)
+    if adapted.get(share, 0.0) > DOMINANT_SHARE:
+        beside = f" (base {base[share] * 100:.0f} %)" if share in base else ""
+        found.append(f"one direction holds {adapted[share] * 100:.0f} % of the variance{beside}")
+    for side, name in SIDES.items():
+        if adapted.get(key := f"{side}/mean_cosine", 0.0) > CONE_COSINE:
+            found.append(f"{name} lie in a narrow cone: mean cosine {_beside(base, adapted, key, '.2f')}")
+    if adapted.get("modality_gap", 0.0) > GAP:
+        sides = "pictures and texts" if "image/mean_cosine" in adapted else "both sides of the pairs"
+        found.append(f"{sides} stand apart: modality gap {_beside(base, adapted, 'modality_gap', '.2f')}")
+    if found:
+        return found
+    if "effective_rank" not in adapted:
+        return ["not evaluated: there are no numbers about the space"]
+    return [f"healthy: effective rank {_beside(base, adapted, 'effective_rank', '.1f')}"]
 
 
 def _collapse_while_training(history: Sequence[Mapping[str, float | int | str]]) -> list[str]:
@@ -199,31 +187,6 @@ def _collapse_while_training(history: Sequence[Mapping[str, float | int | str]])
     least = min(rank for _, rank in ranks)
     text = f"collapsed at step {low[0]}: effective rank of batches fell from {ranks[0][1]:.1f} to {least:.1f}"
     return [text if low[-1] == ranks[-1][0] else f"{text}, and recovered by step {ranks[-1][0]}"]
-
-
-def _dominant_direction(base: Mapping[str, float], adapted: Mapping[str, float]) -> list[str]:
-    key = "largest_eigenvalue_share"
-    if adapted.get(key, 0.0) <= DOMINANT_SHARE:
-        return []
-    beside = f" (base {base[key] * 100:.0f} %)" if key in base else ""
-    return [f"one direction holds {adapted[key] * 100:.0f} % of the variance{beside}"]
-
-
-def _cone(base: Mapping[str, float], adapted: Mapping[str, float]) -> list[str]:
-    found = []
-    sides = (("image", "pictures"), ("text", "texts"), ("first", "first texts"), ("second", "second texts"))
-    for modality, name in sides:
-        key = f"{modality}/mean_cosine"
-        if adapted.get(key, 0.0) > CONE_COSINE:
-            found.append(f"{name} lie in a narrow cone: mean cosine {_beside(base, adapted, key, '.2f')}")
-    return found
-
-
-def _gap(base: Mapping[str, float], adapted: Mapping[str, float]) -> list[str]:
-    if adapted.get("modality_gap", 0.0) <= GAP:
-        return []
-    sides = "pictures and texts" if "image/mean_cosine" in adapted else "both sides of the pairs"
-    return [f"{sides} stand apart: modality gap {_beside(base, adapted, 'modality_gap', '.2f')}"]
 
 
 def _beside(base: Mapping[str, float], adapted: Mapping[str, float], key: str, form: str) -> str:

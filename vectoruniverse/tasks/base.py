@@ -97,7 +97,7 @@ class Prepared(ABC):
         return ("",)
 
     @property
-    def judges_space(self) -> bool:
+    def has_space(self) -> bool:
         """Whether vectors are what the task is after, so that a narrow space is a fault."""
         return True
 

@@ -18,8 +18,11 @@ from vectoruniverse.config.loading import dump_experiment, fingerprint
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.evaluation.comparison import Comparison, EvaluatedOn, compare_rows, evaluation_record
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.metrics.catalogue import describe
-from vectoruniverse.report.run import Findings, write_card, write_report
+from vectoruniverse.metrics.catalogue import ARROWS_READ, describe
+from vectoruniverse.report.figures.style import undrawn
+from vectoruniverse.report.page import write_page
+from vectoruniverse.report.run import Findings, compared, run_plates, verdict_of
+from vectoruniverse.report.tables import grounds, model_card
 from vectoruniverse.report.verdict import kept_words
 from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.folder import Run
@@ -42,7 +45,7 @@ class Outcome:
         best_epoch: epoch that reached the most; 0 is the model before the first step.
         epoch: epoch of the kept checkpoint, which all numbers are of: the best one, or the last one if that was asked
             for or the best one is damaged.
-        seconds: wall-clock time of all processes of the run until its model was judged; writing the report comes on
+        seconds: wall-clock time of all processes of the run until its model was evaluated; writing the report comes on
             top.
         step_seconds: of this process, in training steps.
         evaluation_seconds: of this process, in evaluations between steps.
@@ -116,31 +119,45 @@ def write_results(prepared: Prepared, outcome: Outcome) -> Findings:
         monitor=outcome.monitor,
         best_epoch=outcome.best_epoch,
         epoch=outcome.epoch,
-        judges_space=prepared.judges_space,
+        judges_space=prepared.has_space,
         trained_parameters=prepared.trained_parameters(),
         adapter=adapter_spectra(prepared),
     )
     write_per_query(run, prepared, comparison)
     run.write_record("evaluation.json", EvaluationRecord.model_validate(record))
     facts = card_facts(prepared, outcome.epoch, outcome.best_epoch, outcome.seconds)
-    write_card(run, comparison, facts=facts, snippet=prepared.snippet(), tags=prepared.tags)
+    card = model_card(
+        name=run.name,
+        facts=facts,
+        grounds=grounds(comparison.rows_are.capitalize(), comparison.drawn_by),
+        table=compared(comparison),
+        snippet=prepared.snippet(),
+        tags=prepared.tags,
+    )
+    run.write_text("README.md", card)
     if not prepared.experiment.eval.report:
         return Findings()
     return report(run, prepared, comparison, facts)
 
 
 def report(run: Run, prepared: Prepared, comparison: Comparison, facts: Mapping[str, str]) -> Findings:
-    """Write the report of a run with its figures."""
-    findings = prepared.findings(comparison)
-    write_report(
-        run,
-        comparison,
-        findings,
-        facts=facts,
-        config=dump_experiment(prepared.experiment),
-        monitor=prepared.experiment.eval.monitor,
-        judges_space=prepared.judges_space,
-        snippet=prepared.snippet(),
+    """Write report.html and ``figures/`` (PNG and SVG) into the run folder; ``facts`` as ``card_facts`` has them."""
+    findings, monitor, has_space = prepared.findings(comparison), prepared.experiment.eval.monitor, prepared.has_space
+    told = verdict_of(run, comparison, monitor=monitor, has_space=has_space)
+    plates = [*run_plates(run, comparison, monitor=monitor, has_space=has_space), *findings.plates]
+    write_page(
+        run.report_file,
+        title=run.name,
+        answer=told.answer,
+        comparison=compared(comparison, f"{comparison.rows_are.capitalize()}. {ARROWS_READ}"),
+        verdict=told.health,
+        plates=plates,
+        galleries=findings.galleries,
+        facts={name: said.replace("`", "") for name, said in facts.items()},  # Markdown's, for the card
+        tables=findings.tables,
+        warnings=[said for said in [undrawn()] if said],
+        listings={"Experiment": dump_experiment(prepared.experiment), "Load the adapter": prepared.snippet().strip()},
+        beside=run.path,
     )
     return findings
 
@@ -195,8 +212,8 @@ def write_per_query(run: Run, prepared: Prepared, comparison: Comparison) -> Non
     drawn = np.arange(comparison.rows) if units is None else np.unique(np.array(units), return_inverse=True)[1]
     arrays = {
         f"{model}/{metric}": np.ascontiguousarray(values, np.float32)
-        for model, judged in (("base", comparison.base), ("adapted", comparison.adapted))
-        for metric, values in judged.per_query.items()
+        for model, found in (("base", comparison.base), ("adapted", comparison.adapted))
+        for metric, values in found.per_query.items()
     }
     save_file({**arrays, "drawn": drawn.astype(np.int64)}, run.path / PER_QUERY_FILE)
     share_as_other_files(run.path / PER_QUERY_FILE)

@@ -26,7 +26,8 @@ def test_spectrum_marks_where_the_shares_add_up() -> None:
         while total < part - 1e-12:
             total, k = total + shares[k], k + 1
         assert space.directions_for(shares, part) == k
-    axes = space.spectrum(np.full(6, 1 / 6), shares).axes[0]
+    axes = space.spectra({"base": np.full(6, 1 / 6), "adapted": shares}, parts=(0.5, 0.9, 0.99)).axes[0]
+    assert [line.get_color() for line in axes.lines[::2]] == [style.BASE, style.ADAPTED]
     labels = axes.get_legend_handles_labels()[1]
     assert labels == [
         "base: 50% in 3, 90% in 6, 99% in 6 directions",
@@ -36,7 +37,7 @@ def test_spectrum_marks_where_the_shares_add_up() -> None:
 
 
 def test_a_collapsed_spectrum_can_be_drawn() -> None:
-    assert style.png(space.spectrum(np.array([1.0, 0.0, 0.0]), np.array([1.0, 1e-12, 0.0])))
+    assert style.png(space.spectra({"base": np.array([1.0, 0.0, 0.0]), "adapted": np.array([1.0, 1e-12, 0.0])}))
 
 
 def test_order_puts_each_cluster_together() -> None:

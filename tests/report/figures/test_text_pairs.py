@@ -5,7 +5,9 @@ import pytest
 from matplotlib.patches import StepPatch
 
 from vectoruniverse.report.figures import style
-from vectoruniverse.tasks.text_pairs.figures import Scored, cosine_histograms, share_histograms, shown_name, spectra
+from vectoruniverse.report.figures.space import spectra
+from vectoruniverse.report.figures.style import shown_name
+from vectoruniverse.tasks.text_pairs.figures import Scored, cosine_histograms, share_histograms
 
 NAMES = ("한국어 문장 임베딩, 평균", "KoBERT <b>[CLS]</b> $x$", "distiluse")
 

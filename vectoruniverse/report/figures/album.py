@@ -19,7 +19,7 @@ from vectoruniverse.report.figures.space import (
     alignment_uniformity,
     cosine_histograms,
     similarity_matrix,
-    spectrum,
+    spectra,
 )
 from vectoruniverse.tracking.series import Floats, Record
 
@@ -113,7 +113,8 @@ def space_figures(base: Embedded, adapted: Embedded, items: PairItems) -> Iterat
         "How the variance of all judged embeddings (pictures and texts, not centred) is spread over directions. "
         "A flat line uses the space; a steep one uses few directions."
     )
-    yield Plate("spectrum", "Eigenvalue spectrum", "health", caption, spectrum(_shares(base), _shares(adapted)))
+    shares = spectra({"base": _shares(base), "adapted": _shares(adapted)}, parts=(0.5, 0.9, 0.99))
+    yield Plate("spectrum", "Eigenvalue spectrum", "health", caption, shares)
     caption = (
         "Cosines of pictures and texts, in the same order for both models. A bright diagonal is right pairs; "
         "bright blocks are rows that the adapted model takes for alike."

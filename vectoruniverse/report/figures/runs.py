@@ -5,12 +5,12 @@ Runs are told apart by a letter and a colour, which a run keeps in all figures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vectoruniverse.report.figures.style import ADAPTED, GREY, SERIES, drawing, label_ends
+from vectoruniverse.report.figures.style import ADAPTED, BASE, GREY, SERIES, drawing, label_ends
 from vectoruniverse.report.figures.sweeps import Bounds
 from vectoruniverse.report.figures.swept import metric_axis, shades_of
 
@@ -69,7 +69,9 @@ def curves_together(
     return figure
 
 
-def colours_of(letters: Sequence[str]) -> dict[str, str]:
-    """A colour for each of the runs: one of its own where there are enough, else a shade."""
-    own = [ADAPTED, *SERIES]
-    return dict(zip(letters, own if len(letters) <= len(own) else shades_of(len(letters)), strict=False))
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each model, of its own where there are enough, else a shade; base and adapted keep theirs."""
+    names, own = list(names), [ADAPTED, *SERIES]
+    if names == ["base", "adapted"]:
+        return {"base": BASE, "adapted": ADAPTED}
+    return dict(zip(names, own if len(names) <= len(own) else shades_of(len(names)), strict=False))

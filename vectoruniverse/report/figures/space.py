@@ -16,7 +16,18 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from vectoruniverse.data.pair_items import PairItems
-from vectoruniverse.report.figures.style import ADAPTED, BASE, BLUE, IMAGE, INK, TEXT, VERMILLION, drawing, key_above
+from vectoruniverse.report.figures.runs import colours_of
+from vectoruniverse.report.figures.style import (
+    BLUE,
+    IMAGE,
+    INK,
+    LINES,
+    TEXT,
+    VERMILLION,
+    drawing,
+    key_above,
+    shown_name,
+)
 from vectoruniverse.tracking.series import Floats, Record, series
 
 MATRIX_ROWS = 128
@@ -26,7 +37,6 @@ HISTOGRAM_ROWS = 2048
 """Rows whose mutual cosines are counted: four million pairs give a smooth histogram."""
 
 BINS = 80
-CUMULATIVE = (0.5, 0.9, 0.99)
 LEAST_SHARE = 1e-6
 """Eigenvalues below this share are rounding of fp32 rows, and not drawn."""
 
@@ -38,30 +48,26 @@ class Embedded(NamedTuple):
     text: NDArray[np.floating]
 
 
-def spectrum(base: Floats, adapted: Floats) -> Figure:
-    """Share of the second moment that each direction holds, largest first, on a log scale.
-
-    Marked is after how many directions 50, 90 and 99 % are reached.
+def spectra(models: Mapping[str, Floats], parts: Sequence[float] = (0.9,)) -> Figure:
+    """Share of the second moment that each direction holds, largest first, on a log scale, a line for each model.
 
     Args:
-        base: eigenvalue shares (K,), descending, sum 1, as `vectoruniverse.metrics.geometry.spectrum` gives them.
-        adapted: the same of the adapted model.
+        models: by name, eigenvalue shares (K,), descending, sum 1, as ``metrics.geometry.spectrum`` gives them; K may
+            differ.
+        parts: shares of the whole; marked is after how many directions each is reached.
     """
-    with drawing(3.2) as figure:
+    with drawing(2.6 + 0.2 * len(models)) as figure:
         axes = figure.subplots()
-        for shares, name, colour, marker in ((base, "base", BASE, "s"), (adapted, "adapted", ADAPTED, "o")):
-            kept = shares[shares >= LEAST_SHARE]
-            axes.semilogy(np.arange(1, len(kept) + 1), kept, color=colour)
-            reached = [directions_for(shares, part) for part in CUMULATIVE]
-            counts = ", ".join(f"{part:.0%} in {k}" for part, k in zip(CUMULATIVE, reached, strict=True))
-            label = f"{name}: {counts} directions"
-            axes.plot(
-                reached, shares[np.array(reached) - 1], marker, color=colour, markeredgecolor="white", label=label
-            )
+        for i, ((name, shares), colour) in enumerate(zip(models.items(), colours_of(models).values(), strict=True)):
+            kept, reached = shares[shares >= LEAST_SHARE], [directions_for(shares, part) for part in parts]
+            counts = ", ".join(f"{part:.0%} in {k}" for part, k in zip(parts, reached, strict=True))
+            label = f"{shown_name(name)}: {counts}{' directions' if len(parts) > 1 else ''}"
+            axes.semilogy(np.arange(1, len(kept) + 1), kept, LINES[i % len(LINES)], color=colour, label=label)
+            axes.plot(reached, shares[np.array(reached) - 1], "o", color=colour, markeredgecolor="white")
         axes.set(xlabel="direction, largest first", ylabel="share of variance", xlim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(lambda share, _: f"{share * 100:.4g}%")
-        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), labelcolor="markerfacecolor", fontsize=9)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), fontsize=9, handlelength=2.6)
     return figure
 
 

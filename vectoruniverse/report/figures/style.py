@@ -36,10 +36,12 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", 
 SERIES = (VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 BASE, ADAPTED = GREY, BLUE
 IMAGE, TEXT = BLUE, VERMILLION
+LINES = ("-", "--", "-.", ":")
 DASHES = (0, (5, 3))
 """Line of the base model."""
 
 WIDTH = 5.2
+NAME_CHARACTERS = 48
 DPI = 150
 
 _FAMILIES = (
@@ -166,6 +168,18 @@ def drawable(text: str) -> str:
     matplotlib draws such characters as empty boxes and warns once for each.
     """
     return "".join(c if _is_drawable(c) else "?" for c in " ".join(text.split()) if not _is_silent(c))
+
+
+def shown_name(name: str) -> str:
+    """The name of a model as a figure can hold it: what can be drawn of it, cut in its middle.
+
+    What tells two checkpoints apart stands at either end.
+    """
+    name = drawable(name)
+    if len(name) <= NAME_CHARACTERS:
+        return name
+    half = (NAME_CHARACTERS - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
 
 
 def undrawn() -> str | None:

@@ -224,7 +224,7 @@ class PreparedClassifier(Prepared):
         return SNIPPET
 
     @property
-    def judges_space(self) -> bool:
+    def has_space(self) -> bool:
         """No: a classifier's vectors need one direction for each class and no more."""
         return False
 

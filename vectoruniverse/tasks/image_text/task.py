@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.data.views import Augmentation, augment, draw, to_input
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.evaluation.retrieval import Embeddings, Labels, judge, judge_labels
+from vectoruniverse.evaluation.retrieval import Embeddings, Labels, evaluate_labels, evaluate_pairs
 from vectoruniverse.losses.contrastive import ViewLoss
 from vectoruniverse.models.dual import DualEncoder
 from vectoruniverse.models.encoder import TokenizedTexts
@@ -169,11 +169,12 @@ class ImageTextTask:
         """Everything there is to say about the rows of a split: retrieval, labels and geometry."""
         pairs = self.part(split)
         embeddings = self.embed(pairs)
-        retrieval = judge(embeddings, pairs.items, self._recall_at)
+        sides = (embeddings.image, embeddings.text)
+        retrieval = evaluate_pairs(*sides, pairs.items, self._recall_at, names=("image", "text"))
         if pairs.labels is None:
             return retrieval
         labels = Labels(pairs.labels.names, self._embed_texts(pairs.labels.tokens), pairs.labels.of_row)
-        by_label = judge_labels(embeddings, labels)
+        by_label = evaluate_labels(embeddings, labels)
         return Evaluation(
             {**retrieval.metrics, **by_label.metrics},
             {**retrieval.per_query, **by_label.per_query},

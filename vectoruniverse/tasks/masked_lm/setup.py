@@ -234,7 +234,7 @@ class PreparedMaskedLm(Prepared):
         return SNIPPETS[self.library].format(base=find_source(self.bert.name))
 
     @property
-    def judges_space(self) -> bool:
+    def has_space(self) -> bool:
         """No: what is learned are words, not where texts lie."""
         return False
 

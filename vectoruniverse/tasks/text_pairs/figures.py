@@ -5,7 +5,7 @@ Shapes: N pairs, K directions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,19 +15,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from vectoruniverse.report.figures.runs import colours_of
-from vectoruniverse.report.figures.space import LEAST_SHARE, directions_for
-from vectoruniverse.report.figures.style import GREY, INK, drawable, drawing
+from vectoruniverse.report.figures.style import GREY, INK, drawing, shown_name
 
 Floats = NDArray[np.float64]
 
 BINS = 40
-NAME_CHARACTERS = 48
-"""A longer name is cut in its middle: what tells two checkpoints apart stands at either end."""
-
 LEAST_TIMES_CHANCE = 1 / 16
 """Row and column scores below this many times chance are drawn there, zero among them."""
-
-LINES = ("-", "--", "-.", ":")
 
 
 class Scored(NamedTuple):
@@ -53,7 +47,7 @@ def cosine_histograms(encoders: Mapping[str, Scored]) -> Figure:
     with drawing(0.75 + 1.15 * len(encoders)) as figure:
         panels = figure.subplots(len(encoders), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for axes, (name, cosine), colour in zip(
-            panels, zip(encoders, values, strict=True), _colours(encoders), strict=True
+            panels, zip(encoders, values, strict=True), colours_of(encoders).values(), strict=True
         ):
             _histogram(axes, cosine, edges, colour)
             _mark(axes, float(cosine.clip(min=0).mean()), f"mean {cosine.clip(min=0).mean():.3f}", colour)
@@ -79,7 +73,7 @@ def share_histograms(encoders: Mapping[str, Scored]) -> Figure:
     with drawing(0.95 + 1.2 * len(encoders)) as figure:
         panels = figure.subplots(len(encoders), 2, sharex=True, sharey=True, squeeze=False)
         for pair, (name, both), colour in zip(
-            panels, zip(encoders, times, strict=True), _colours(encoders), strict=True
+            panels, zip(encoders, times, strict=True), colours_of(encoders).values(), strict=True
         ):
             for axes, score in zip(pair, both, strict=True):
                 _histogram(axes, score, edges, colour)
@@ -91,44 +85,6 @@ def share_histograms(encoders: Mapping[str, Scored]) -> Figure:
             axes.set_xlabel(f"{side}, times chance")
         figure.supylabel("share of pairs", fontsize=9.5)
     return figure
-
-
-def spectra(encoders: Mapping[str, Floats]) -> Figure:
-    """Share of the second moment that each direction holds, largest first, on a log scale, a line for each encoder.
-
-    Marked is after how many directions 90 % are reached.
-
-    Args:
-        encoders: eigenvalue shares (K,) by name, descending, sum 1, as ``vectoruniverse.metrics.geometry.spectrum``
-            gives them; K may differ.
-    """
-    with drawing(2.6 + 0.2 * len(encoders)) as figure:
-        axes = figure.subplots()
-        for i, ((name, shares), colour) in enumerate(zip(encoders.items(), _colours(encoders), strict=True)):
-            kept, reached = shares[shares >= LEAST_SHARE], directions_for(shares, 0.9)
-            label = f"{shown_name(name)}: 90% in {reached}"
-            line = LINES[i % len(LINES)]
-            axes.semilogy(np.arange(1, len(kept) + 1), kept, line, color=colour, linewidth=1.4, label=label)
-            axes.plot(reached, shares[reached - 1], "o", color=colour, markeredgecolor="white")
-        axes.set(xlabel="direction, largest first", ylabel="share of variance", xlim=(0, None))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(lambda share, _: f"{share * 100:.4g}%")
-        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), fontsize=9, handlelength=2.6)
-    return figure
-
-
-def shown_name(name: str) -> str:
-    """The name of an encoder as a figure can hold it: what can be drawn of it, cut in its middle."""
-    name = drawable(name)
-    if len(name) <= NAME_CHARACTERS:
-        return name
-    half = (NAME_CHARACTERS - 1) // 2
-    return f"{name[:half]}…{name[-half:]}"
-
-
-def _colours(names: Mapping[str, object]) -> Sequence[str]:
-    by_place = colours_of([str(place) for place in range(len(names))])
-    return list(by_place.values())
 
 
 def _histogram(axes: Axes, values: Floats, edges: Floats, colour: str) -> None:

@@ -19,13 +19,14 @@ from vectoruniverse.metrics.geometry import spectrum
 from vectoruniverse.models.source import find_source
 from vectoruniverse.models.text import TextEncoder
 from vectoruniverse.report.figures.album import Plate
+from vectoruniverse.report.figures.space import spectra
 from vectoruniverse.report.run import Findings
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.rows import RowChoice
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_encoders import base_words, load_encoder, load_named, put_adapters
 from vectoruniverse.tasks.text_pairs.encoders import EncoderComparison, compare_encoders
-from vectoruniverse.tasks.text_pairs.figures import Scored, cosine_histograms, share_histograms, spectra
+from vectoruniverse.tasks.text_pairs.figures import Scored, cosine_histograms, share_histograms
 from vectoruniverse.tasks.text_pairs.settings import TextPairsExperiment
 from vectoruniverse.tasks.text_pairs.task import SIDES, TextPairs, TextPairsTask
 from vectoruniverse.tasks.text_rows import TextRows, read_text_rows, tell_truncated
@@ -226,5 +227,5 @@ def pair_findings(models: Mapping[str, Evaluation]) -> Findings:
 
 
 def scores_of(found: Evaluation) -> Scored:
-    """What the figures show of a judged model."""
+    """What the figures show of an evaluated model."""
     return Scored(*(found.per_query[name] for name in ("pair_cosine", "row_uniformity", "column_uniformity")))

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.evaluation.retrieval import judge_sides
+from vectoruniverse.evaluation.retrieval import evaluate_pairs
 from vectoruniverse.losses.contrastive import ViewLoss
 from vectoruniverse.metrics.pair_scores import pair_scores
 from vectoruniverse.models.encoder import TokenizedTexts
@@ -120,7 +120,7 @@ class TextPairsTask:
         """
         pairs = self.part(split)
         vectors = self.embed(pairs)
-        retrieval = judge_sides(vectors["first"], vectors["second"], pairs.items, self._recall_at, names=SIDES)
+        retrieval = evaluate_pairs(vectors["first"], vectors["second"], pairs.items, self._recall_at, names=SIDES)
         scores = pair_scores(vectors["first"], vectors["second"])
         return Evaluation(
             {**retrieval.metrics, **scores.metrics()},
