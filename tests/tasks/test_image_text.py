@@ -29,8 +29,8 @@ RANDOM = Augmentation((0.5, 1.0), (0.8, 1.25), 0.3, 0.3, 0.3)
 class Noise:
     """Pictures of coloured noise."""
 
-    def __init__(self, rows):
-        self.array = np.random.default_rng(0).integers(0, 256, (rows, 32, 32, 3), dtype=np.uint8)
+    def __init__(self, rows, order):
+        self.array = np.random.default_rng(0).integers(0, 256, (rows, 32, 32, 3), dtype=np.uint8)[order]
 
     def take(self, indices):
         return self.array[indices]
@@ -47,8 +47,7 @@ def make_task(folder, *, views=2, augmentation=RANDOM, text_is_random=False, dro
     inject_lora(encoder.model, targets, rank=2, alpha=2.0, dropout=dropout, seed=0)
     order = np.arange(len(TITLES)) if order is None else np.asarray(order)
     pairs = Pairs(
-        Noise(len(TITLES)),
-        order,
+        Noise(len(TITLES), order),
         [1000 + int(i) for i in order],
         encoder.tokenize([TITLES[i] for i in order]),
         PairItems(order, number([TITLES[i] for i in order])),

@@ -90,7 +90,15 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.digests)
 
-    def take(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
+    def usable(self) -> NDArray[np.int64]:
+        """Indices of the pictures that are not bad."""
+        return np.flatnonzero(self._slots >= 0)
+
+    def select(self, indices: NDArray[np.int64]) -> Pictures:
+        """These pictures, none of them bad, in this order."""
+        return Pictures([self.digests[i] for i in indices], {}, self._slots[indices], self._records)
+
+    def take(self, indices: NDArray[np.integer] | slice) -> NDArray[np.uint8]:
         """Copy pictures out of the store: indices (B,) → RGB bytes (B, S, S, 3). Bad pictures have none."""
         slots = self._slots[indices]
         assert (slots >= 0).all(), "a bad picture was asked for"

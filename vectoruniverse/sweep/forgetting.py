@@ -149,8 +149,7 @@ def known_rows(
     encoder = None if isinstance(experiment.model, ScratchClip) else shared.encoder
     data = decode(config, chosen, picture_recipe(experiment, encoder), display)
     everything = Split(np.array([], dtype=np.int64), np.arange(len(data.rows)))
-    digests = [str(data.pictures.digests[i]) for i in data.positions]
-    groups = group_by(asked.split.group_by, data.rows, digests)
+    groups = group_by(asked.split.group_by, data.rows, data.pictures)
     return dataclasses.replace(data, config=asked, split=everything, groups=groups)
 
 

@@ -36,8 +36,7 @@ class ImageTextData(Data):
     Attributes:
         config: the experiment's section that it was made by.
         metadata: what was read; ``bad`` includes rows whose picture cannot be used.
-        pictures: decoded pictures of all rows that were read.
-        positions: of the pictures of ``rows`` among ``pictures``.
+        pictures: decoded pictures of ``rows``, row by row.
         split: positions of training and validation rows.
         groups: of each row; rows of one group stay on one side, and the bootstrap draws them together.
     """
@@ -45,7 +44,6 @@ class ImageTextData(Data):
     config: DataConfig
     metadata: Metadata
     pictures: Pictures
-    positions: np.ndarray
     split: Split
     groups: list[str]
 
@@ -82,21 +80,20 @@ class ImageTextData(Data):
 
     def named_rows(self) -> list[NamedRow]:
         """Every usable row: its picture is what it is, its text and labels are what is right about it."""
-        return _named(self.rows, [str(self.pictures.digests[i]) for i in self.positions])
+        return _named(self.rows, self.pictures)
 
     def thumbnails(self, split: str) -> Callable[[np.ndarray], np.ndarray]:
         """Stored pictures uint8 (B, S, S, 3) of rows of a split, by their position in it."""
-        positions = self.positions[getattr(self.split, split)]
-        return lambda rows: self.pictures.take(positions[rows])
+        return self.pictures.select(getattr(self.split, split)).take
 
     def items(self) -> PairItems:
         """Which rows hold the same picture, down to the last stored pixel, or the same text."""
         texts = number([caseless(row.text) for row in self.rows])
-        return PairItems(number([self._content(place) for place in self.positions]), texts)
+        return PairItems(number([self._content(i) for i in range(len(self.rows))]), texts)
 
-    def _content(self, position: int) -> bytes:
+    def _content(self, row: int) -> bytes:
         """Digest of a stored picture: files that decode to the same pixels are one picture to the model."""
-        return hashlib.blake2b(self.pictures.take(np.array([position])).tobytes(), digest_size=16).digest()
+        return hashlib.blake2b(self.pictures.take(np.array([row])).tobytes(), digest_size=16).digest()
 
     def train_texts(self) -> list[str]:
         """Texts of the training rows."""
@@ -115,7 +112,7 @@ class ImageTextData(Data):
         return self.split.fingerprint(lambda side, i: "\0".join(self._told(side, i)) + "\n")
 
     def _told(self, side: str, i: int) -> list[str]:
-        return [side, self.rows[i].id, self.rows[i].text, str(self.pictures.digests[self.positions[i]])]
+        return [side, self.rows[i].id, self.rows[i].text, str(self.pictures.digests[i])]
 
 
 def decode_pictures(
@@ -135,27 +132,26 @@ def decode(
 ) -> ImageTextData:
     """Decode every picture once, set bad ones aside, divide the rest: by ``choice``, else as ``data.split`` says."""
     tell_doubts(metadata.doubts, metadata.file, display)
-    pictures = decode_pictures(data, metadata.rows, recipe, partial(display.advance, "pictures"))
-    positions = np.array([i for i in range(len(metadata.rows)) if i not in pictures.errors], dtype=np.int64)
-    rows, bad = [metadata.rows[i] for i in positions], list(metadata.bad)
-    for i, error in sorted(pictures.errors.items()):
+    decoded = decode_pictures(data, metadata.rows, recipe, partial(display.advance, "pictures"))
+    usable = decoded.usable()
+    rows, pictures, bad = [metadata.rows[i] for i in usable], decoded.select(usable), list(metadata.bad)
+    for i, error in sorted(decoded.errors.items()):
         row = metadata.rows[i]
         bad.append(Finding(error.kind, str(error), data.metadata, row.line, row.id))
     metadata = dataclasses.replace(metadata, rows=rows, bad=bad)
     metadata.refuse_bad(data.max_bad_share)
-    digests = [str(pictures.digests[i]) for i in positions]
-    groups = group_by(data.split.group_by, rows, digests)
+    groups = group_by(data.split.group_by, rows, pictures)
     _tell_groups(data.split.group_by, rows, display)
     if choice is not None:
-        split = choice.divide(_named(rows, digests), metadata.file)
+        split = choice.divide(_named(rows, pictures), metadata.file)
         chosen = np.unique(np.concatenate(split))  # no other row may tie their groups together
-        found = group_by(data.split.group_by, [rows[i] for i in chosen], [digests[i] for i in chosen])
+        found = group_by(data.split.group_by, [rows[i] for i in chosen], pictures.select(chosen))
         for i, name in zip(chosen, found, strict=True):
             groups[i] = name
     else:
         ids, share = [row.id for row in rows], data.split.val_fraction
         split = split_rows(ids, groups=groups, val_fraction=share, seed=data.split.seed)
-    return ImageTextData(data, metadata, pictures, positions, split, groups)
+    return ImageTextData(data, metadata, pictures, split, groups)
 
 
 def refuse_lone_rows(data: ImageTextData, choice: RowChoice | None = None) -> None:
@@ -180,16 +176,16 @@ def refuse_lone_rows(data: ImageTextData, choice: RowChoice | None = None) -> No
             )
 
 
-def _named(rows: Sequence[Row], pictures: Sequence[str]) -> list[NamedRow]:
+def _named(rows: Sequence[Row], pictures: Pictures) -> list[NamedRow]:
     return [
-        NamedRow(row.id, picture[:16], digest(row.text, sorted(row.labels)))
-        for row, picture in zip(rows, pictures, strict=True)
+        NamedRow(row.id, str(picture)[:16], digest(row.text, sorted(row.labels)))
+        for row, picture in zip(rows, pictures.digests, strict=True)
     ]
 
 
-def group_by(column: str | None, rows: Sequence[Row], digests: Sequence[str]) -> list[str]:
+def group_by(column: str | None, rows: Sequence[Row], pictures: Pictures) -> list[str]:
     """Group of each row: equal pictures (by the digests of their files) and equal values of the column are together."""
-    return group_rows(digests, group_values(rows, column))
+    return group_rows([str(digest) for digest in pictures.digests], group_values(rows, column))
 
 
 def _tell_groups(column: str | None, rows: list[Row], display: Display) -> None:

@@ -202,8 +202,7 @@ def build_pairs(
 
     def pairs(part: np.ndarray) -> Pairs:
         return Pairs(
-            data.pictures,
-            data.positions[part],
+            data.pictures.select(part),
             [row_key(data.rows[i].id) for i in part],
             tokenized.select(part),
             items.select(part),

@@ -26,7 +26,7 @@ from vectoruniverse.training.task import StepLoss
 class PictureSource(Protocol):
     """Stored pictures, by position."""
 
-    def take(self, indices: np.ndarray) -> np.ndarray:
+    def take(self, indices: np.ndarray | slice) -> np.ndarray:
         """uint8 (B, S, S, 3)."""
 
 
@@ -44,8 +44,7 @@ class Pairs:
     """Pictures and their texts, row by row.
 
     Attributes:
-        pictures: stored pictures; row i's is at position ``positions[i]``.
-        positions: (N,) int64.
+        pictures: stored pictures, row by row.
         keys: stable 64-bit key of each row; views depend on it and not on the row's place.
         tokens: token ids of each row's text, unpadded.
         items: which rows hold the same picture or text.
@@ -53,14 +52,13 @@ class Pairs:
     """
 
     pictures: PictureSource
-    positions: np.ndarray
     keys: Sequence[int]
     tokens: TokenizedTexts
     items: PairItems
     labels: LabelTexts | None = None
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.keys)
 
 
 class ImageTextTask:
@@ -134,7 +132,7 @@ class ImageTextTask:
     def _image_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
         """Unit vectors of each view, 1 or 2 times (B, E), from one pass over all views."""
         encoder, size = self.encoder, self.encoder.picture.size
-        pictures = torch.from_numpy(self.train.pictures.take(self.train.positions[rows]))
+        pictures = torch.from_numpy(self.train.pictures.take(rows))
         pictures = pictures.to(encoder.device, non_blocking=True)
         keys = [self.train.keys[row] for row in rows]
         if not self._augmentation.is_random:
@@ -155,11 +153,7 @@ class ImageTextTask:
 
     def embed(self, pairs: Pairs) -> Embeddings:
         """Unit vectors of every row, unaugmented and without dropout."""
-
-        def take(part: slice) -> np.ndarray:
-            return pairs.pictures.take(pairs.positions[part])
-
-        images = self.encoder.embed_squares(take, len(pairs), batch_size=self._eval_batch)
+        images = self.encoder.embed_squares(pairs.pictures.take, len(pairs), batch_size=self._eval_batch)
         return Embeddings(images, self._embed_texts(pairs.tokens))
 
     def _embed_texts(self, tokens: TokenizedTexts) -> Tensor:

@@ -7,14 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.data.findings import KINDS, FaultError, Finding
 from vectoruniverse.data.locate import CHANNEL
 from vectoruniverse.data.normalise import canonical
 from vectoruniverse.data.splits import split_rows
-from vectoruniverse.data.thumbnails import Pictures
 from vectoruniverse.errors import DataError
 from vectoruniverse.tasks.image_text.audit import near, picture_checks, row_checks
 from vectoruniverse.tasks.image_text.audit.picture_checks import Seen, seen
@@ -55,10 +53,10 @@ def check_data(
         return _unreadable(data, error)
     recipe = PictureRecipe(size, data.fit or "crop", max_pixels=data.max_pixels)
     decoded = decode_pictures(data, found.rows, recipe, partial(on_progress, "pictures"))
-    positions = np.array([i for i in range(len(found.rows)) if i not in decoded.errors], np.int64)
-    pictures = seen(data.metadata, [found.rows[i] for i in positions], [str(decoded.digests[i]) for i in positions])
+    usable = decoded.usable()
+    pictures = seen(data.metadata, [found.rows[i] for i in usable], decoded.select(usable))
     stats = data_stats(pictures.rows, token_counts=token_counts, max_tokens=max_tokens)
-    groups, flat = _compare(pictures, decoded, positions, on_progress)
+    groups, flat = _compare(pictures, on_progress)
     val, divided = _divide(pictures, groups, data)
     findings = [
         *found.bad,
@@ -81,9 +79,9 @@ def check_data(
         root=str(Path(data.root).expanduser()),
         metadata=data.metadata,
         findings=_in_order(findings),
-        rows_usable=len(positions),
+        rows_usable=len(usable),
         rows_unusable=len(found.bad) + len(decoded.errors),
-        train_rows=0 if val is None else len(positions) - val_rows,
+        train_rows=0 if val is None else len(usable) - val_rows,
         val_rows=val_rows,
         stats=stats,
     )
@@ -124,13 +122,11 @@ def _orphans(found: Metadata, data: DataConfig) -> list[Finding]:
     return list(picture_checks.orphan_findings(found, folder if folder.is_dir() else root))
 
 
-def _compare(
-    pictures: Seen, decoded: Pictures, positions: NDArray[np.int64], tell: Progress
-) -> tuple[list[list[int]], list[int]]:
+def _compare(pictures: Seen, tell: Progress) -> tuple[list[list[int]], list[int]]:
     """Groups of nearly the same pictures, and pictures of one colour, by their numbers among the distinct ones."""
     parts: list[near.Looks] = []
     is_flat: list[bool] = []
-    for part, flat in picture_checks.examine_squares(pictures, decoded, positions):
+    for part, flat in picture_checks.examine_squares(pictures):
         parts.append(part)
         is_flat += flat
         tell("looks of pictures", len(is_flat), len(pictures.distinct))
@@ -149,7 +145,7 @@ def _divide(
 ) -> tuple[frozenset[int] | None, list[Finding]]:
     """Positions of validation rows, found exactly as training finds them, and what is wrong with the division."""
     rows, config = pictures.rows, data.split
-    joined = group_by(config.group_by, rows, pictures.digests)
+    joined = group_by(config.group_by, rows, pictures.decoded)
     try:
         ids = [row.id for row in rows]
         split = split_rows(ids, groups=joined, val_fraction=config.val_fraction, seed=config.seed)

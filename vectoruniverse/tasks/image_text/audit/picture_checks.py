@@ -7,17 +7,17 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from vectoruniverse.data.decoding import FORMATS, PictureError, pillow_warnings_silenced
 from vectoruniverse.data.findings import Finding, Place
 from vectoruniverse.data.locate import on_disk
+from vectoruniverse.data.pair_items import number
 from vectoruniverse.data.thumbnails import Pictures
 from vectoruniverse.tasks.image_text.audit.near import Looks, looks
 from vectoruniverse.tasks.image_text.metadata import Metadata, Row
@@ -35,14 +35,14 @@ class Seen:
     Attributes:
         file: the metadata file, relative to the data folder.
         rows: usable rows.
-        digests: sha256 of each row's picture file.
+        decoded: the rows' pictures.
         squares: position of each row's picture among ``distinct``.
         distinct: one row of each distinct picture file.
     """
 
     file: str
     rows: Sequence[Row]
-    digests: Sequence[str]
+    decoded: Pictures
     squares: Sequence[int]
     distinct: Sequence[int]
 
@@ -55,12 +55,10 @@ class Seen:
         return [position for position, square in enumerate(self.squares) if square in squares]
 
 
-def seen(file: str, rows: Sequence[Row], digests: Sequence[str]) -> Seen:
+def seen(file: str, rows: Sequence[Row], decoded: Pictures) -> Seen:
     """Number the distinct pictures in the order in which rows show them."""
-    numbers: dict[str, int] = {}
-    squares = [numbers.setdefault(digest, len(numbers)) for digest in digests]
-    distinct = dict(zip(reversed(squares), reversed(range(len(rows))), strict=True))
-    return Seen(file, rows, digests, squares, [distinct[number] for number in range(len(numbers))])
+    squares = number(decoded.digests)
+    return Seen(file, rows, decoded, squares.tolist(), np.unique(squares, return_index=True)[1].tolist())
 
 
 def picture_finding(row: Row, error: PictureError, root: Path, file: str) -> Finding:
@@ -95,28 +93,25 @@ def _header(path: Path) -> tuple[int, int, str] | None:
     return None
 
 
-def examine_squares(
-    pictures: Seen, decoded: Pictures, positions: NDArray[np.int64]
-) -> Iterator[tuple[Looks, list[bool]]]:
-    """Looks and flatness of the distinct pictures, some at a time; ``positions`` are the rows' in ``decoded``."""
-    of_distinct = positions[np.array(pictures.distinct, np.int64)]
+def examine_squares(pictures: Seen) -> Iterator[tuple[Looks, list[bool]]]:
+    """Looks and flatness of the distinct pictures, some at a time."""
+    of_distinct = np.array(pictures.distinct, np.int64)
     for start in range(0, len(of_distinct), _CHUNK):
-        squares = decoded.take(of_distinct[start : start + _CHUNK])
+        squares = pictures.decoded.take(of_distinct[start : start + _CHUNK])
         spread = squares.max(axis=(1, 2)).astype(np.int16) - squares.min(axis=(1, 2))  # (B, 3)
         yield looks(squares), (spread.max(axis=1) <= _FLAT).tolist()
 
 
 def flat_findings(pictures: Seen, flat: Sequence[int], root: Path) -> Iterator[Finding]:
     """Pictures that show one colour, by their numbers among the distinct ones."""
-    for number in flat:
-        position = pictures.distinct[number]
+    for position in (pictures.distinct[one] for one in flat):
         reason = f"all that the model sees of {_below(pictures.rows[position].path, root)} is one colour"
         yield Finding("flat_picture", reason, *pictures.place(position))
 
 
 def same_picture_findings(pictures: Seen) -> Iterator[Finding]:
     """Identical files under several names. One file that several rows name on purpose is none."""
-    for positions in _grouped(pictures.digests):
+    for positions in _grouped(pictures.squares):
         rows = [pictures.rows[position] for position in positions]
         files, titles = len({row.path for row in rows}), len({row.title for row in rows})
         if files > 1:
@@ -144,8 +139,8 @@ def near_findings(pictures: Seen, groups: Sequence[Sequence[int]]) -> Iterator[F
 
 def leak_findings(pictures: Seen, groups: Sequence[Sequence[int]], val: Collection[int]) -> Iterator[Finding]:
     """Groups of alike pictures with rows on both sides of the split; ``val`` are positions of validation rows."""
-    group_of = {number: index for index, group in enumerate(groups) for number in group}
-    keys = [str(group_of.get(number, f"alone {number}")) for number in pictures.squares]
+    group_of = {square: index for index, group in enumerate(groups) for square in group}
+    keys = [group_of.get(square, f"alone {square}") for square in pictures.squares]
     for positions in _grouped(keys):
         held_out = [position for position in positions if position in val]
         trained = [position for position in positions if position not in val]
@@ -182,9 +177,9 @@ def _picture_files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _grouped(keys: Sequence[str]) -> list[list[int]]:
+def _grouped(keys: Sequence[Hashable]) -> list[list[int]]:
     """Positions of each key that occurs more than once."""
-    positions: dict[str, list[int]] = defaultdict(list)
+    positions: dict[Hashable, list[int]] = defaultdict(list)
     for position, key in enumerate(keys):
         positions[key].append(position)
     return [found for found in positions.values() if len(found) > 1]
