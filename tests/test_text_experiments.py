@@ -29,7 +29,7 @@ from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.table import judged_base, setup
 from vectoruniverse.terminal import Display
-from vectoruniverse.training.loop import InterruptedTraining
+from vectoruniverse.training.interruption import InterruptedTraining
 from vectoruniverse.training.observer import RunObserver
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,9 +59,8 @@ from vectoruniverse.tracking.contract import Trackers
 from vectoruniverse.training.build import build_schedule, build_trackers, check_tracking, schedule_misfit
 from vectoruniverse.training.checkpoint import Checkpoint, latest, remove_unfinished_saves
 from vectoruniverse.training.device import peak_memory
-from vectoruniverse.training.interruption import Interruption
+from vectoruniverse.training.interruption import InterruptedTraining, Interruption
 from vectoruniverse.training.loop import (
-    InterruptedTraining,
     Observer,
     Trainer,
     batches,
@@ -94,7 +93,7 @@ def train(experiment: Experiment, *, runs_dir: Path, display: Display, shared: S
     """
     started = time.monotonic()
     check_tracking(experiment)
-    with _closing(display), Interruption(display.warn) as interruption, threads_of_run(None):
+    with display, Interruption(display.warn) as interruption, threads_of_run(None):
         base = describe_base(experiment)
         check_adapters_base(experiment, base)
         shared = shared or setup(experiment).share(experiment, display)
@@ -118,7 +117,7 @@ def resume(reference: str, *, runs_dir: Path, display: Display, shared: Shared |
     if run.read_state().state == "finished":
         return None
     with (
-        _closing(display),
+        display,
         run.lock(),
         Interruption(display.warn) as interruption,
         threads_of_run(run.read_state().threads),
@@ -281,14 +280,6 @@ def _warnings(prepared: Prepared, steps: int) -> list[str]:
     """What a person should know before ``steps`` updates are made."""
     misfit = schedule_misfit(prepared.experiment.train, steps)
     return [*prepared.warnings(), *([] if misfit is None else [misfit])]
-
-
-@contextlib.contextmanager
-def _closing(display: Display) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        display.close()
 
 
 def _execute(

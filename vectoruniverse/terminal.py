@@ -68,6 +68,12 @@ class Display:
         self._warned: set[str] = set()
         self._begun: dict[str, tuple[float, int]] = {}
 
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def say(self, text: str) -> None:
         """One plain line; square brackets in it are text and not markup."""
         if not self.quiet:

@@ -339,7 +339,7 @@ def test_a_fault_of_the_program_ends_in_a_line_that_says_so():
     code = (
         "import sys, vectoruniverse.config.document as document\n"
         "from vectoruniverse.cli import main\n"
-        "document.json_schema = lambda: {}[0]\n"
+        "document.json_schema = lambda tasks: {}[0]\n"
         "sys.argv = ['vu', 'config', 'schema']\n"
         "main()"
     )

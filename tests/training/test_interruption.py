@@ -7,8 +7,7 @@ import threading
 
 import pytest
 
-from vectoruniverse.training.interruption import NOTED, Interruption, Terminated
-from vectoruniverse.training.loop import InterruptedTraining
+from vectoruniverse.training.interruption import NOTED, InterruptedTraining, Interruption, Terminated
 
 
 def test_a_signal_outside_the_loop_is_raised_at_once() -> None:

@@ -18,7 +18,8 @@ from vectoruniverse.config.sections import (
 from vectoruniverse.errors import DataError, DivergedError
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.training.checkpoint import Checkpoint
-from vectoruniverse.training.loop import InterruptedTraining, Trainer, batches, steps_per_epoch
+from vectoruniverse.training.interruption import InterruptedTraining
+from vectoruniverse.training.loop import Trainer, batches, steps_per_epoch
 from vectoruniverse.training.optim import adamw, constant, parameter_groups
 from vectoruniverse.training.task import StepLoss
 

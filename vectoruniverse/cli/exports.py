@@ -7,13 +7,21 @@ from typing import Annotated
 
 import typer
 
-from vectoruniverse.cli.shell import JsonOption, QuietOption, RunsOption, open_display, print_json, tells_errors
+from vectoruniverse.cli.shell import (
+    JsonOption,
+    QuietOption,
+    RunArgument,
+    RunsOption,
+    open_display,
+    print_json,
+    tells_errors,
+)
 from vectoruniverse.errors import UserError
 
 
 @tells_errors
 def export(
-    run: Annotated[str, typer.Argument(help="Run: name, unique prefix, path, experiment name or `latest`.")],
+    run: RunArgument,
     to: Annotated[
         str, typer.Option("--to", metavar="FORMAT", help="peft, transformers, sentence-transformers or onnx.")
     ],
@@ -44,13 +52,10 @@ def export(
 
     if push is not None:
         check_repository(push, upload=not dry_run)
-    display = open_display(quiet)
-    try:
+    with open_display(quiet) as display:
         exported = export_run(run, to, runs_dir=runs_dir, out=out, repo=push)
         display.say(str(exported.agreement))
         url = upload(exported.folder, push) if push is not None and not dry_run else None
-    finally:
-        display.close()
     if as_json:
         check = {"image": exported.agreement.image, "text": exported.agreement.text}
         record = {"folder": str(exported.folder), "format": to, "largest_difference": check}

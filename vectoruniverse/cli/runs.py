@@ -15,7 +15,6 @@ from vectoruniverse.cli.shell import (
     QuietOption,
     RunsOption,
     SetOption,
-    complain,
     open_display,
     page_file,
     print_data,
@@ -71,27 +70,22 @@ def train(
         raise UserError("--resume goes on with the run's own config; settings and --dry-run do not go with it")
     from vectoruniverse import experiment as runner
     from vectoruniverse.tasks.experiments import load_experiment
-    from vectoruniverse.training.loop import InterruptedTraining
 
     display = open_display(quiet)
-    try:
-        if resume is not None:
-            outcome = runner.resume(resume, runs_dir=runs_dir, display=display)
-            if outcome is None:
-                _print_finished(resume, runs_dir, quiet, as_json)
-                return
-        else:
-            assert config is not None
-            loaded = load_experiment(config, _settings(config, overrides, set_json, alpha_per_rank))
-            if dry_run:
+    if resume is not None:
+        outcome = runner.resume(resume, runs_dir=runs_dir, display=display)
+        if outcome is None:
+            _print_finished(resume, runs_dir, quiet, as_json)
+            return
+    else:
+        assert config is not None
+        loaded = load_experiment(config, _settings(config, overrides, set_json, alpha_per_rank))
+        if dry_run:
+            with display:
                 plan = runner.dry_run(loaded, display)
-                display.close()
-                _print_plan(plan, as_json)
-                return
-            outcome = runner.train(loaded, runs_dir=runs_dir, display=display)
-    except InterruptedTraining as stopped:
-        complain(str(stopped), stopped.remedy)
-        raise typer.Exit(stopped.exit_code) from None
+            _print_plan(plan, as_json)
+            return
+        outcome = runner.train(loaded, runs_dir=runs_dir, display=display)
     if as_json or not quiet:
         _print_outcome(outcome, as_json)
 
@@ -132,8 +126,7 @@ def evaluate(
         return
     if out is not None:
         raise UserError("--out goes with --config FILE of task text_pairs; the page of a run: vu report RUN")
-    display = open_display(quiet)
-    try:
+    with open_display(quiet) as display:
         if run is not None:
             found, comparison = runner.evaluate_run(
                 run, runs_dir=runs_dir, split=split, display=display, place=data, settings=overrides
@@ -144,8 +137,6 @@ def evaluate(
             judged = runner.evaluate_base(loaded, split=split, display=display)
             rows_are = f"{_judged(loaded, split)} rows"
             record = {"split": split, "rows": judged.rows, "base": dict(judged.metrics), "spectra": spectra(judged)}
-    finally:
-        display.close()
     if as_json:
         print_json(record)
     elif run is not None:
@@ -182,11 +173,8 @@ def _evaluate_encoders(loaded: TextPairsExperiment, split: str, page: Path | Non
     from vectoruniverse.tasks.text_pairs.encoders import answer
     from vectoruniverse.tasks.text_pairs.setup import judge_encoders, pair_findings
 
-    display = open_display(quiet)
-    try:
+    with open_display(quiet) as display:
         comparison = judge_encoders(loaded, split=split, display=display)
-    finally:
-        display.close()
     rows = len(comparison.first)
     if page is not None:
         facts = {"pairs": f"{rows} of {loaded.data.file}, {_judged(loaded, split)} rows"}
@@ -247,15 +235,12 @@ def predict(
     from vectoruniverse.api import load_classifier
     from vectoruniverse.runs.durable import write_durably, write_errors_are_told
 
-    display = open_display(quiet)
-    try:
+    with open_display(quiet) as display:
         predictions = load_classifier(run, runs_dir=runs_dir).predict_table(table, display, encoding=encoding)
         for bad in predictions.bad[:MOST_BAD]:
             display.warn(f"{table}:{bad.line}: {bad.reason}")
         if len(predictions.bad) > MOST_BAD:
             display.warn(f"and {len(predictions.bad) - MOST_BAD} more rows without a prediction")
-    finally:
-        display.close()
     if out is None:
         print_data(predictions.csv())
         return

@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import json
-import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
 from vectoruniverse.errors import ConfigError, ResourceError, UserError
-from vectoruniverse.training.interruption import Terminated
+from vectoruniverse.training.interruption import InterruptedTraining, Terminated
 
 if TYPE_CHECKING:
     from vectoruniverse.terminal import Display
@@ -25,6 +23,9 @@ P = ParamSpec("P")
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Failures of a disk or a terminal, which no command of ours can mend."""
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+"""What torch says then, in small letters."""
+
 _ISSUES = "https://github.com/vectoruniverse/vectoruniverse/issues"
 
 ConfigOption = Annotated[
@@ -32,6 +33,9 @@ ConfigOption = Annotated[
 ]
 SetOption = Annotated[
     list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, as in train.lr=7e-7; repeatable.")
+]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run: name, unique prefix, path, experiment name or `latest`.")
 ]
 RunsOption = Annotated[Path, typer.Option("--runs-dir", envvar="VU_RUNS", help="Folder of the runs.")]
 EncodingOption = Annotated[
@@ -48,30 +52,31 @@ def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except UserError as error:
+        except (UserError, InterruptedTraining) as error:
             complain(str(error), error.remedy)
-            raise typer.Exit(error.exit_code) from None
+            code = error.exit_code
         except KeyboardInterrupt as stopped:
-            terminated = isinstance(stopped, Terminated)
-            complain("terminated" if terminated else "interrupted", None)
-            raise typer.Exit(143 if terminated else 130) from None
-        except MemoryError:
-            complain("out of memory", "lower train.batch_size")
-            raise typer.Exit(5) from None
+            is_terminated = isinstance(stopped, Terminated)
+            complain("terminated" if is_terminated else "interrupted", None)
+            code = 143 if is_terminated else 130
         except BrokenPipeError:
             _drop_unwritten()  # the reader of our output went away, as `head` does
-            raise typer.Exit(141) from None
+            code = 141
         except OSError as error:
             if error.errno not in _CANNOT_WRITE:
                 raise
             _drop_unwritten()
             complain(f"{error.filename or 'output'}: cannot be written: {error.strerror}", None)
-            raise typer.Exit(ResourceError.exit_code) from None
-        except RuntimeError as error:
-            if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error).lower():
+            code = ResourceError.exit_code
+        except (MemoryError, RuntimeError) as error:
+            said = str(error).lower()
+            if isinstance(error, RuntimeError) and not any(words in said for words in _OUT_OF_MEMORY):
                 raise
             complain("out of memory", "lower train.batch_size")
-            raise typer.Exit(5) from None
+            code = ResourceError.exit_code
+        else:
+            return
+        raise typer.Exit(code)
 
     return wrapped
 
@@ -167,17 +172,11 @@ def print_data(text: str) -> None:
 
 def print_json(value: object) -> None:
     """Print strict JSON in ASCII; numbers that it cannot hold become strings, as in ``metrics.jsonl``."""
-    typer.echo(json.dumps(_strict(value), indent=2, allow_nan=False))
+    import json
 
+    from vectoruniverse.runs.files import strict
 
-def _strict(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    typer.echo(json.dumps(strict(value), indent=2, allow_nan=False))
 
 
 def page_file(out: Path | None) -> Path | None:

@@ -119,16 +119,9 @@ def _write_for_agents(
 
 def _run(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: bool) -> None:
     from vectoruniverse.sweep.runner import run_sweep
-    from vectoruniverse.training.loop import InterruptedTraining
 
-    display = open_display(quiet)
-    try:
+    with open_display(quiet) as display:
         outcome = run_sweep(grid, runs_dir=runs_dir, out=out, display=display)
-    except InterruptedTraining as stopped:
-        complain(str(stopped), stopped.remedy)
-        raise typer.Exit(stopped.exit_code) from None
-    finally:
-        display.close()
     if as_json:
         print_json(outcome.record.model_dump())
     else:

@@ -7,6 +7,7 @@ file, and a forged size would fill memory; each gets a message that names the fi
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -134,6 +135,17 @@ def write_record(path: Path, record: Record) -> None:
 def record_text(record: Record) -> str:
     """What a record's file holds: strict JSON for people to read, without NaN and infinity."""
     return json.dumps(record.model_dump(by_alias=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def strict(value: object) -> object:
+    """JSON values without NaN and infinity: strings, which ``float()`` and JavaScript's ``Number()`` read back."""
+    if isinstance(value, Mapping):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _kind(mode: int) -> str:

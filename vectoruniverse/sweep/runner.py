@@ -47,8 +47,7 @@ from vectoruniverse.tasks.recorded_rows import DATA_FILE
 from vectoruniverse.tasks.results import Outcome
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.terminal import Display, counted
-from vectoruniverse.training.interruption import Interruption
-from vectoruniverse.training.loop import InterruptedTraining
+from vectoruniverse.training.interruption import InterruptedTraining, Interruption
 
 AGAIN = "run the same command again to go on"
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from vectoruniverse.runs.files import check_regular, open_regular
+from vectoruniverse.runs.files import check_regular, open_regular, strict
 from vectoruniverse.tracking.contract import Status, Tracker, Value
 
 
@@ -34,8 +33,8 @@ class JsonlTracker(Tracker):
         """Append one line."""
         assert not {"step", "seconds"} & values.keys(), values
         seconds = round(time.monotonic() - self._start, 3)
-        record = {"step": step, "seconds": seconds, **{name: _strict(value) for name, value in values.items()}}
-        self._stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        record = {"step": step, "seconds": seconds, **values}
+        self._stream.write(json.dumps(strict(record), ensure_ascii=False, allow_nan=False) + "\n")
         self._stream.flush()
 
     def finish(self, status: Status) -> None:
@@ -86,9 +85,3 @@ def _drop_beyond(path: Path, resume_step: int) -> float:
         os.fsync(target.fileno())
     temporary.replace(path)
     return elapsed
-
-
-def _strict(value: Value) -> Value:
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -7,8 +7,9 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vectoruniverse.runs.files import strict
 from vectoruniverse.tracking.contract import DataSet, Found, Retrieval
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def adapter_artifact(run_name: str, folder: Path, metadata: Mapping[str, object]
     """The adapter's files where they lie; wandb makes no copy, so that an offline run keeps them until it is synced."""
     import wandb
 
-    artifact = wandb.Artifact(_artifact_name("adapter", run_name), "model", metadata=_strict(metadata))
+    plain: Any = strict(metadata)
+    artifact = wandb.Artifact(_artifact_name("adapter", run_name), "model", metadata=plain)
     artifact.add_dir(str(folder), policy="immutable")
     return artifact
 
@@ -92,9 +94,3 @@ def data_artifact(data: DataSet) -> wandb.Artifact:
 
 def _artifact_name(kind: str, name: str) -> str:
     return f"{kind}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"[:_LONGEST_NAME]
-
-
-def _strict(metadata: Mapping[str, object]) -> dict[str, object]:
-    """Metadata as strict JSON: what is not finite becomes the string `NaN`, `Infinity` or `-Infinity`."""
-    plain: dict[str, object] = json.loads(json.dumps(dict(metadata)), parse_constant=str)
-    return plain

@@ -14,6 +14,18 @@ NOTED = "stopping after this step; once more to stop now"
 """What a person is told whose signal was noted."""
 
 
+class InterruptedTraining(Exception):  # noqa: N818  (not an error: somebody asked for it)
+    """Training was asked to stop; the last checkpoint holds everything done so far.
+
+    Attributes:
+        remedy: how to go on.
+        exit_code: 130 after SIGINT, 143 after SIGTERM.
+    """
+
+    remedy: str | None = None
+    exit_code: int = 130
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, where Ctrl-C would raise a ``KeyboardInterrupt``."""
 

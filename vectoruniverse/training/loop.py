@@ -22,6 +22,7 @@ from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.geometry import effective_rank
 from vectoruniverse.runs.files import Record, check_record
 from vectoruniverse.training.checkpoint import Checkpoint
+from vectoruniverse.training.interruption import InterruptedTraining
 from vectoruniverse.training.optim import Schedule
 from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
 from vectoruniverse.training.task import StepLoss, Task
@@ -99,18 +100,6 @@ class Observer:
     def interrupted(self) -> bool:
         """Whether a person or the system asked to stop."""
         return False
-
-
-class InterruptedTraining(Exception):  # noqa: N818  (not an error: somebody asked for it)
-    """Training was asked to stop; the last checkpoint holds everything done so far.
-
-    Attributes:
-        remedy: how to go on.
-        exit_code: 130 after SIGINT, 143 after SIGTERM.
-    """
-
-    remedy: str | None = None
-    exit_code: int = 130
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
