@@ -34,7 +34,8 @@ def loaded(run):
 def held_out(run):
     """Paths and texts of the held-out rows, in the order of the evaluation."""
     from vectoruniverse.data.decoding import PictureRecipe
-    from vectoruniverse.tasks.image_text.data import decode, read_rows
+    from vectoruniverse.tasks.image_text.data import decode
+    from vectoruniverse.tasks.image_text.metadata import read_rows
 
     experiment = load_experiment(run / "config.yaml")
     data = decode(experiment.data, read_rows(experiment.data), PictureRecipe(32), Display(quiet=True))
