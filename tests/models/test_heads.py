@@ -12,7 +12,7 @@ from torch import nn
 from tests.models.test_text_training import build
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
 from vectoruniverse.errors import ConfigError, DataError
-from vectoruniverse.models.heads import PairClassifier, SequenceClassifier, load_head, read_head, save_head
+from vectoruniverse.models.heads import TextClassifier, load_head, read_head, save_head
 
 FIRST = ["the red circle", "a green square on the left", "red"]
 SECOND = ["is on the right", "left", "the circle is red and on the left"]
@@ -29,7 +29,7 @@ def forward(model, inputs, rows=(0, 1, 2)):
 
 
 def test_logits_of_a_pair_are_the_linear_layer_of_both_bert_s_poolers():
-    model = PairClassifier(build(), build(seed=1), 3, dropout=0.5, seed=0).eval()
+    model = TextClassifier({"first": build(), "second": build(seed=1)}, 3, dropout=0.5, seed=0).eval()
     inputs = pairs(model)
     expected = []
     for row in range(3):
@@ -50,7 +50,7 @@ def test_logits_of_a_pair_are_the_linear_layer_of_both_bert_s_poolers():
 
 
 def test_a_sequence_classifier_pools_one_text():
-    model = SequenceClassifier(build(pooling="mean"), 3, dropout=0.0, seed=0).eval()
+    model = TextClassifier({"encoder": build(pooling="mean")}, 3, dropout=0.0, seed=0).eval()
     inputs = [model.encoders[0].tokenize(FIRST)]
     pooled = model.encoders[0].embed_texts(inputs[0], batch_size=8)
     expected = pooled @ model.classifier.weight.T + model.classifier.bias
@@ -58,7 +58,7 @@ def test_a_sequence_classifier_pools_one_text():
 
 
 def test_the_head_drops_out_in_training_alone():
-    model = SequenceClassifier(build(dropout=0.0), 3, dropout=0.5, seed=0)
+    model = TextClassifier({"encoder": build(dropout=0.0)}, 3, dropout=0.5, seed=0)
     inputs = [model.encoders[0].tokenize(FIRST)]
     assert not torch.equal(forward(model.train(), inputs), forward(model, inputs))
     # what is judged is never dropped, whatever the mode
@@ -71,10 +71,10 @@ def test_head_weights_are_a_function_of_the_seed_alone():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         before = torch.random.get_rng_state()
-        first = SequenceClassifier(encoder, 3, dropout=0.0, seed=5).classifier
+        first = TextClassifier({"encoder": encoder}, 3, dropout=0.0, seed=5).classifier
         assert torch.equal(torch.random.get_rng_state(), before), "the global generator is not asked"
         torch.manual_seed(2)
-        again, other = (SequenceClassifier(encoder, 3, dropout=0.0, seed=seed).classifier for seed in (5, 6))
+        again, other = (TextClassifier({"encoder": encoder}, 3, dropout=0.0, seed=seed).classifier for seed in (5, 6))
     assert torch.equal(first.weight, again.weight) and not torch.equal(first.weight, other.weight)
     assert first.weight.dtype == torch.float32 and not first.bias.any()
     assert 0.01 < float(first.weight.detach().std()) < 0.03
@@ -83,7 +83,7 @@ def test_head_weights_are_a_function_of_the_seed_alone():
 def test_the_head_stays_float32_on_an_encoder_that_computes_in_bfloat16():
     encoder = build(dtype=torch.bfloat16)
     encoder.module.to(torch.bfloat16)
-    model = SequenceClassifier(encoder, 3, dropout=0.0, seed=0)
+    model = TextClassifier({"encoder": encoder}, 3, dropout=0.0, seed=0)
     logits = forward(model, [encoder.tokenize(FIRST)])
     assert model.classifier.weight.dtype == logits.dtype == torch.float32
 
@@ -92,7 +92,7 @@ def test_what_is_trained_is_the_head_and_the_adapters_by_stable_names():
     encoders = build(), build(seed=1)
     for encoder in encoders:
         inject_lora(encoder.module, [TowerTargets("", ("query",), "adapter.targets")], rank=1, alpha=1.0)
-    model = PairClassifier(*encoders, 2, dropout=0.0, seed=0)
+    model = TextClassifier(dict(zip(("first", "second"), encoders, strict=True)), 2, dropout=0.0, seed=0)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     path = "model.encoder.layer.{}.attention.self.query.lora_{}"
     lora = [
@@ -103,7 +103,7 @@ def test_what_is_trained_is_the_head_and_the_adapters_by_stable_names():
 
 def test_a_shared_encoder_is_one_set_of_weights_that_reads_both_orders():
     encoder = build()
-    model = PairClassifier(encoder, encoder, 2, dropout=0.0, seed=0).eval()
+    model = TextClassifier({"first": encoder, "second": encoder}, 2, dropout=0.0, seed=0).eval()
     names = [name for name, _ in model.named_parameters()]
     assert not any(name.startswith("second.") for name in names) and model.classifier.in_features == 64
     inputs = pairs(model)
@@ -115,9 +115,9 @@ def test_a_shared_encoder_is_one_set_of_weights_that_reads_both_orders():
 
 def test_a_saved_head_comes_back_bit_for_bit_with_its_classes(tmp_path):
     file = tmp_path / "new" / "head.safetensors"
-    model = SequenceClassifier(build(), 3, dropout=0.0, seed=0)
+    model = TextClassifier({"encoder": build()}, 3, dropout=0.0, seed=0)
     save_head(model, file, NAMES)
-    other = SequenceClassifier(build(), 3, dropout=0.0, seed=1)
+    other = TextClassifier({"encoder": build()}, 3, dropout=0.0, seed=1)
     assert load_head(other, file) == read_head(file).names == tuple(NAMES)
     assert torch.equal(other.classifier.weight, model.classifier.weight)
     assert other.classifier.weight.requires_grad
@@ -128,8 +128,8 @@ def test_a_saved_head_comes_back_bit_for_bit_with_its_classes(tmp_path):
 
 def test_a_head_of_another_shape_is_refused_and_changes_nothing(tmp_path):
     file = tmp_path / "head.safetensors"
-    save_head(SequenceClassifier(build(), 2, dropout=0.0, seed=0), file, ["a", "b"])
-    model = SequenceClassifier(build(), 3, dropout=0.0, seed=1)
+    save_head(TextClassifier({"encoder": build()}, 2, dropout=0.0, seed=0), file, ["a", "b"])
+    model = TextClassifier({"encoder": build()}, 3, dropout=0.0, seed=1)
     before = model.classifier.weight.detach().clone()
     with pytest.raises(ConfigError, match=r"2 classes on 32 numbers, and 3 on 32 are needed"):
         load_head(model, file)
@@ -180,7 +180,7 @@ def test_a_file_that_is_no_safetensors_is_refused(content, tmp_path):
 
 def test_a_half_written_head_is_refused(tmp_path):
     file = tmp_path / "head.safetensors"
-    save_head(SequenceClassifier(build(), 3, dropout=0.0, seed=0), file, NAMES)
+    save_head(TextClassifier({"encoder": build()}, 3, dropout=0.0, seed=0), file, NAMES)
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(DataError, match="cannot be read"):
         read_head(file)
@@ -188,16 +188,16 @@ def test_a_half_written_head_is_refused(tmp_path):
 
 def test_class_names_are_readable_in_the_file(tmp_path):
     file = tmp_path / "head.safetensors"
-    save_head(SequenceClassifier(build(), 3, dropout=0.0, seed=0), file, NAMES)
+    save_head(TextClassifier({"encoder": build()}, 3, dropout=0.0, seed=0), file, NAMES)
     with safetensors.safe_open(file, framework="pt") as stream:
         assert json.loads(stream.metadata()["classes"]) == NAMES
 
 
 def test_classes_are_read_in_canonical_form_where_that_keeps_them_apart(tmp_path):
     composed, decomposed = (unicodedata.normalize(form, "축구") for form in ("NFC", "NFD"))
-    save_head(SequenceClassifier(build(), 2, dropout=0.0, seed=0), tmp_path / "one", [decomposed, "b "])
+    save_head(TextClassifier({"encoder": build()}, 2, dropout=0.0, seed=0), tmp_path / "one", [decomposed, "b "])
     assert read_head(tmp_path / "one").names == (composed, "b")
-    save_head(SequenceClassifier(build(), 2, dropout=0.0, seed=0), tmp_path / "two", [decomposed, composed])
+    save_head(TextClassifier({"encoder": build()}, 2, dropout=0.0, seed=0), tmp_path / "two", [decomposed, composed])
     assert read_head(tmp_path / "two").names == (decomposed, composed)
 
 
@@ -205,6 +205,6 @@ def test_any_linear_head_of_torch_fits_the_format(tmp_path):
     layer, file = nn.Linear(32, 3), tmp_path / "head.safetensors"
     content = {name: p.detach() for name, p in layer.named_parameters()}
     file.write_bytes(safetensors.torch.save(content, metadata={"classes": json.dumps(NAMES)}))
-    model = SequenceClassifier(build(), 3, dropout=0.0, seed=0)
+    model = TextClassifier({"encoder": build()}, 3, dropout=0.0, seed=0)
     load_head(model, file)
     assert torch.equal(model.classifier.weight, layer.weight)

@@ -9,7 +9,7 @@ import torch
 from tests.training.test_loop import Recorder, settings
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
 from vectoruniverse.models.compute import Compute
-from vectoruniverse.models.heads import PairClassifier, SequenceClassifier
+from vectoruniverse.models.heads import TextClassifier
 from vectoruniverse.models.scratch import build_bert
 from vectoruniverse.models.sizes import ScratchBert
 from vectoruniverse.tasks.classification.task import ClassificationTask, Examples, balanced_weights
@@ -41,7 +41,7 @@ def build(seed=0, **settings):
 
 def pair_task(first=None, second=None, **settings):
     first, second = first or build(0), second or build(1)
-    model = PairClassifier(first, second, 2, dropout=0.1, seed=0)
+    model = TextClassifier({"first": first, "second": second}, 2, dropout=0.1, seed=0)
     inputs = [first.tokenize_pairs(QUESTIONS, ANSWERS), second.tokenize_pairs(ANSWERS, QUESTIONS)]
     rows = Examples(inputs, LABELS, ["0", "1"])
     return ClassificationTask(model, train=rows, val=rows, **settings)
@@ -50,7 +50,7 @@ def pair_task(first=None, second=None, **settings):
 def text_task(labels=(0, 2, 1, 1, 1), encoder=None, **settings):
     encoder = encoder or build(width=32, heads=2, layers=1, dropout=0.0)
     rows = Examples([encoder.tokenize(ANSWERS)], np.array(labels), ["a", "b", "c"])
-    model = SequenceClassifier(encoder, 3, dropout=0.0, seed=0)
+    model = TextClassifier({"encoder": encoder}, 3, dropout=0.0, seed=0)
     return ClassificationTask(model, train=rows, val=rows, eval_batch=2, **settings)
 
 
@@ -98,7 +98,7 @@ def test_a_step_of_one_row_works_and_a_data_set_of_one_row_too():
     assert all(torch.isfinite(p.grad).all() for p in task.trained().values() if p.grad is not None)
     encoder = build(width=32, layers=1)
     single = Examples([encoder.tokenize(ANSWERS[:1])], np.array([1]), ["a", "b"])
-    alone = ClassificationTask(SequenceClassifier(encoder, 2, 0.0, 0), train=single, val=single)
+    alone = ClassificationTask(TextClassifier({"encoder": encoder}, 2, 0.0, 0), train=single, val=single)
     seen = Recorder()
     fit(alone, 3, seen)
     assert len(seen.steps) == 3 and alone.evaluate().metrics["effective_rank"] == pytest.approx(1.0)
@@ -224,7 +224,7 @@ def test_evaluation_leaves_the_mode_and_the_gradients_as_they_were():
 
 def test_examples_that_do_not_fit_the_model_are_our_own_mistake():
     encoder = build(width=32, layers=1)
-    model = SequenceClassifier(encoder, 2, 0.0, 0)
+    model = TextClassifier({"encoder": encoder}, 2, 0.0, 0)
     good = Examples([encoder.tokenize(ANSWERS)], LABELS, ["a", "b"])
     for bad in (
         Examples(good.inputs, LABELS[:3], ["a", "b"]),

@@ -28,11 +28,12 @@ from vectoruniverse.models.load import (
     longest_text,
 )
 from vectoruniverse.models.picture_input import PictureInput, read_picture_input
-from vectoruniverse.models.source import BUILT_IN, ModelSource, open_source
-from vectoruniverse.models.told import told
+from vectoruniverse.models.source import BUILT_IN, ModelSource, open_source, told
 
 FAMILIES = ("altclip", "chinese_clip", "clip", "metaclip_2", "siglip")
 """Values of ``config.model_type`` whose vectors are known to be those of transformers."""
+
+_NOT_DUAL = "has no image and text tower in one shared space that is known here"
 
 _POOL_END = ("clip", "metaclip_2")
 """Those of them whose text tower pools the mark at the end of a text."""
@@ -187,7 +188,7 @@ def load_dual_tokenizer(name: str, revision: str | None) -> TextReader:
 def _open(name: str, revision: str | None) -> tuple[ModelSource, Any, Any]:
     """Files, configuration and tokenizer."""
     source = open_source(name, revision).within("")
-    config, tokenizer = _load_config(source), load_tokenizer(source)
+    config, tokenizer = load_config(source, FAMILIES, _NOT_DUAL), load_tokenizer(source)
     longest_text(source, tokenizer, _positions(config))
     return source, config, tokenizer
 
@@ -209,27 +210,13 @@ def load_image_size(name: str, revision: str | None) -> int:
     Raises:
         ConfigError: there is no such model, or it reads no pictures of one size.
     """
-    size: int = _load_config(open_source(name, revision).within("")).vision_config.image_size
-    return size
+    config = load_config(open_source(name, revision).within(""), FAMILIES, _NOT_DUAL)
+    return int(config.vision_config.image_size)
 
 
 def local_source(name: str) -> str:
     """What transformers itself can load: the folder of a model that comes with the package, else the name as it is."""
     return str(BUILT_IN.get(name, name))
-
-
-def _load_config(source: ModelSource) -> Any:
-    """The configuration of a dual encoder of a known family."""
-    config = load_config(source)
-    if config.model_type not in FAMILIES:
-        raise ConfigError(
-            f"{source.name!r} is a {config.model_type}, which has no image and text tower in one shared space that is "
-            "known here",
-            key="model",
-            remedy=f"choose a model of type {', '.join(FAMILIES)}: CLIP, SigLIP (SigLIP 2 of fixed size), Chinese-CLIP "
-            "or MetaCLIP 2",
-        )
-    return config
 
 
 def _positions(config: Any) -> int:

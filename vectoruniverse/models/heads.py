@@ -6,8 +6,6 @@ Shapes: B batch, N rows, L tokens, D width of the pooled vectors side by side, C
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from vectoruniverse.data.normalise import canonical
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.models.encoder import TextBatch, TokenizedTexts
 from vectoruniverse.models.text import TextEncoder
-from vectoruniverse.runs.durable import write_errors_are_told
+from vectoruniverse.runs.durable import write_durably, write_errors_are_told
 
 HEAD_FILE = "head.safetensors"
 
@@ -33,12 +31,19 @@ _INTACT = "take an intact copy of the run's folder"
 
 
 class TextClassifier(nn.Module):
-    """What both classifiers share: pooled vectors side by side → dropout → linear layer.
+    """Pooled vectors of one or two encoders, side by side → dropout → linear layer.
 
-    The parameters trained are the head's, and whatever an adapter opened in the encoders.
+    One encoder reads a text (or a pair as one sequence); of two the first reads (question, answer) and the second
+    (answer, question). The parameters trained are the head's, and whatever an adapter opened in the encoders.
+
+    Args:
+        encoders: what reads the inputs, in order, by its name as a layer; one object twice is one encoder for both.
+        classes: C.
+        dropout: probability of dropping an element of a pooled vector, in [0, 1).
+        seed: the only source of the head's weights.
 
     Attributes:
-        encoders: what reads the inputs, in order; one object twice is one encoder that reads both.
+        encoders: in order, without their names.
         classifier: the linear layer, float32 whatever the encoders compute in.
     """
 
@@ -89,37 +94,6 @@ class TextClassifier(nn.Module):
         return self.judge_pooled(self.embed(inputs, batch_size=batch_size)).softmax(dim=1)
 
 
-class SequenceClassifier(TextClassifier):
-    """One encoder reads a text (or a pair as one sequence); D is its width."""
-
-    def __init__(self, encoder: TextEncoder, classes: int, dropout: float, seed: int) -> None:
-        """Put a head on an encoder.
-
-        Args:
-            encoder: what reads the texts.
-            classes: C.
-            dropout: probability of dropping an element of a pooled vector, in [0, 1).
-            seed: the only source of the head's weights.
-        """
-        super().__init__({"encoder": encoder}, classes, dropout, seed)
-
-
-class PairClassifier(TextClassifier):
-    """Two encoders, one of which reads (question, answer) and the other (answer, question); D is both widths."""
-
-    def __init__(self, first: TextEncoder, second: TextEncoder, classes: int, dropout: float, seed: int) -> None:
-        """Put a head on two encoders.
-
-        Args:
-            first: reads (question, answer).
-            second: reads (answer, question); the same object as ``first`` for shared weights.
-            classes: C.
-            dropout: probability of dropping an element of a pooled vector, in [0, 1).
-            seed: the only source of the head's weights.
-        """
-        super().__init__({"first": first, "second": second}, classes, dropout, seed)
-
-
 def _linear(width: int, classes: int, seed: int) -> nn.Linear:
     with torch.device("meta"):  # a linear layer draws its first weights from the global generator
         layer = nn.Linear(width, classes, dtype=torch.float32)
@@ -155,15 +129,7 @@ def save_head(model: TextClassifier, file: Path, names: Sequence[str]) -> None:
     metadata = {"format": "pt", "classes": json.dumps(list(names), ensure_ascii=False)}
     with write_errors_are_told(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
-        try:
-            with partial.open("xb") as stream:
-                stream.write(safetensors.torch.save(tensors, metadata=metadata))
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_durably(file, safetensors.torch.save(tensors, metadata=metadata))
 
 
 def load_head(model: TextClassifier, file: Path) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ against its place in the model. Code that comes with a model never runs, and pic
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.models.source import ModelSource
-from vectoruniverse.models.told import told
+from vectoruniverse.models.source import ModelSource, told
 from vectoruniverse.models.weights import StoredTensor, read_object, read_weights
 
 SIZES = frozenset(
@@ -57,8 +56,13 @@ _SLACK = 2**24
 _CONVERTED = "save it again with save_pretrained from the bare model: merged, without adapter and torch.compile"
 
 
-def load_config(source: ModelSource) -> Any:
+def load_config(source: ModelSource, families: Sequence[str], lack: str) -> Any:
     """The configuration of a transformers model.
+
+    Args:
+        source: where it is.
+        families: values of ``model_type`` that will do.
+        lack: what is wrong with all others, as in "has no image tower".
 
     Raises:
         ConfigError: it is damaged, of no known type, needs its own code, or asks for weights in another format.
@@ -88,7 +92,11 @@ def load_config(source: ModelSource) -> Any:
             message = f"says {path} = {value!r:.60}, an activation that transformers does not know{meant}"
             raise ConfigError(message, file=file, key="model")
     with told(source.name):
-        return AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    if config.model_type not in families or getattr(config, "is_decoder", False):
+        message = f"{source.name!r} is of type {config.model_type!r}, which {lack}"
+        raise ConfigError(message, key="model", remedy=f"choose a model of type {', '.join(families)}")
+    return config
 
 
 def load_weights(

@@ -20,7 +20,7 @@ from PIL import Image
 from vectoruniverse.data.decoding import PictureRecipe, Resample, fit_picture
 from vectoruniverse.data.views import to_input
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.models.told import told
+from vectoruniverse.models.source import told
 
 RESAMPLES: dict[int, Resample] = {
     0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming",

@@ -14,9 +14,15 @@ import numpy as np
 import torch
 from transformers import BertForPreTraining
 
-from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.compute import Compute
-from vectoruniverse.models.load import drawn_from, load_config, load_tokenizer, load_weights, longest_text
+from vectoruniverse.models.load import (
+    check_vocabulary,
+    drawn_from,
+    load_config,
+    load_tokenizer,
+    load_weights,
+    longest_text,
+)
 from vectoruniverse.models.source import open_source
 
 PARTS = {
@@ -76,11 +82,7 @@ def load_bert_for_pretraining(
         ConfigError: there is no such model, it is no BERT, or its encoder is not complete.
     """
     source = open_source(name, revision).within("")
-    config = load_config(source)
-    if config.model_type != "bert":
-        raise ConfigError(
-            f"{name!r} is a {config.model_type}, which has no next-sentence head", key="model", remedy="choose a BERT"
-        )
+    config = load_config(source, ("bert",), "has no next-sentence head")
     tokenizer = load_tokenizer(source)
     longest_text(source, tokenizer, config.max_position_embeddings)
     heads = tuple(PARTS[part] for part in ("mlm_head", "nsp_head", "pooler"))
@@ -93,11 +95,7 @@ def load_bert_for_pretraining(
             model_class=BertForPreTraining,
             may_lack=heads,
         )
-    if len(tokenizer) > config.vocab_size:
-        raise ConfigError(
-            f"the tokenizer of {name!r} has {len(tokenizer):,} tokens, its model only {config.vocab_size:,}",
-            key="model",
-        )
+    check_vocabulary(name, len(tokenizer) - 1, config.vocab_size)
     return PretrainingBert(model.to(compute.device), tokenizer, name, source.commit, drawn)
 
 

@@ -75,12 +75,17 @@ def read_layout(find: FindFile, name: str) -> SentenceLayout:
     listing = find("modules.json")
     if listing is None:
         return SentenceLayout()
-    parts = [_part(entry, listing) for entry in _entries(listing)]
+    entries = read_json(listing)
+    if not isinstance(entries, list):
+        raise ConfigError("is no list of parts", file=listing, key="model")
+    parts = [_part(entry, listing) for entry in entries]
     if not parts or parts[0][0] != "Transformer" or [kind for kind, _ in parts].count("Transformer") > 1:
         raise ConfigError(f"{name!r} does not begin with one transformers model", file=listing, key="model")
     _refuse_prompt(find, name)
     subfolder = parts[0][1]
-    settings = _transformer_settings(find, subfolder)
+    start = f"{subfolder}/" if subfolder else ""
+    found = (path for file in _SETTINGS if (path := find(start + file)) is not None)
+    settings = read_object(path) if (path := next(found, None)) is not None else {}
     pooling = _output(settings)
     layers: list[Dense | Normalize] = []
     for kind, folder in parts[1:]:
@@ -130,13 +135,6 @@ def write_layout(folder: Path, tower: TextTower, *, max_tokens: int) -> None:
     _write(folder / "modules.json", listing)
 
 
-def _entries(listing: Path) -> list[Any]:
-    entries = read_json(listing)
-    if not isinstance(entries, list):
-        raise ConfigError("is no list of parts", file=listing, key="model")
-    return entries
-
-
 def _part(entry: Any, listing: Path) -> tuple[str, str]:
     """Kind and folder of a part, both checked: they come from whoever wrote the folder."""
     kind = _TYPE.fullmatch(str(entry.get("type"))) if isinstance(entry, Mapping) else None
@@ -154,13 +152,6 @@ def _refuse_prompt(find: FindFile, name: str) -> None:
     if default is not None and isinstance(prompts, Mapping) and prompts.get(default):
         message = f"{name!r} puts the prompt {prompts[default]!r} before every text, which is not supported"
         raise ConfigError(message, file=path, key="model")
-
-
-def _transformer_settings(find: FindFile, subfolder: str) -> Mapping[str, Any]:
-    for file in _SETTINGS:
-        if (path := find(f"{subfolder}/{file}" if subfolder else file)) is not None:
-            return read_object(path)
-    return {}
 
 
 def _output(settings: Mapping[str, Any]) -> str:

@@ -16,9 +16,8 @@ from vectoruniverse.models.encoder import Encoder, TextBatch, TextReader
 from vectoruniverse.models.load import load_config, load_tokenizer, load_weights, longest_text
 from vectoruniverse.models.sentence_folder import read_layout, write_layout
 from vectoruniverse.models.sizes import POOLINGS, Pooling
-from vectoruniverse.models.source import ModelSource, open_source
+from vectoruniverse.models.source import ModelSource, open_source, told
 from vectoruniverse.models.text_tower import TextTower
-from vectoruniverse.models.told import told
 
 FAMILIES = (
     "albert",
@@ -109,7 +108,7 @@ def load_text_encoder(
     repository = open_source(name, revision, beside="modules.json")
     layout = read_layout(repository.find, name)
     source = repository.within(layout.subfolder)
-    config = _load_config(source)
+    config = load_config(source, FAMILIES, "is no text encoder that is known here")
     chosen = pooling or _known_pooling(layout.pooling, name)
     tokenizer = _load_tokenizer(source, lowercase=layout.lowercase)
     weights = compute.weights(trained=trained)
@@ -129,18 +128,6 @@ def count_positions(model: nn.Module) -> int:
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     config: Any = model.config
     return int(config.max_position_embeddings)
-
-
-def _load_config(source: ModelSource) -> Any:
-    """The configuration of an encoder of a known family."""
-    config = load_config(source)
-    if config.model_type not in FAMILIES or getattr(config, "is_decoder", False):
-        raise ConfigError(
-            f"{source.name!r} is of type {config.model_type!r}, which is no text encoder that is known here",
-            key="model",
-            remedy=f"choose a model of type {', '.join(FAMILIES)}",
-        )
-    return config
 
 
 def _load_tokenizer(source: ModelSource, *, lowercase: bool) -> Any:

@@ -85,38 +85,25 @@ def read_object(file: Path) -> dict[str, Any]:
     return value
 
 
-def weights_files(folder: Path) -> list[str]:
-    """Names of the safetensors files that hold a model's weights: one, or those that an index lists.
+def read_weights(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a model's weights by its name, from one safetensors file or those of an index; headers alone.
 
     Raises:
-        ConfigError: there are none, or the index is damaged or names a file that is not in its folder.
+        ConfigError: there are none; a file is damaged or no safetensors; or the index is damaged, names a file that is
+            not in its folder, or lists a tensor that is not there.
     """
     if _exists(folder / SINGLE):
-        return [SINGLE]
+        return open_tensors(folder / SINGLE)
     index = folder / INDEX
     if not _exists(index):
         remedy = SAFETENSORS if any(any(folder.glob(pattern)) for pattern in _PICKLES) else _INTACT
         raise ConfigError(f"cannot load weights: there is no {SINGLE}", file=folder, key="model", remedy=remedy)
-    return sorted(set(_read_index(index).values()))
-
-
-def read_weights(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a model's weights by its name; only headers are read.
-
-    Raises:
-        ConfigError: as ``weights_files``; a file is damaged or no safetensors; or a tensor that the index lists is not
-            there.
-    """
-    tensors: dict[str, StoredTensor] = {}
-    for name in weights_files(folder):
+    places, tensors = _read_index(index), {}
+    for name in sorted(set(places.values())):
         tensors.update(open_tensors(folder / name))
-    if not _exists(folder / SINGLE):
-        file = folder / INDEX
-        places = _read_index(file)
-        if lacking := sorted(key for key, name in places.items() if key not in tensors):
-            raise ConfigError(f"lists {lacking[0]}, which {places[lacking[0]]} lacks", file=file, key="model")
-        tensors = {key: tensors[key] for key in places}
-    return tensors
+    if lacking := sorted(key for key in places if key not in tensors):
+        raise ConfigError(f"lists {lacking[0]}, which {places[lacking[0]]} lacks", file=index, key="model")
+    return {key: tensors[key] for key in places}
 
 
 def open_tensors(file: Path) -> dict[str, StoredTensor]:

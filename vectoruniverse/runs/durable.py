@@ -43,7 +43,7 @@ def write_errors_are_told(path: Path) -> Iterator[None]:
         raise ConfigError(f"cannot be written: {error.strerror or error}", file=path, remedy=remedy) from error
 
 
-def write_durably(path: Path, content: str) -> None:
+def write_durably(path: Path, content: str | bytes) -> None:
     r"""Replace a file as a whole: written beside it, fsynced, renamed over it, and the folder fsynced.
 
     Half of a surrogate pair, as in the name of a file that is not UTF-8, is written as JSON does: ``\udcff``.
@@ -54,8 +54,8 @@ def write_durably(path: Path, content: str) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with disk_full_is_told(path):
-            with temporary.open("x", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
-                stream.write(content)
+            with temporary.open("xb") as stream:
+                stream.write(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)

@@ -16,8 +16,6 @@ from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.models.heads import (
     HEAD_FILE,
-    PairClassifier,
-    SequenceClassifier,
     TextClassifier,
     load_head,
     read_head,
@@ -124,10 +122,10 @@ def build_model(
     """A head on the encoders."""
     dropout, seed = experiment.head.dropout, experiment.seed
     if not isinstance(experiment, PairClassificationExperiment):
-        return SequenceClassifier(encoders[""], classes, dropout, seed)
+        return TextClassifier({"encoder": encoders[""]}, classes, dropout, seed)
     first, second = (encoders.get(part, encoders.get("")) for part in ("first", "second"))
     assert first is not None and second is not None
-    return PairClassifier(first, second, classes, dropout, seed)
+    return TextClassifier({"first": first, "second": second}, classes, dropout, seed)
 
 
 def build_task(
