@@ -108,7 +108,7 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_file(tmp_path: Path, monkeyp
     path = tmp_path / "state.json"
     write_durably(path, "earlier")
     opened = Path.open
-    monkeypatch.setattr(Path, "open", lambda _, __, **options: opened(Path("/dev/full"), "w", **options))
+    monkeypatch.setattr(Path, "open", lambda _, __, **options: opened(Path("/dev/full"), "wb", **options))
     with pytest.raises(ResourceError, match="disk is full") as caught:
         write_durably(path, "later")
     assert caught.value.exit_code == 5
