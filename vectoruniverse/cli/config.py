@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -29,6 +28,8 @@ def config_check(
 @tells_errors
 def config_schema() -> None:
     """Print the JSON Schema of experiment files, for editors."""
+    import json
+
     from vectoruniverse.config.document import json_schema
     from vectoruniverse.tasks.experiments import EXPERIMENTS
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from importlib.resources import files
 from typing import Annotated
 
 import typer
@@ -17,6 +15,8 @@ FIRST = ("pictures", "training", "experiments", "evaluation", "sweeps", "losses"
 
 def pages() -> dict[str, str]:
     """Markdown of every page, by topic."""
+    from importlib.resources import files
+
     found = {
         page.name.removesuffix(".md"): page.read_text(encoding="utf-8")
         for page in files("vectoruniverse").joinpath("guide").iterdir()
@@ -40,6 +40,8 @@ def guide(
         typer.echo("read one with: vu guide TOPIC")
         return
     if topic not in found:
+        import difflib
+
         near = difflib.get_close_matches(topic, found, n=1)
         raise UserError(
             f"the guide has no page {topic!r}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -292,6 +291,8 @@ def _settings(config: str, overrides: list[str], set_json: str | None, alpha_per
 
 
 def _from_json(text: str) -> list[str]:
+    import json
+
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):

@@ -28,10 +28,24 @@ def build_loss(config: object, model: Scaled | None) -> losses.ViewLoss:
     """The configured loss; ``model`` gives the logit scalars that the configuration leaves open."""
     if isinstance(config, AlignmentAnisotropyConfig):
         return partial(losses.alignment_anisotropy, **config.model_dump(exclude={"name"}))
+    assert isinstance(config, InfoNceConfig | SiglipConfig)
+    given = None if config.temperature is None else 1.0 / config.temperature
     if isinstance(config, InfoNceConfig):
-        return partial(_info_nce, model, config.temperature, tuple(config.pairs))
-    assert isinstance(config, SiglipConfig)
-    return partial(_siglip, model, config.temperature, config.bias)
+        pairs = tuple(config.pairs)
+        return lambda views: losses.info_nce(views, logit_scale=_given(given, model, "logit_scale"), pairs=pairs)
+    bias = config.bias
+    return lambda views: losses.siglip(
+        views, logit_scale=_given(given, model, "logit_scale"), logit_bias=_given(bias, model, "logit_bias")
+    )
+
+
+def _given(value: float | None, model: Scaled | None, name: str) -> Tensor | float:
+    """The setting, else the model's scalar of this name, which training may have moved."""
+    if value is not None:
+        return value
+    assert model is not None, "the configuration gives what the model has not"
+    scalar: Tensor = getattr(model, name)
+    return scalar
 
 
 def false_negatives(items: PairItems, batch_size: int, shared: str) -> list[str]:
@@ -50,25 +64,3 @@ def false_negatives(items: PairItems, batch_size: int, shared: str) -> list[str]
     wrong = others * negatives / (count - 1)  # a batch is drawn without replacement
     told = f"{rows:,} of {count:,} training rows share their {shared} with another one; within a batch the loss pushes"
     return [f"{told} such rows apart: on average {wrong:.2g} of a row's {negatives} negatives are right answers"]
-
-
-def _info_nce(
-    model: Scaled | None, temperature: float | None, pairs: tuple[str, ...], views: losses.Views
-) -> losses.LossValue:
-    return losses.info_nce(views, logit_scale=_scale(model, temperature), pairs=pairs)
-
-
-def _siglip(
-    model: Scaled | None, temperature: float | None, bias: float | None, views: losses.Views
-) -> losses.LossValue:
-    if bias is not None:
-        return losses.siglip(views, logit_scale=_scale(model, temperature), logit_bias=bias)
-    assert model is not None, "the configuration gives what the model has not"
-    return losses.siglip(views, logit_scale=_scale(model, temperature), logit_bias=model.logit_bias)
-
-
-def _scale(model: Scaled | None, temperature: float | None) -> Tensor | float:
-    if temperature is not None:
-        return 1.0 / temperature
-    assert model is not None, "the configuration gives what the model has not"
-    return model.logit_scale

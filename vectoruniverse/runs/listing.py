@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.runs.folder import RUN_NAME, Run
@@ -15,17 +15,9 @@ from vectoruniverse.runs.process import is_dead
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A line of the list of runs; what a damaged ``state.json`` does not tell is None.
+    """A line of the list of runs: of ``RunState`` what people read, printable; None where it does not tell.
 
-    Args:
-        run: the run.
-        state: a ``State``, `dead` (says `running`, but its process on this host is gone) or `unknown`.
-        started: UTC, ISO 8601.
-        ended: UTC, ISO 8601.
-        metric: name of the monitored metric.
-        best: its best value.
-        epoch: last finished epoch.
-        message: why it ended so.
+    ``state`` is also `dead` where it says `running`, but its process on this host is gone; else `unknown`.
     """
 
     run: Run
@@ -133,25 +125,16 @@ def _is_run(path: Path) -> bool:
 
 def _summary(run: Run) -> RunSummary:
     told = run.read_state()
-
-    def text(value: str | None) -> str | None:
-        return None if value is None else _printable(value)
-
-    return RunSummary(
-        run=run,
-        state="dead" if is_dead(told) else text(told.state) or "unknown",
-        started=text(told.started),
-        ended=text(told.ended),
-        metric=text(told.metric),
-        best=told.best,
-        epoch=told.epoch,
-        message=text(told.message),
-    )
+    keys = ("state", "started", "ended", "metric", "best", "epoch", "message")
+    facts = {key: _printable(getattr(told, key)) for key in keys}
+    return RunSummary(run, **{**facts, "state": "dead" if is_dead(told) else facts["state"] or "unknown"})
 
 
-def _printable(text: str) -> str:
-    """The text with what no terminal can show or should obey, such as half of a surrogate pair, as �."""
-    return "".join(c if c.isprintable() or c in "\t\n" else "\ufffd" for c in text)
+def _printable(value: Any) -> Any:
+    """A text with what no terminal can show or should obey, such as half of a surrogate pair, as �; else the value."""
+    if not isinstance(value, str):
+        return value
+    return "".join(c if c.isprintable() or c in "\t\n" else "\ufffd" for c in value)
 
 
 def _folder_time(run: Run) -> str:
