@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vectoruniverse.data import thumbnails
-from vectoruniverse.data.thumbnails import PictureRecipe, PictureStore, decode_picture, default_cache_dir
+from vectoruniverse.data.decoding import PictureRecipe, decode_picture
+from vectoruniverse.data.thumbnails import PictureStore, default_cache_dir
 from vectoruniverse.errors import ConfigError, ResourceError
 
 RECIPE = PictureRecipe(16)
@@ -27,7 +28,8 @@ ENSURE = """
 import resource, signal, sys
 from pathlib import Path
 from vectoruniverse.data import thumbnails
-from vectoruniverse.data.thumbnails import PictureRecipe, PictureStore
+from vectoruniverse.data.decoding import PictureRecipe
+from vectoruniverse.data.thumbnails import PictureStore
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 pictures, cache, rows, limit = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 thumbnails.CHUNK_ROWS = rows

