@@ -64,8 +64,8 @@ def sweep(
     grid = make_grid(config, overrides, [parse_over(text) for text in over], whole_numbers(seeds, "--seeds"))
     if wandb_sweep is not None:
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
-    else:
-        _run(grid, out, runs_dir, quiet, as_json)
+        return
+    _run(grid, out, runs_dir, quiet, as_json)
 
 
 @tells_errors
@@ -101,8 +101,8 @@ def sweep_rank(
     )
     if wandb_sweep is not None:
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
-    else:
-        _run(grid, out, runs_dir, quiet, as_json)
+        return
+    _run(grid, out, runs_dir, quiet, as_json)
 
 
 def _write_for_agents(

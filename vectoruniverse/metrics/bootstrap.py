@@ -77,22 +77,26 @@ def bootstrap_mean(
         raise ValueError("a bootstrap needs a vector of finite values; leave out queries without a value")
     if samples < 1 or not 0 < level < 1:
         raise ValueError(f"samples must be at least 1 and level within (0, 1), got {samples} and {level}")
-    sums, sizes = _clusters(values, groups)
+    index = group_index(groups, len(values))
+    sums, sizes = np.bincount(index, weights=values).astype(np.float64), np.bincount(index).astype(np.float64)
     if len(sums) < 2:
         raise ValueError("a bootstrap needs at least 2 queries (or groups of queries) to draw from")
     low, high = np.quantile(_resampled_means(sums, sizes, samples, seed), [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate=float(values.mean()), low=float(low), high=float(high))
 
 
-def _clusters(values: NDArray[np.float64], groups: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum and number of the values in each group (G,)."""
+def group_index(groups: ArrayLike | None, count: int) -> NDArray[np.intp]:
+    """Number of the group, 0 to G-1, of each of ``count`` queries; None: each is a group of its own.
+
+    Raises:
+        ValueError: groups of another length.
+    """
     if groups is None:
-        return values, np.ones_like(values)
+        return np.arange(count)
     ids = np.asarray(groups)
-    if ids.shape != values.shape:
-        raise ValueError(f"groups need one id for each value, got {ids.shape} for {values.shape}")
-    _, index = np.unique(ids, return_inverse=True)
-    return np.bincount(index, weights=values).astype(np.float64), np.bincount(index).astype(np.float64)
+    if ids.shape != (count,):
+        raise ValueError(f"groups need one id for each of {count} values, got {ids.shape}")
+    return np.unique(ids, return_inverse=True)[1]
 
 
 def _resampled_means(

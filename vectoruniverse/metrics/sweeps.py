@@ -38,7 +38,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vectoruniverse.metrics.bootstrap import CHUNK, Interval
+from vectoruniverse.metrics.bootstrap import CHUNK, Interval, group_index
 
 Array = NDArray[np.float64]
 
@@ -137,7 +137,7 @@ def summarise_sweep(
         for i, value in enumerate(values)
     )
     left_out = tuple(sorted(cell for cell in cells if cell[1] not in seeds))
-    drawn = len(before) if groups is None else len(np.unique(np.asarray(groups)))
+    drawn = int(group_index(groups, len(before)).max()) + 1
     return SweepSummary(summaries, _alone(means[-1], draws[:, -1], level), seeds, left_out, len(before), level, drawn)
 
 
@@ -189,26 +189,16 @@ def _draws(outcomes: Array, before: Array, groups: ArrayLike | None, samples: in
     of_queries, of_seeds = np.random.default_rng(seed).spawn(2)
     columns = np.concatenate([outcomes.mean(axis=1), before[None]])
     means = columns.mean(axis=1)
-    index = _group_index(groups, columns.shape[1])
-    sums, sizes = _by_group(columns, index), np.bincount(index).astype(np.float64)
+    index = group_index(groups, columns.shape[1])
+    sizes = np.bincount(index).astype(np.float64)
     if len(sizes) < 2:
         raise ValueError("intervals need at least 2 queries (or groups of queries) to draw from")
-    draws = _query_draws(sums, sizes, samples, of_queries)
+    draws = _query_draws(_by_group(columns, index), sizes, samples, of_queries)
     if outcomes.shape[1] > 1:
         noise = _noise(outcomes, index, sizes)
         draws[:, :-1] += _seed_draws(outcomes.mean(axis=2), noise, samples, of_seeds)
     # Few seeds have wide intervals; a mean still lies where outcomes lie.
     return means, np.clip(draws, min(outcomes.min(), before.min()), max(outcomes.max(), before.max()))
-
-
-def _group_index(groups: ArrayLike | None, queries: int) -> NDArray[np.intp]:
-    """Number of the group, 0 to G-1, of each query (N,)."""
-    if groups is None:
-        return np.arange(queries)
-    ids = np.asarray(groups)
-    if ids.shape != (queries,):
-        raise ValueError(f"groups need one id for each of {queries} queries, got {ids.shape}")
-    return np.unique(ids, return_inverse=True)[1]
 
 
 def _by_group(columns: Array, index: NDArray[np.intp]) -> Array:

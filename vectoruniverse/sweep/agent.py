@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.report.sweep.words import alpha_words
 from vectoruniverse.runs.durable import write_durably, write_errors_are_told
 from vectoruniverse.sweep.grid import RANK, Grid
 
@@ -36,20 +37,14 @@ _REMARKS = """\
 # largest adapter by SVD and keeps the forgetting ledger. Of agents' runs, vu compare RUN RUN tells the differences.
 """
 
-_ALPHA = {
-    "proportional": "{:g} times the rank; a grid cannot multiply, so vu train --alpha-per-rank does",
-    "fixed": "{:g} at every rank, so that the update's scale alpha / rank falls as the rank grows",
-    "rank-stabilized": "{:g} at every rank, with the scale alpha / √rank",
-}
-
 
 def write_agent_sweep(
     file: Path, grid: Grid, *, config: str, overrides: Sequence[str], runs_dir: Path = _DEFAULT_RUNS
 ) -> None:
-    """Write the file; one that this function wrote earlier is replaced.
+    """Write the YAML file; one that this function wrote earlier is replaced.
 
     Args:
-        file: the YAML file.
+        file: the file.
         grid: the cells.
         config: the experiment file as it was given.
         overrides: ``KEY=VALUE`` for all cells as they were given.
@@ -107,12 +102,9 @@ def _is_ours(file: Path) -> bool:
 
 def _remarks(grid: Grid, file: Path) -> str:
     name = "".join(character if character.isprintable() else "?" for character in file.name)
-    return _REMARKS.format(mark=MARK, cells=len(grid.cells), name=name, alpha=_alpha_remark(grid))
-
-
-def _alpha_remark(grid: Grid) -> str:
+    alpha = "alpha is what the experiment file says"
     if grid.alpha is not None:
-        return f"alpha is {_ALPHA[grid.alpha.name].format(grid.alpha.number)}."
-    if any(one.key == RANK for one in grid.over):
-        return "alpha is what the experiment file says: null follows the rank, a number stays."
-    return "alpha is what the experiment file says."
+        alpha = f"alpha is {alpha_words(str(grid.alpha))}"
+    elif any(one.key == RANK for one in grid.over):
+        alpha += ": null follows the rank, a number stays"
+    return _REMARKS.format(mark=MARK, cells=len(grid.cells), name=name, alpha=f"{alpha}.")

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+import numpy as np
 import torch
 
 from vectoruniverse.adapters.methods import put_on
 from vectoruniverse.adapters.svd import effective_rank, singular_values, tower_spectra, truncate
+from vectoruniverse.evaluation.comparison import compare_rows
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.metrics.bootstrap import bootstrap_mean, paired_bootstrap
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER
 from vectoruniverse.report.sweep.record import AdapterRecord, Cut, Layer, Tower
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.sweep.findings import Finished, rounded
-from vectoruniverse.sweep.grid import RANK
+from vectoruniverse.sweep.grid import RANK, Grid
 from vectoruniverse.sweep.sharing import Bases
 from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.model import adapter_host
@@ -24,14 +25,20 @@ from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_task
 
 
-def analyse_rank_sweep(finished: Finished, bases: Bases, known: Sequence[AdapterRecord]) -> Iterator[AdapterRecord]:
-    """The adapters of the largest rank, one for each seed.
+def analyse_adapters(
+    grid: Grid, finished: Finished, bases: Bases, known: Sequence[AdapterRecord]
+) -> Iterator[AdapterRecord]:
+    """The adapters of the largest rank, one for each seed, of a sweep over the rank alone.
 
     Args:
-        finished: cells of a sweep over the rank alone.
+        grid: the sweep.
+        finished: cells with their runs.
         bases: what runs start from.
         known: what an earlier call found, taken over where nothing has changed.
     """
+    # that adapters can be cut to lower ranks and evaluated again is known of dual encoders only
+    if [one.key for one in grid.over] != [RANK] or not isinstance(grid.base, ImageTextExperiment):
+        return
     ranks = sorted({cell.values[RANK] for cell, _ in finished})
     for cell, run in sorted(finished, key=lambda one: one[0].seed):
         if cell.values[RANK] != ranks[-1]:
@@ -85,11 +92,12 @@ def analyse_adapter(run: Run, bases: Bases, trained: dict[int, Run], ranks: Sequ
 
 
 def _beside_trained(evaluation: Evaluation, rank: int, metric: str, run: Run, trained: Run | None) -> Cut:
-    found, groups = evaluation.per_query[metric], outcomes(run, metric).drawn
-    interval, gap = bootstrap_mean(found, seed=0, groups=groups), None
+    models = {"cut": {metric: np.asarray(evaluation.per_query[metric])}}
     if trained is not None:
-        gap = paired_bootstrap(outcomes(trained, metric).adapted, found, seed=0, groups=groups)
-    return Cut.model_validate({"rank": rank, metric: list(interval), "minus_trained": gap})
+        models["trained"] = {metric: outcomes(trained, metric).adapted}
+    found = compare_rows(models, reference=list(models)[-1], groups=outcomes(run, metric).drawn)
+    gap = found.differences["cut"][metric] if trained is not None else None
+    return Cut.model_validate({"rank": rank, metric: list(found.reached["cut"][metric]), "minus_trained": gap})
 
 
 def _layer(values: torch.Tensor) -> Layer:

@@ -40,21 +40,16 @@ def finished_facts(run: Run, metric: str) -> dict[str, Any]:
     experiment, evaluation, state = load_experiment(run.config_file), evaluation_of(run), run.read_state()
     rank, alpha, stabilized = _lora_of(run, experiment.adapter)
     root = math.sqrt(rank) if rank and stabilized else rank
+    same = evaluation.model_dump(include={"data", "intervals", "trained_parameters", "best_epoch", "judges_space"})
     return {
-        "data": evaluation.data,
+        **same,
+        **state.model_dump(include={"seconds", "step_seconds", "peak_memory_bytes"}),
         "metrics": evaluation.adapted,
-        "intervals": evaluation.intervals,
-        "trained_parameters": evaluation.trained_parameters,
         "rank": rank,
         "alpha": alpha,
         "scale": alpha / root if alpha and root else None,
-        "best_epoch": evaluation.best_epoch,
         "epoch": evaluation.kept,
-        "judges_space": evaluation.judges_space,
         "epochs": experiment.train.epochs,
-        "seconds": state.seconds,
-        "step_seconds": state.step_seconds,
-        "peak_memory_bytes": state.peak_memory_bytes,
         "effective_rank": evaluation.adapted.get("effective_rank"),
         "adapter": evaluation.adapter,
         "spectrum": rounded(evaluation.spectra["adapted"]["both"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vectoruniverse.errors import ConfigError, LockedError
@@ -76,11 +77,8 @@ class SweepFolder:
             raise ConfigError(
                 f"cannot make this folder: {error.strerror}", file=self.path, remedy="choose another --out"
             ) from error
-        with lock_file(self.path / ".lock", self._held):
+        remedy = "wait for it, or end that process first"
+        held = partial(LockedError, "another process works on this sweep", file=self.path, remedy=remedy)
+        with lock_file(self.path / ".lock", held):
             remove_unfinished(self.path)
             yield
-
-    def _held(self) -> LockedError:
-        return LockedError(
-            "another process works on this sweep", file=self.path, remedy="wait for it, or end that process first"
-        )

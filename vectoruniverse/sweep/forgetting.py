@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from vectoruniverse.adapters.methods import METHODS, put_on
-from vectoruniverse.config.sections import Experiment, SplitConfig
+from vectoruniverse.config.sections import SplitConfig
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import ConfigError, UserError
 from vectoruniverse.metrics.bootstrap import Interval, bootstrap_mean
 from vectoruniverse.models.sizes import ScratchClip
-from vectoruniverse.report.sweep.record import ForgettingRecord, Kept, NotComparable, Statistics
-from vectoruniverse.sweep.findings import Finished
+from vectoruniverse.report.sweep.record import ForgettingRecord, Kept, Statistics
+from vectoruniverse.sweep.findings import Finished, statistics
+from vectoruniverse.sweep.grid import Grid
 from vectoruniverse.sweep.sharing import Bases
 from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.data import ImageTextData, decode, group_by
@@ -38,25 +39,18 @@ RULE = (
 
 
 def forgetting_of_sweep(
-    base: Experiment,
-    found: Statistics | NotComparable | None,
-    finished: Finished,
-    bases: Bases,
-    known: ForgettingRecord | None,
-    *,
-    display: Display,
+    grid: Grid, finished: Finished, bases: Bases, known: ForgettingRecord | None
 ) -> ForgettingRecord | None:
     """The ledger of the smallest value that is not worse, else of the best, with the first seed that has it.
 
     Args:
-        base: the experiment of the sweep, which says what the base knew.
-        found: what the finished cells say.
+        grid: the sweep, whose experiment says what the base knew.
         finished: cells with their runs.
         bases: what runs start from.
         known: what an earlier call found, taken over where nothing has changed.
-        display: told where there can be no ledger.
     """
-    config = getattr(base, "forgetting", None)
+    config = getattr(grid.base, "forgetting", None)
+    found = statistics(finished, grid.base.eval.monitor, one_base=grid.one_base)
     if config is None or not isinstance(found, Statistics):
         return None
     values = found.smallest_not_worse or found.best
@@ -68,9 +62,9 @@ def forgetting_of_sweep(
         experiment = run_experiment(run)
         shared = bases.of(experiment)
         assert isinstance(experiment, ImageTextExperiment) and isinstance(shared, ImageTextShared)
-        record = forgetting_curve(experiment, config, run.adapter, display=display, shared=shared)
+        record = forgetting_curve(experiment, config, run.adapter, display=bases.display, shared=shared)
     except UserError as error:
-        display.warn(f"no forgetting ledger: {error}")
+        bases.display.warn(f"no forgetting ledger: {error}")
         return None
     return record.model_copy(update=told)
 

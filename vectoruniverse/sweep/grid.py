@@ -50,10 +50,7 @@ class AlphaPolicy:
     also takes smaller steps: rank and learning rate are changed together. ``proportional`` keeps the scale
     (alpha = K · rank), so that directions are added and nothing else changes. ``rank-stabilized`` keeps alpha and
     scales by alpha / √rank (arXiv:2312.03732), under which the update's size neither grows nor falls with the rank.
-
-    Attributes:
-        name: which policy.
-        number: K of ``proportional``, else alpha.
+    ``number`` is K of ``proportional``, else alpha.
     """
 
     name: Literal["fixed", "proportional", "rank-stabilized"]
@@ -113,10 +110,9 @@ class Grid:
         return not any(one.key.split(".")[0] in _OTHER_BASE for one in self.over)
 
     def fingerprint(self, data: str) -> str:
-        """SHA-256 of what all cells have in common; not of values and seeds, so that more can be added later.
+        """SHA-256 of what all cells have in common, ``data`` being the data's where they share it.
 
-        Args:
-            data: fingerprint of the data, where the cells share it.
+        Not of values and seeds, so that more can be added later.
         """
         settings: dict[str, Any] = self.base.model_dump(mode="json")
         derived = ALPHA_KEYS if self.alpha else ()
@@ -145,12 +141,10 @@ def make_grid(
     base = load_experiment(config, overrides)
     _check_keys(over)
     policy = None if alpha is None else alpha_policy(alpha, base.adapter)
-    chosen = tuple(seeds) or (base.seed,)
-    combinations = [
-        dict(zip((o.key for o in over), v, strict=True)) for v in itertools.product(*(o.values for o in over))
-    ]
-    if len(combinations) * len(chosen) > MAX_CELLS:
-        raise ConfigError(f"{len(combinations) * len(chosen):,} cells are more than {MAX_CELLS:,}", file="--over")
+    chosen, keys = tuple(seeds) or (base.seed,), [one.key for one in over]
+    combinations = [dict(zip(keys, v, strict=True)) for v in itertools.product(*(one.values for one in over))]
+    if (count := len(combinations) * len(chosen)) > MAX_CELLS:
+        raise ConfigError(f"{count:,} cells are more than {MAX_CELLS:,}", file="--over")
     cells = [_resolve(config, overrides, values, seed, policy) for seed in chosen for values in combinations]
     return Grid(base, tuple(over), chosen, policy, tuple(cells))
 

@@ -146,19 +146,16 @@ def _summary(record: SweepRecord) -> dict[str, float | int | str | None]:
     """The answer in words and in numbers; a thing that is not known is None, so that it replaces what was known."""
     found, said = record.compared, answer(record)
     best = [one.mean.estimate for one in found.values if one.values == found.best] if found else []
-    told: dict[str, float | int | str | None] = {
+    chosen = {"best": found and found.best, "smallest_not_worse": found and found.smallest_not_worse}
+    return {
         "answer": said.headline,
         "answer_in_full": found.answer if found else said.detail,
         f"best/{record.metric}": best[0] if best else None,
         f"base/{record.metric}": found.base.estimate if found else None,
         "cells/finished": len(record.finished),
         "cells/failed": len(record.failed),
+        **{f"{name}/{key}": _plain((values or {}).get(key)) for name, values in chosen.items() for key in record.over},
     }
-    chosen = {"best": found.best, "smallest_not_worse": found.smallest_not_worse} if found else {}
-    for name in ("best", "smallest_not_worse"):
-        values = chosen.get(name) or {}
-        told |= {f"{name}/{key}": _plain(values.get(key)) for key in record.over}
-    return told
 
 
 def _plain(value: object) -> float | int | str | None:

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,16 @@ from vectoruniverse.runs.files import check_regular, read_bytes
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
-from vectoruniverse.sweep.analysis import analyse_rank_sweep
+from vectoruniverse.sweep.analysis import analyse_adapters
 from vectoruniverse.sweep.findings import base_of, evaluation_of, finished_facts, statistics
 from vectoruniverse.sweep.folder import SweepFolder
 from vectoruniverse.sweep.forgetting import forgetting_of_sweep
-from vectoruniverse.sweep.grid import RANK, Cell, Grid
+from vectoruniverse.sweep.grid import Cell, Grid
 from vectoruniverse.sweep.published import publish
 from vectoruniverse.sweep.sharing import Bases, peak, reset_peak
 from vectoruniverse.tasks.base import Shared
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.identity import describe_base, recorded_base
-from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.recorded_rows import DATA_FILE
 from vectoruniverse.tasks.results import Outcome
 from vectoruniverse.tasks.sharing import sharing_key
@@ -84,32 +83,14 @@ def run_sweep(grid: Grid, *, runs_dir: Path, out: Path | None, display: Display)
         return SweepOutcome(folder, record)
 
 
-@dataclass(slots=True)
-class _Clock:
-    """Where the time of this call went."""
-
-    started: float = field(default_factory=time.monotonic)
-    trained: list[Outcome] = field(default_factory=list)
-    analysis: float = 0.0
-
-    def record(self) -> Timing:
-        whole, steps = time.monotonic() - self.started, sum(one.step_seconds for one in self.trained)
-        return Timing(
-            cells=len(self.trained),
-            seconds=round(whole, 3),
-            step_seconds=round(steps, 3),
-            evaluation_seconds=round(sum(one.evaluation_seconds for one in self.trained), 3),
-            analysis_seconds=round(self.analysis, 3),
-            outside_steps=round(1 - steps / whole, 4),
-        )
-
-
 class _Sweep:
     """One call of a sweep."""
 
     def __init__(self, grid: Grid, folder: SweepFolder, runs_dir: Path, display: Display, bases: Bases) -> None:
         self._grid, self._folder, self._runs_dir, self._display, self._bases = grid, folder, runs_dir, display, bases
-        self._clock, self._metric = _Clock(), grid.base.eval.monitor
+        self._metric, self._started = grid.base.eval.monitor, time.monotonic()
+        self._trained: list[Outcome] = []
+        self._analysis_seconds = 0.0
         self._adapters: list[AdapterRecord] = []
         self._forgetting: ForgettingRecord | None = None
         self._timing: Timing | None = None
@@ -142,8 +123,8 @@ class _Sweep:
             with contextlib.suppress(UserError):
                 self._write("failed")
             raise
-        failed = any(cell.state in ("failed", "stopped") for cell in self._cells.values())
-        return self._write("failed" if failed else "finished")
+        states = {cell.state for cell in self._cells.values()}
+        return self._write("failed" if states & {"failed", "stopped"} else "finished")
 
     def _run_cells(self) -> None:
         """Every cell to its end, those of one base together; what another process trains comes last, when it is free.
@@ -208,7 +189,7 @@ class _Sweep:
             experiment = cell.experiment.model_copy(update={"wandb": group})
             outcome = runner.train(experiment, runs_dir=self._runs_dir, display=self._display, shared=shared)
         outcome.run.note(peak_memory_bytes=peak(shared.compute.device))
-        self._clock.trained.append(outcome)
+        self._trained.append(outcome)
         return outcome.run
 
     def _note(self, cell: Cell, state: str, run: Run | None = None, message: str | None = None, **facts: Any) -> None:
@@ -231,16 +212,22 @@ class _Sweep:
 
     def _analyse(self) -> None:
         """What needs the trained adapters again; kept from an earlier call where nothing has changed."""
-        started, grid, finished = time.monotonic(), self._grid, self._finished()
-        # adapters can be cut to lower ranks and evaluated again, which is known of dual encoders only
-        is_rank_sweep = [one.key for one in grid.over] == [RANK] and isinstance(grid.base, ImageTextExperiment)
-        adapters = analyse_rank_sweep(finished, self._bases, self._adapters) if is_rank_sweep and finished else []
-        self._adapters = list(adapters)
-        found = statistics(finished, self._metric, one_base=grid.one_base)
-        self._forgetting = forgetting_of_sweep(
-            grid.base, found, finished, self._bases, self._forgetting, display=self._display
+        started, finished = time.monotonic(), self._finished()
+        self._adapters = list(analyse_adapters(self._grid, finished, self._bases, self._adapters))
+        self._forgetting = forgetting_of_sweep(self._grid, finished, self._bases, self._forgetting)
+        self._analysis_seconds = time.monotonic() - started
+
+    def _clock(self) -> Timing:
+        """Where the time of this call went."""
+        whole, steps = time.monotonic() - self._started, sum(one.step_seconds for one in self._trained)
+        return Timing(
+            cells=len(self._trained),
+            seconds=round(whole, 3),
+            step_seconds=round(steps, 3),
+            evaluation_seconds=round(sum(one.evaluation_seconds for one in self._trained), 3),
+            analysis_seconds=round(self._analysis_seconds, 3),
+            outside_steps=round(1 - steps / whole, 4),
         )
-        self._clock.analysis = time.monotonic() - started
 
     def _write(self, state: str) -> SweepRecord:
         """Write the record as it is now; a reader never meets half of one."""
@@ -270,7 +257,7 @@ class _Sweep:
             statistics=statistics(finished, self._metric, one_base=grid.one_base),
             adapters=self._adapters,
             forgetting=self._forgetting,
-            timing=self._clock.record() if self._clock.trained else self._timing,
+            timing=self._clock() if self._trained else self._timing,
         )
         self._folder.write(record)
         return record

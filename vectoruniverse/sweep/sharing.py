@@ -21,14 +21,14 @@ class Bases:
     """The base and data of the cell at hand; one at a time, since each fills memory."""
 
     def __init__(self, display: Display) -> None:
-        self._display = display
+        self.display = display
         self._held: Shared | None = None
 
     def of(self, experiment: Experiment) -> Shared:
         """Load what the experiment shares with others, unless it is held already."""
         if self._held is None or self._held.key != sharing_key(experiment):
             self._held = None  # freed before the next is loaded
-            self._held = setup(experiment).share(experiment, self._display)
+            self._held = setup(experiment).share(experiment, self.display)
         return self._held
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +35,7 @@ class WandbSweepTracker(WandbTracker):
 
         Args:
             done: number of finished cells, which is the step of the run: it grows when a sweep is gone on with.
-            cells: a row for each cell, JSON values.
+            cells: a row for each cell, of numbers, text and None.
             summary: None where a thing is not known.
             figures: PNG files by name.
             failed: whether some cells failed.
@@ -70,7 +69,6 @@ def _log_table(run: wandb.Run, done: int, cells: pd.DataFrame) -> None:
 def _column(cells: list[object]) -> list[object]:
     """A column of one type, which wandb asks for: numbers as they are, everything else as text that does nothing."""
     known = [cell for cell in cells if cell is not None]
-    if all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in known):
+    if all(isinstance(cell, int | float) for cell in known):
         return cells
-    texts = [cell if cell is None or isinstance(cell, str) else json.dumps(cell, ensure_ascii=False) for cell in cells]
-    return [None if text is None else inert(text) for text in texts]
+    return [None if cell is None else inert(str(cell)) for cell in cells]

@@ -36,16 +36,13 @@ TITLE_CHARACTERS = 66
 Bounds = tuple[float, float, float]
 """Estimate, low, high."""
 
+ByPlace = Mapping[float, Sequence[float]]
+"""Place on the axis → a number of each seed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One value of the swept key.
-
-    Attributes:
-        place: on the axis.
-        mean: over seeds and queries, with its interval.
-        seeds: mean of each seed.
-    """
+    """A value at its place on the axis: the mean over seeds and queries with its interval, and that of each seed."""
 
     place: float
     mean: Bounds
@@ -54,7 +51,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a model lies in the plane of alignment and uniformity.
+    """Where a model lies in the plane.
 
     Attributes:
         place: of its value on the axis; None for the base.
@@ -88,36 +85,38 @@ def metric_by_value(
         chosen: place of the smallest value that is not worse than the best, which gets a ring.
         title: the answer, above the figure.
     """
+    keys = [Line2D([], [], color=ADAPTED, marker="o", label="mean, 95 % interval")]
+    if any(len(point.seeds) > 1 for point in points):
+        keys += [Line2D([], [], color=ADAPTED, alpha=0.4, marker="o", markersize=3.5, linestyle="", label="a seed")]
     with drawing(3.6) as figure:
         axes = figure.subplots()
         axes.axhspan(base[1], base[2], color=BASE, alpha=0.13, linewidth=0)
-        axes.axhline(base[0], color=BASE, linestyle=DASHES, linewidth=1.2)
         for point in points:
             axes.plot([point.place] * 2, point.mean[1:], color=ADAPTED, linewidth=1.8, solid_capstyle="butt", zorder=3)
             if len(point.seeds) > 1:
                 seed_dots(axes, point.place, point.seeds)
-        places, means = [point.place for point in points], [point.mean[0] for point in points]
-        axes.plot(places, means, f"{swept.line}o", color=ADAPTED, markersize=5.5, zorder=4)
-        ring = [point for point in points if point.place == chosen]
-        for point in ring:
-            axes.plot(point.place, point.mean[0], "o", color=GREEN, markersize=13, markerfacecolor="none", zorder=5)
+            if point.place == chosen:
+                ring = Line2D([], [], color=GREEN, marker="o", markersize=9, markerfacecolor="none", linestyle="")
+                ring.set_label("smallest not worse")
+                axes.plot(point.place, point.mean[0], "o", color=GREEN, markersize=13, markerfacecolor="none", zorder=5)
+                keys.append(ring)
+        places = [point.place for point in points]
+        axes.plot(
+            places, [point.mean[0] for point in points], f"{swept.line}o", color=ADAPTED, markersize=5.5, zorder=4
+        )
         axes.set_ylabel(f"{metric}, {judged}")
         metric_axis(axes.yaxis, metric)
         value_axis(axes, swept, places)
         if title:
             shown = textwrap.fill(drawable(title), TITLE_CHARACTERS)
             figure.suptitle(shown, x=0.01, ha="left", fontsize=10, fontweight="bold")
-        key_above(axes, _keys(seeds=any(len(point.seeds) > 1 for point in points), ring=bool(ring)))
-        label_ends(axes, [(base[0], "base", GREY)])
+        key_above(axes, keys)
+        label_ends(axes, _base_line(axes, base[0]))
     return figure
 
 
-def costs(kinds: Mapping[str, Mapping[float, Sequence[float]]], swept: Swept) -> Figure:
-    """What each value costs: one panel for each kind of cost, above each other on one axis of values.
-
-    Args:
-        kinds: by label with its unit, the cost of each seed by place.
-        swept: the axis.
+def costs(kinds: Mapping[str, ByPlace], swept: Swept) -> Figure:
+    """What each value costs: one panel for each kind of cost, named with its unit, above each other on one axis.
 
     Raises:
         ValueError: no kind of cost has a number.
@@ -129,24 +128,23 @@ def costs(kinds: Mapping[str, Mapping[float, Sequence[float]]], swept: Swept) ->
     with drawing(0.8 + 1.1 * len(kept)) as figure:
         panels = figure.subplots(len(kept), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (label, by_place) in zip(panels, kept.items(), strict=True):
-            _medians(axes, by_place, swept)
+            most = _medians(axes, by_place, swept)
             axes.set_title(label, fontsize=9.5)
-            axes.set_ylim(0, max(max(seeds) for seeds in by_place.values() if seeds) * 1.2 or 1)
+            axes.set_ylim(0, most * 1.2 or 1)
             axes.yaxis.set_major_locator(MaxNLocator(nbins=3, min_n_ticks=2))
             axes.yaxis.set_major_formatter(lambda amount, _: f"{amount:,.6g}")
             value_axis(axes, swept, places, named=axes is panels[-1])
     return figure
 
 
-def effective_ranks(by_place: Mapping[float, Sequence[float]], base: float | None, swept: Swept) -> Figure:
+def effective_ranks(by_place: ByPlace, base: float | None, swept: Swept) -> Figure:
     """Directions that the embeddings use at each value: median as a line, seeds as dots, the base dashed."""
     with drawing(2.8) as figure:
         axes = figure.subplots()
-        _medians(axes, by_place, swept)
-        most = max([base or 0, *(max(seeds) for seeds in by_place.values() if seeds)])
+        most = max(base or 0, _medians(axes, by_place, swept))
         axes.set(ylabel="effective rank (directions)", ylim=(0, most * 1.15 or 1))
         value_axis(axes, swept, [place for place, seeds in by_place.items() if seeds])
-        _base_line(axes, base)
+        label_ends(axes, _base_line(axes, base))
     return figure
 
 
@@ -166,11 +164,14 @@ def plane(positions: Sequence[Position], swept: Swept) -> Figure:
                 _named(axes, x, y, "base", INK)
             else:
                 axes.plot(x, y, "o", color=shades[position.place], markersize=5, alpha=0.8)
-        middles = [_middle([one for one in positions if one.place == place]) for place in places]
+        middles = [
+            np.mean([(one.uniformity, one.alignment) for one in positions if one.place == place], axis=0)
+            for place in places
+        ]
         if middles and swept.ordered:
             axes.plot(*np.array(middles).T, "-", color=GREY, linewidth=0.8, zorder=1)
         for place, (x, y) in zip(places, middles, strict=True):
-            _named(axes, x, y, tick_label(swept.labels[place]), shades[place])
+            _named(axes, float(x), float(y), tick_label(swept.labels[place]), shades[place])
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, min_n_ticks=2))  # near-equal cells have long numbers
         axes.set(xlabel="uniformity (lower: more spread)", ylabel="alignment (lower: pairs closer)")
         axes.margins(0.15)
@@ -186,14 +187,14 @@ def validation_curves(
     metric: str,
     judged: str = "held-out",
 ) -> Figure:
-    """The metric of the judged rows by epoch: the mean over seeds of each value as a line, seeds faint behind it.
+    """The metric by epoch: the mean over seeds of each value as a line, seeds faint behind it.
 
     Args:
         curves: by place, one mapping of epoch → metric for each seed.
         base: of the model before training.
         swept: the axis.
         metric: such as ``recall@5``.
-        judged: what the rows are: held-out, or training.
+        judged: what the rows are.
     """
     places = sorted(place for place, seeds in curves.items() if any(seeds))
     with drawing(3.3) as figure:
@@ -204,9 +205,7 @@ def validation_curves(
             mean = mean_curve([seed for seed in curves[place] if seed])
             axes.plot(list(mean), list(mean.values()), color=shade, linewidth=2)
             ends += [(list(mean.values())[-1], tick_label(swept.tell(place)), shade)] if mean else []
-        if base is not None:
-            axes.axhline(base, color=BASE, linestyle=DASHES, linewidth=1.2)
-            ends.append((base, "base", GREY))
+        ends += _base_line(axes, base)
         axes.set(xlabel="epoch", ylabel=f"{metric}, {judged}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.margins(x=0.01)
@@ -221,36 +220,22 @@ def mean_curve(seeds: Sequence[Mapping[int, float]]) -> dict[int, float]:
     return {epoch: float(np.mean([seed[epoch] for seed in seeds])) for epoch in shared}
 
 
-def _medians(axes: Axes, by_place: Mapping[float, Sequence[float]], swept: Swept) -> None:
-    """Medians joined by a line, with the seeds beside them."""
+def _medians(axes: Axes, by_place: ByPlace, swept: Swept) -> float:
+    """Medians joined by a line, with the seeds beside them; gives the largest of all seeds."""
     known = sorted(place for place, seeds in by_place.items() if seeds)
-    medians = [float(np.median(by_place[place])) for place in known]
-    axes.plot(known, medians, f"{swept.line}o", color=ADAPTED, markersize=5)
+    axes.plot(known, [np.median(by_place[place]) for place in known], f"{swept.line}o", color=ADAPTED, markersize=5)
     for place in known:
         if len(by_place[place]) > 1:
             seed_dots(axes, place, by_place[place])
+    return max(max(by_place[place]) for place in known)
 
 
-def _base_line(axes: Axes, base: float | None) -> None:
-    if base is not None:
-        axes.axhline(base, color=BASE, linestyle=DASHES, linewidth=1.2)
-        label_ends(axes, [(base, "base", GREY)])
-
-
-def _keys(*, seeds: bool, ring: bool) -> list[Line2D]:
-    keys = [Line2D([], [], color=ADAPTED, marker="o", label="mean, 95 % interval")]
-    if seeds:
-        keys.append(Line2D([], [], color=ADAPTED, alpha=0.4, marker="o", markersize=3.5, linestyle="", label="a seed"))
-    if ring:
-        label = "smallest not worse"
-        keys.append(
-            Line2D([], [], color=GREEN, marker="o", markersize=9, markerfacecolor="none", linestyle="", label=label)
-        )
-    return keys
-
-
-def _middle(positions: Sequence[Position]) -> tuple[float, float]:
-    return float(np.mean([p.uniformity for p in positions])), float(np.mean([p.alignment for p in positions]))
+def _base_line(axes: Axes, base: float | None) -> list[tuple[float, str, str]]:
+    """The base as a dashed line; gives its name, for ``label_ends``."""
+    if base is None:
+        return []
+    axes.axhline(base, color=BASE, linestyle=DASHES, linewidth=1.2)
+    return [(base, "base", GREY)]
 
 
 def _named(axes: Axes, x: float, y: float, text: str, colour: str) -> None:

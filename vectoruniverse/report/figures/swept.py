@@ -30,12 +30,9 @@ ASIDE = 0.07
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """The axis of a sweep.
+    """The axis of a sweep: its name, such as ``rank``, and what the tick at each place says.
 
-    Attributes:
-        name: of what is swept, such as ``rank``.
-        labels: place on the axis → what the tick says; the place is the value itself where it is a number.
-        ordered: whether the places are values; otherwise they only count.
+    Where values are in order, the place is the value itself; otherwise places only count.
     """
 
     name: str

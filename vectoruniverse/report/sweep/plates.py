@@ -66,8 +66,7 @@ def axis_of(sweep: SweepRecord) -> Swept:
 
 
 def _metric(sweep: SweepRecord, statistics: Statistics, swept: Swept, cells: pd.DataFrame, title: str) -> Plate:
-    places, _ = places_of(cell.values for cell in sweep.cells)
-    seeds = _by_place(cells[cells["seed"].isin(statistics.seeds)], sweep.metric)
+    places, seeds = sweep.places, _by_place(cells[cells["seed"].isin(statistics.seeds)], sweep.metric)
     points = [Point(place := places[key_of(one.values)], one.mean, seeds.get(place, [])) for one in statistics.values]
     chosen = statistics.smallest_not_worse
     drawn = metric_by_value(
@@ -106,7 +105,7 @@ def _costs(cells: pd.DataFrame, swept: Swept) -> Iterator[Plate]:
 
 
 def _curves(sweep: SweepRecord, swept: Swept, base: float | None) -> Iterator[Plate]:
-    places, _ = places_of(cell.values for cell in sweep.cells)
+    places = sweep.places
     curves: dict[float, list[dict[int, float]]] = {}
     for cell in sweep.finished:
         if cell.curve:

@@ -42,7 +42,7 @@ class CurvePoint(Part):
 
 
 class Tower(Part):
-    """All updates of a tower; see ``adapters.svd.TowerSpectrum``."""
+    """All updates of a tower, an ``adapters.svd.TowerSpectrum``."""
 
     effective_rank: float
     energy: list[float]
@@ -52,19 +52,14 @@ class CellRecord(Part):
     """One value with one seed; from ``data`` on, what only a finished cell has.
 
     Attributes:
-        values: swept key → value.
         state: pending, running, finished, failed, stopped or interrupted.
-        run, path: name of the run, and where it is, from the sweep's folder.
+        path: of the run, from the sweep's folder.
         data: fingerprint.
-        intervals: metric → ``base``, ``adapted``, ``difference``, as in ``evaluation.json``.
+        metrics, intervals, trained_parameters, best_epoch, epoch, judges_space, adapter: as in ``EvaluationRecord``.
         rank, alpha, scale: of LoRA.
-        best_epoch: epoch that reached the most.
-        epoch: of the kept weights; records of earlier versions do not tell it apart.
         epochs: that were asked for.
-        judges_space: whether the task has a space to judge.
         seconds, step_seconds: of the whole cell and of its training steps, of all its processes.
         effective_rank: of the embeddings.
-        adapter: by tower; None without LoRA.
         spectrum: of both towers' embeddings, shares of the eigenvalues, descending.
     """
 
@@ -156,10 +151,9 @@ class Layer(Part):
 
 
 class Cut(Part):
-    """The largest adapter cut to a lower rank; the metric stands under its own name.
+    """The largest adapter cut to a lower rank, and its paired difference from the run that was trained at it, if any.
 
-    Attributes:
-        minus_trained: paired difference from the run that was trained at that rank; None where there is none.
+    The metric stands under its own name.
     """
 
     rank: int
@@ -174,11 +168,7 @@ class Cut(Part):
 
 
 class AdapterRecord(Part):
-    """What the adapter of the largest rank says with one seed.
-
-    Attributes:
-        compared_with: rank → run of the same seed that was trained at it.
-    """
+    """What the adapter of the largest rank says with one seed, beside runs (by rank) of the same seed."""
 
     run: str = ""
     seed: int
@@ -209,12 +199,9 @@ class Kept(Part):
 
 
 class ForgettingRecord(Part):
-    """What adapting gained on the new rows and lost on those that the base knew, along the adapter's scale.
+    """What a cell gained on the new rows and lost on those that the base knew, along its adapter's scale.
 
-    Attributes:
-        run, values, seed: of the cell.
-        rows_chosen: the experiment's ``forgetting``.
-        rule: by which ``best_scale`` was chosen.
+    ``rows_chosen`` is the experiment's ``forgetting``, ``rule`` tells how ``best_scale`` was chosen.
     """
 
     run: str = ""
@@ -245,23 +232,14 @@ class Data(Part):
 
 
 class Base(Part):
-    """The model before training.
-
-    Attributes:
-        spectra: image, text, both: shares of the eigenvalues, descending.
-    """
+    """The model before training; spectra of image, text, both: shares of the eigenvalues, descending."""
 
     metrics: dict[str, float]
     spectra: dict[str, list[float]] = Field({})
 
 
 class Timing(Part):
-    """Where the time of the last call that trained went.
-
-    Attributes:
-        evaluation_seconds: between steps.
-        outside_steps: share of the time that was not spent in training steps.
-    """
+    """Where the time of the last call that trained went; evaluations are those between steps, the last is a share."""
 
     cells: int
     seconds: float
@@ -338,6 +316,11 @@ class SweepRecord(Part):
     def swept_name(self) -> str:
         """Last words of the swept keys, such as ``rank``."""
         return ", ".join(key.rpartition(".")[2] for key in self.over)
+
+    @property
+    def places(self) -> dict[str, float]:
+        """Where values stand on the axis of figures, by ``key_of``."""
+        return places_of(cell.values for cell in self.cells)[0]
 
 
 def read_sweep(file: Path) -> SweepRecord:

@@ -13,7 +13,7 @@ import pandas as pd
 from vectoruniverse.metrics.answers import interval_text
 from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.metrics.catalogue import ARROWS, describe
-from vectoruniverse.report.sweep.record import Statistics, SweepRecord, key_of, label_of, places_of, shown, title_of
+from vectoruniverse.report.sweep.record import Statistics, SweepRecord, key_of, label_of, shown, title_of
 from vectoruniverse.report.tables import NBSP, Table, table, write_csv
 
 MIB = 2**20
@@ -32,7 +32,7 @@ GEOMETRY = {
 
 def cell_frame(sweep: SweepRecord) -> pd.DataFrame:
     """A row for each cell, indexed by the place of its values on the axis: what sweep.csv holds."""
-    metrics, places = sorted({name for cell in sweep.cells for name in cell.metrics}), places_of_cells(sweep)
+    metrics, places = sorted({name for cell in sweep.cells for name in cell.metrics}), sweep.places
     columns = [*sweep.over, "seed", "state", "run", *FACTS, *metrics]
     columns += [f"{sweep.metric} {bound}" for bound in ("low", "high", "gain", "gain low", "gain high")]
     rows = []
@@ -75,12 +75,7 @@ def write_cells(sweep: SweepRecord, file: Path) -> None:
 
 
 def write_tables(sweep: SweepRecord, folder: Path) -> None:
-    """Write ``values``, ``curves``, ``layers``, ``truncation`` and ``forgetting`` as .csv, as far as they are known.
-
-    Raises:
-        ConfigError: something cannot be written.
-        ResourceError: the disk is full.
-    """
+    """Write ``values``, ``curves``, ``layers``, ``truncation`` and ``forgetting`` as .csv, as far as they are known."""
     for name, frame in ({"values": value_frame(sweep)} | _other_frames(sweep)).items():
         if len(frame):
             write_csv(folder / f"{name}.csv", frame)
@@ -112,12 +107,7 @@ def terminal_table(sweep: SweepRecord, found: Statistics) -> Table:
 
 
 def health_tables(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> list[Table]:
-    """The space of each finished cell beside the base's.
-
-    Args:
-        sweep: the record.
-        said: the verdict of each finished cell.
-    """
+    """The space of each finished cell, with its verdict ``said``, beside the base's."""
     verdicts = [", ".join(sentence.partition(":")[0] for sentence in one) for one in said]
     rows = [
         (label_of(cell.values), str(cell.seed), cell.metrics, verdict)
@@ -150,11 +140,6 @@ def cell_table(sweep: SweepRecord) -> Table:
         }
     )
     return table(text)
-
-
-def places_of_cells(sweep: SweepRecord) -> dict[str, float]:
-    """Where the values of each cell stand on the axis, by ``key_of``."""
-    return places_of(cell.values for cell in sweep.cells)[0]
 
 
 def _other_frames(sweep: SweepRecord) -> dict[str, pd.DataFrame]:

@@ -94,11 +94,7 @@ def _whether_enough(sweep: SweepRecord) -> str:
 
 
 def enough(adapters: Sequence[AdapterRecord]) -> str:
-    """Whether the largest adapter, cut, does as well as those that were trained at lower ranks.
-
-    Args:
-        adapters: of the largest rank, one for each seed.
-    """
+    """Whether adapters of the largest rank, a seed each, do as well when cut as those trained at lower ranks."""
     largest = adapters[0].rank
     gaps: dict[int, list[Interval]] = {}
     for cut in (cut for adapter in adapters for cut in adapter.truncated):
@@ -129,13 +125,9 @@ def enough(adapters: Sequence[AdapterRecord]) -> str:
 
 
 def verdicts(sweep: SweepRecord, folder: Path) -> list[list[str]]:
-    """What `report.verdict.verdict` says of each finished cell, with its run's metrics.jsonl where it is there.
+    """What ``report.verdict.verdict`` says of each finished cell, with its run's metrics.jsonl where it is there.
 
-    Nothing is said of a cell whose task has no space to judge.
-
-    Args:
-        sweep: the record.
-        folder: of the sweep, from which the runs' paths start.
+    Runs' paths start from ``folder``, the sweep's. Nothing is said of a cell whose task has no space to judge.
     """
     found = []
     for cell in sweep.finished:
@@ -186,7 +178,7 @@ def facts(sweep: SweepRecord) -> dict[str, str]:
         "experiment": sweep.experiment,
         "swept": "; ".join(f"{key}: {', '.join(label_of({key: v}) for v in vs)}" for key, vs in sweep.over.items()),
         "seeds": ", ".join(map(str, sweep.seeds)),
-        "alpha": _alpha(sweep.alpha),
+        "alpha": alpha_words(sweep.alpha),
         "data": sweep.data.root + (f", {sweep.data.rows:,} {sweep.judged} rows" if sweep.data.rows is not None else ""),
         "fingerprint": sweep.data.fingerprint[:16] if sweep.data.fingerprint else "differs from cell to cell",
     }
@@ -198,6 +190,7 @@ def facts(sweep: SweepRecord) -> dict[str, str]:
     return found
 
 
-def _alpha(policy: str | None) -> str:
+def alpha_words(policy: str | None) -> str:
+    """How alpha follows the rank."""
     name, _, number = (policy or "").partition(":")
     return ALPHA[name].format(number) if name in ALPHA else "as the experiment has it"
