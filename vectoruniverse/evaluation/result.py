@@ -30,5 +30,5 @@ class Evaluation:
 
     @property
     def rows(self) -> int:
-        """Number of rows judged."""
+        """Number of rows evaluated."""
         return len(next(iter(self.per_query.values())))

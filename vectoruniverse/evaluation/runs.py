@@ -1,7 +1,7 @@
 """Runs beside each other, as plain values: what they were told to do, what each reached, how they got there.
 
 Everything comes from the run folders; no model and no data is loaded. Two runs are compared row by row only where they
-were judged on the same rows of the same data.
+were evaluated on the same rows of the same data.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _is_noise(key: str) -> bool:
 
 
 def _bases(told: Sequence[_Told]) -> list[dict[str, Any]]:
-    """What the runs set out from: one for all where they were judged on the same rows and reached the same."""
+    """What the runs set out from: one for all where they were evaluated on the same rows and reached the same."""
     found: list[tuple[tuple[str, str], dict[str, Any]]] = []
     for one in told:
         if (evaluation := one.evaluation) is None:
@@ -175,9 +175,9 @@ def _with_bounds(evaluation: EvaluationRecord, model: Literal["base", "adapted"]
 
 
 def _metrics(told: Sequence[_Told]) -> dict[str, dict[str, list[float | None]]]:
-    judged = {one.run.name: _with_bounds(one.evaluation, "adapted") for one in told if one.evaluation}
-    names = dict.fromkeys(name for metrics in judged.values() for name in metrics)
-    return {name: {run: metrics[name] for run, metrics in judged.items() if name in metrics} for name in names}
+    reached = {one.run.name: _with_bounds(one.evaluation, "adapted") for one in told if one.evaluation}
+    names = dict.fromkeys(name for metrics in reached.values() for name in metrics)
+    return {name: {run: metrics[name] for run, metrics in reached.items() if name in metrics} for name in names}
 
 
 def _differences(told: Sequence[_Told]) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
@@ -229,9 +229,9 @@ def _history(run: Run) -> list[Record]:
 
 
 def _by_epoch(history: Sequence[Record], key: str) -> list[list[float]]:
-    judged = [record for record in history if key in record and isinstance(record.get("epoch"), int)]
-    _, values = series(judged, key)
-    return _points([float(record["epoch"]) for record in judged], values.tolist())
+    ends = [record for record in history if key in record and isinstance(record.get("epoch"), int)]
+    _, values = series(ends, key)
+    return _points([float(record["epoch"]) for record in ends], values.tolist())
 
 
 def _by_step(history: Sequence[Record], key: str) -> list[list[float]]:

@@ -53,7 +53,7 @@ def comparison_figures(
     """Recall of both directions, where both models have it.
 
     Args:
-        base: metrics of the base model on the judged rows.
+        base: metrics of the base model on the evaluated rows.
         adapted: metrics of the adapted model on the same rows.
         intervals: of the metrics.
     """
@@ -70,7 +70,7 @@ def history_figures(history: Sequence[Record], monitor: str, *, rows: str = "hel
     Args:
         history: records of ``metrics.jsonl``.
         monitor: the metric that picked the best checkpoint, such as ``recall@5``.
-        rows: what the judged rows are called.
+        rows: what the evaluated rows are called.
     """
     logged = {key for record in history for key in record}
     if "train/loss" in logged:
@@ -82,7 +82,7 @@ def history_figures(history: Sequence[Record], monitor: str, *, rows: str = "hel
     if logged & {"train/effective_rank", "val/effective_rank"}:
         caption = (
             "Effective rank: how many directions the embeddings use. A fall towards 1 is a collapse. "
-            "Batches have fewer rows than the judged set, so compare each line with its own start."
+            "Batches have fewer rows than the evaluated set, so compare each line with its own start."
         )
         yield Plate(
             "effective_rank", "Directions in use while training", "health", caption, effective_rank(history, rows=rows)
@@ -98,7 +98,7 @@ def history_figures(history: Sequence[Record], monitor: str, *, rows: str = "hel
 
 
 def space_figures(base: Embedded, adapted: Embedded, items: PairItems) -> Iterator[Plate]:
-    """The space of the judged rows before and after.
+    """The space of the evaluated rows before and after.
 
     Args:
         base: the base model's unit rows.
@@ -110,7 +110,7 @@ def space_figures(base: Embedded, adapted: Embedded, items: PairItems) -> Iterat
     )
     yield Plate("cosines", "Right and wrong pairs", "health", caption, cosine_histograms(base, adapted, items))
     caption = (
-        "How the variance of all judged embeddings (pictures and texts, not centred) is spread over directions. "
+        "How the variance of all evaluated embeddings (pictures and texts, not centred) is spread over directions. "
         "A flat line uses the space; a steep one uses few directions."
     )
     shares = spectra({"base": _shares(base), "adapted": _shares(adapted)}, parts=(0.5, 0.9, 0.99))

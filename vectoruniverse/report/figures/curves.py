@@ -42,11 +42,11 @@ def training_curves(history: Sequence[Record], *, monitor: str = "recall@5", row
     """
     if not _has(history, "train/loss"):
         raise ValueError("the history holds no train/loss")
-    judged = _has(history, f"val/{monitor}")
-    with drawing(4.6 if judged else 2.6) as figure:
-        panels = figure.subplots(2 if judged else 1, 1, sharex=True, squeeze=False)[:, 0]
+    evaluated = _has(history, f"val/{monitor}")
+    with drawing(4.6 if evaluated else 2.6) as figure:
+        panels = figure.subplots(2 if evaluated else 1, 1, sharex=True, squeeze=False)[:, 0]
         _losses(panels[0], history)
-        if judged:
+        if evaluated:
             _validation(panels[1], history, monitor, rows)
         _steps(panels[-1])
     return figure
@@ -71,7 +71,7 @@ def learning_rate(history: Sequence[Record]) -> Figure:
 
 
 def effective_rank(history: Sequence[Record], *, rows: str = "held-out rows") -> Figure:
-    """Effective rank while training: of each logged batch, and of all judged rows beside the base's.
+    """Effective rank while training: of each logged batch, and of all evaluated rows beside the base's.
 
     The two are not comparable with each other: a batch has fewer rows, and its pictures are augmented.
 
