@@ -32,29 +32,20 @@ Channels = tuple[float, float, float]
 _TOLERANCE = 1e-4
 """Largest difference to the model's own processor, in its units; its arithmetic is in another order."""
 
-
 _TOLD = ("do_resize", "size", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize", "do_pad")
 
 
 @dataclass(frozen=True, slots=True)
-class PictureInput:
-    """What a model wants of a picture.
+class PictureInput(PictureRecipe):
+    """What a model wants of a picture: a square of S pixels, and its colours about their mean.
 
     Attributes:
-        size: S, pixels.
         mean: per channel, of values from 0 to 1; what the processor's scale makes of its own is in it.
         std: as ``mean``.
-        resample: Pillow's filter.
-        fit: how an oblong picture becomes a square.
-        short_side: where the short side goes before the middle is taken, pixels; S unless the model crops further.
     """
 
-    size: int
-    mean: Channels
-    std: Channels
-    resample: Resample = "bicubic"
-    fit: Literal["crop", "squash"] = "crop"
-    short_side: int | None = None
+    mean: Channels = (0.0, 0.0, 0.0)
+    std: Channels = (1.0, 1.0, 1.0)
 
     def processor(self, fit: Literal["crop", "squash"] | None = None) -> Any:
         """An image processor of transformers that does the same, or makes pictures square as ``fit`` says."""
@@ -92,8 +83,7 @@ def read_picture_input(name: str, size: int, processor: Any) -> PictureInput:
             theirs = torch.as_tensor(np.asarray(processor(images=picture, return_tensors="np")["pixel_values"]))
         if theirs.shape != (1, 3, size, size):
             raise _refusal(name, f"makes {tuple(theirs.shape[1:])} of a picture, and the model reads {(3, size, size)}")
-        recipe = PictureRecipe(size, declared.fit, declared.resample, short_side=declared.short_side)
-        square = torch.from_numpy(np.array(fit_picture(picture, recipe))).unsqueeze(0)
+        square = torch.from_numpy(np.array(fit_picture(picture, declared))).unsqueeze(0)
         ours = to_input(square, size, torch.tensor(declared.mean), torch.tensor(declared.std))
         unit = min(declared.std)
         if not float((ours - theirs).abs().max()) * unit <= _TOLERANCE:
@@ -115,14 +105,13 @@ def _declared(size: int, processor: Any) -> PictureInput:
         raise ValueError(f"rescale_factor {factor}, image_mean {mean}, image_std {std}")
     own = processor.size
     short = own.get("shortest_edge") if hasattr(own, "get") else getattr(own, "shortest_edge", None)
-    fit: Literal["crop", "squash"] = "squash" if short is None else "crop"
     return PictureInput(
         size,
-        cast("Channels", tuple(value / scale for value in mean)),
-        cast("Channels", tuple(value / scale for value in std)),
+        "squash" if short is None else "crop",
         RESAMPLES[int(processor.resample)],
-        fit,
-        None if short is None or int(short) == size else _edge(int(short), size),
+        short_side=None if short is None or int(short) == size else _edge(int(short), size),
+        mean=cast("Channels", tuple(value / scale for value in mean)),
+        std=cast("Channels", tuple(value / scale for value in std)),
     )
 
 

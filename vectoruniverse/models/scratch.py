@@ -71,7 +71,7 @@ def build_clip(
     with drawn_from(seed):
         model = CLIPModel(config)
     put_quick_gelu(model)
-    picture = PictureInput(sizes.image_size, _CLIP_MEAN, _CLIP_STD)
+    picture = PictureInput(sizes.image_size, mean=_CLIP_MEAN, std=_CLIP_STD)
     return DualEncoder(model.to(compute.device), tokenizer, picture, name="scratch", compute=compute)
 
 
