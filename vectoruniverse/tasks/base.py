@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -38,7 +38,7 @@ class Shared:
 
     key: str
     compute: Compute
-    data: Data
+    data: Data[Any, Any]
     judged: dict[str, Evaluation]
 
 
@@ -58,7 +58,7 @@ class Prepared(ABC):
 
     experiment: Experiment
     compute: Compute
-    data: Data
+    data: Data[Any, Any]
     model: nn.Module
     adapters: Mapping[str, Adapter]
     task: Task

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -84,7 +84,7 @@ class FoundRows(NamedTuple):
     new: int
 
 
-def hold_to_data(run: Run, experiment: Experiment, data: Data) -> None:
+def hold_to_data(run: Run, experiment: Experiment, data: Data[Any, Any]) -> None:
     """Note what a new run is trained on, and refuse to go on with other data.
 
     Raises:
@@ -110,7 +110,7 @@ def hold_to_data(run: Run, experiment: Experiment, data: Data) -> None:
         run.write_text(ROWS_FILE, json.dumps(record.model_dump(), ensure_ascii=False) + "\n")
 
 
-def refuse_other_data(run: Run, data: Data) -> None:
+def refuse_other_data(run: Run, data: Data[Any, Any]) -> None:
     """Of a run that noted no rows: raise where its split is not drawn from the same data again.
 
     Raises:
@@ -125,7 +125,7 @@ def refuse_other_data(run: Run, data: Data) -> None:
         )
 
 
-def _is_as_noted(run: Run, data: Data) -> bool:
+def _is_as_noted(run: Run, data: Data[Any, Any]) -> bool:
     noted = read_bytes(run.path / DATA_FILE, inside=run.path).decode(errors="replace").strip()
     return noted in (data.fingerprint(), data.earlier_fingerprint())
 

@@ -6,11 +6,12 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from vectoruniverse.config.sections import Division
-from vectoruniverse.data.findings import Finding
+from vectoruniverse.data.findings import Finding, Rows, RowT
 from vectoruniverse.data.splits import Split
 from vectoruniverse.terminal import Display
 
@@ -45,10 +46,37 @@ class RowChoice(Protocol):
         """Positions of training and validation rows among ``rows``, which were read from ``file``."""
 
 
-class Data(ABC):
-    """Rows, and their division into ``train`` and ``val``."""
+class Config(Protocol):
+    """The section of an experiment that says where rows are and how they are divided."""
 
-    __slots__ = ()
+    @property
+    def split(self) -> Division:
+        """How they are divided."""
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+@dataclass(frozen=True)
+class Data(ABC, Generic[ConfigT, RowT]):
+    """Rows, and their division into ``train`` and ``val``.
+
+    Attributes:
+        config: the experiment's section that they were made by.
+        table: what was read.
+        split: positions of training and validation rows.
+        groups: of each row; rows of one group stay on one side, and the bootstrap draws them together. None without.
+    """
+
+    config: ConfigT
+    table: Rows[RowT]
+    split: Split
+    groups: list[str] | None
+
+    @property
+    def rows(self) -> list[RowT]:
+        """Usable rows."""
+        return self.table.rows
 
     @property
     @abstractmethod
@@ -57,28 +85,8 @@ class Data(ABC):
 
     @property
     @abstractmethod
-    def asked(self) -> Division:
-        """The experiment's section on the division."""
-
-    @property
-    @abstractmethod
-    def split(self) -> Split:
-        """Positions of training and validation rows."""
-
-    @property
-    @abstractmethod
-    def groups(self) -> Sequence[str] | None:
-        """Group of each row; rows of one group stay on one side. None without groups."""
-
-    @property
-    @abstractmethod
     def grouped_by(self) -> str | None:
         """What rows of one group have in common, such as a column."""
-
-    @property
-    @abstractmethod
-    def bad(self) -> Sequence[Finding]:
-        """Rows that were set aside."""
 
     @abstractmethod
     def named_rows(self) -> Sequence[NamedRow]:
@@ -95,7 +103,7 @@ class Data(ABC):
     @property
     def holds_out(self) -> bool:
         """Whether the validation rows are others than the training rows."""
-        return self.asked.holds_out
+        return self.config.split.holds_out
 
     @property
     def left_out(self) -> int:
@@ -112,7 +120,7 @@ class Data(ABC):
         return {
             "training": len(train),
             "validation": len(val) * self.holds_out,
-            "set aside": len(self.bad) + self.left_out,
+            "set aside": len(self.table.bad) + self.left_out,
         }
 
     def units(self, split: str) -> Sequence[str] | None:

@@ -9,10 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from vectoruniverse.data.findings import Finding
 from vectoruniverse.data.normalise import shortened, shown, spellings
 from vectoruniverse.data.splits import Split, TextSplit, divide_table, fingerprint_table, group_texts
-from vectoruniverse.data.text_table import TextTable, encode_labels, read_text_table
+from vectoruniverse.data.text_table import TextRow, TextTable, encode_labels, read_text_table
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, tell_doubts
 from vectoruniverse.tasks.text_settings import TextData, TextSplitConfig
@@ -22,43 +21,21 @@ NOT_HELD_OUT = "nothing"
 """What a division holds out that judges on the training rows."""
 
 
-@dataclass(frozen=True, slots=True)
-class TextRows(Data):
+@dataclass(frozen=True)
+class TextRows(Data[TextData, TextRow]):
     """Usable rows of a table and their division.
 
+    Only a drawn division has groups: where a file says who is held out, its rows may all share some stock text.
+
     Attributes:
-        config: the experiment's section that it was made by.
-        table: what was read.
-        divided: training and validation rows.
+        divided: training and validation rows, and where the division came from.
         labels: class of each row (N,); None where the task has no classes.
         names: of the classes.
     """
 
-    config: TextData
-    table: TextTable
     divided: TextSplit
     labels: np.ndarray | None = None
     names: tuple[str, ...] = ()
-
-    @property
-    def split(self) -> Split:
-        """Positions of training and validation rows."""
-        return self.divided.split
-
-    @property
-    def asked(self) -> TextSplitConfig:
-        """The experiment's section on the division."""
-        return self.config.split
-
-    @property
-    def bad(self) -> list[Finding]:
-        """Rows that were set aside."""
-        return self.table.bad
-
-    @property
-    def groups(self) -> list[str] | None:
-        """Only a drawn division has groups: where a file says who is held out, its rows may all share a stock text."""
-        return self.divided.groups
 
     @property
     def source(self) -> str:
@@ -142,12 +119,12 @@ def read_text_rows(
     if divided.shared and divided.held_out in ("val", "test"):
         display.warn(f"{divided.shared} validation rows have a text that a training row has too")
     if label is None:
-        return TextRows(data, table, divided)
+        return TextRows(data, table, divided.split, divided.groups, divided)
     if choice is not None:  # rows that are not judged may be of classes that the run never knew
         judged = np.unique(np.concatenate(divided.split))
         labels = np.full(len(table.rows), -1, dtype=np.int64)
         labels[judged], known = encode_labels([table.rows[i] for i in judged], names=names, file=table.file)
-        return TextRows(data, table, divided, labels, known)
+        return TextRows(data, table, divided.split, divided.groups, divided, labels, known)
     labels, known = encode_labels(table.rows, file=table.file)
     for written in spellings(known):
         told = " and ".join(map(shown, written))
@@ -158,7 +135,7 @@ def read_text_rows(
             file=table.file,
             remedy="give more rows of it, leave it out, or change data.split",
         )
-    return TextRows(data, table, divided, labels, known)
+    return TextRows(data, table, divided.split, divided.groups, divided, labels, known)
 
 
 def _named(table: TextTable) -> list[NamedRow]:

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vectoruniverse.config.sections import SplitConfig
 from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.data.findings import Finding
 from vectoruniverse.data.normalise import canonical, caseless, shown, spellings
 from vectoruniverse.data.pair_items import PairItems, number
-from vectoruniverse.data.splits import Split, group_rows, split_rows
+from vectoruniverse.data.splits import group_rows, split_rows
 from vectoruniverse.data.thumbnails import Pictures, PictureStore, default_cache_dir
 from vectoruniverse.errors import DataError
 from vectoruniverse.tasks.image_text.metadata import Metadata, Row, group_values
@@ -29,43 +28,16 @@ MIN_ROWS = 2
 """Rows on either side of the split: one row alone has nothing to be told from."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageTextData(Data):
-    """Usable rows, their decoded pictures, and their division.
+@dataclass(frozen=True)
+class ImageTextData(Data[DataConfig, Row]):
+    """Usable rows, their decoded pictures, row by row, and their division."""
 
-    Attributes:
-        config: the experiment's section that it was made by.
-        metadata: what was read; ``bad`` includes rows whose picture cannot be used.
-        pictures: decoded pictures of ``rows``, row by row.
-        split: positions of training and validation rows.
-        groups: of each row; rows of one group stay on one side, and the bootstrap draws them together.
-    """
-
-    config: DataConfig
-    metadata: Metadata
     pictures: Pictures
-    split: Split
-    groups: list[str]
-
-    @property
-    def rows(self) -> list[Row]:
-        """Usable rows."""
-        return self.metadata.rows
 
     @property
     def source(self) -> str:
         """Folder of metadata and pictures, as the experiment names it."""
         return self.config.root
-
-    @property
-    def asked(self) -> SplitConfig:
-        """The experiment's section on the division."""
-        return self.config.split
-
-    @property
-    def bad(self) -> list[Finding]:
-        """Rows that were set aside, also for their pictures."""
-        return self.metadata.bad
 
     @property
     def grouped_by(self) -> str:
@@ -151,7 +123,7 @@ def decode(
     else:
         ids, share = [row.id for row in rows], data.split.val_fraction
         split = split_rows(ids, groups=groups, val_fraction=share, seed=data.split.seed)
-    return ImageTextData(data, metadata, pictures, split, groups)
+    return ImageTextData(data, metadata, split, groups, pictures)
 
 
 def refuse_lone_rows(data: ImageTextData, choice: RowChoice | None = None) -> None:
@@ -164,14 +136,14 @@ def refuse_lone_rows(data: ImageTextData, choice: RowChoice | None = None) -> No
         raise DataError(
             f"{len(data.split.val)} row{'s' * (len(data.split.val) != 1)} can be judged; retrieval needs {MIN_ROWS} "
             "or more",
-            file=data.metadata.file,
+            file=data.table.file,
             remedy="give more rows",
         )
     for name, part in (("training", data.split.train), ("validation", data.split.val)):
         if len(part) < MIN_ROWS:
             raise DataError(
                 f"the split leaves {len(part)} {name} row{'s' * (len(part) != 1)}; retrieval needs {MIN_ROWS} or more",
-                file=data.metadata.file,
+                file=data.table.file,
                 remedy="give more rows, or change data.split.val_fraction or data.split.group_by",
             )
 

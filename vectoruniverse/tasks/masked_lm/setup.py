@@ -10,11 +10,8 @@ import numpy as np
 
 from vectoruniverse.adapters.base import Host
 from vectoruniverse.adapters.methods import put_on
-from vectoruniverse.config.sections import Division
-from vectoruniverse.data.corpus import Corpus, divide_corpus, fingerprint_corpus, read_corpus
-from vectoruniverse.data.findings import Finding
+from vectoruniverse.data.corpus import Corpus, Document, divide_corpus, fingerprint_corpus, read_corpus
 from vectoruniverse.data.sentence_pairs import TokenizedDocuments, collect_documents
-from vectoruniverse.data.splits import Split
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.pretraining import (
@@ -53,13 +50,9 @@ model = PeftModel.from_pretrained(BertForPreTraining.from_pretrained("{base}"), 
 """Python that loads what a run made, by the library that reads it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Documents(Data):
-    """Documents and their division."""
-
-    config: CorpusData
-    corpus: Corpus
-    split: Split
+@dataclass(frozen=True)
+class Documents(Data[CorpusData, Document]):
+    """Documents and their division; rows are cut from them by the task, see ``PreparedMaskedLm.units``."""
 
     @property
     def source(self) -> str:
@@ -71,27 +64,13 @@ class Documents(Data):
         """The division keeps documents whole, each of which may give several rows."""
         return "document"
 
-    @property
-    def asked(self) -> Division:
-        """The experiment's section on the division."""
-        return self.config.split
-
-    @property
-    def bad(self) -> list[Finding]:
-        """Rows or files that were set aside."""
-        return self.corpus.bad
-
-    @property
-    def groups(self) -> None:
-        """None of documents: rows are cut from them by the task, see ``PreparedMaskedLm.units``."""
-
     def named_rows(self) -> list[NamedRow]:
         """Every document; nothing but its sentences is right about it."""
-        return _named(self.corpus)
+        return _named(self.table)
 
     def fingerprint(self) -> str:
         """sha256 over every document and the split."""
-        return fingerprint_corpus(self.corpus, self.split)
+        return fingerprint_corpus(self.table, self.split)
 
     def division(self) -> str:
         """How documents were divided, in words."""
@@ -99,7 +78,7 @@ class Documents(Data):
 
     def sentences(self, part: np.ndarray) -> list[tuple[str, ...]]:
         """Documents of a side, sentence by sentence."""
-        return [self.corpus.rows[i].sentences for i in part]
+        return [self.table.rows[i].sentences for i in part]
 
 
 @dataclass(slots=True)
@@ -135,7 +114,7 @@ def read_documents(config: CorpusData, display: Display, choice: RowChoice | Non
         split = divide_corpus(corpus, val_fraction=config.split.val_fraction, seed=config.split.seed)
     else:
         split = choice.divide(_named(corpus), corpus.file)
-    return Documents(config, corpus, split)
+    return Documents(config, corpus, split, None)
 
 
 def _named(corpus: Corpus) -> list[NamedRow]:
