@@ -27,6 +27,17 @@ from vectoruniverse.tracking.series import Record, grouped, series
 MOST_RUNS = 26
 """As many as there are letters."""
 
+FACTS = {
+    "best_epoch": "best_epoch",
+    "epoch": "kept",
+    "rows": "rows",
+    "judged": "judged",
+    "data": "data",
+    "drawn_by": "intervals_drawn_by",
+    "trained_parameters": "trained_parameters",
+}
+"""What is told of a run → field of its evaluation; None where the run has not come so far."""
+
 LOSS_POINTS = 200
 """A longer loss curve is given as means of so many groups of steps."""
 
@@ -121,13 +132,7 @@ def _facts(one: _Told) -> dict[str, Any]:
     return {
         "name": one.run.name,
         "state": state.state or "unknown",
-        "best_epoch": evaluation.best_epoch if evaluation else None,
-        "epoch": evaluation.kept if evaluation else None,
-        "rows": evaluation.rows if evaluation else None,
-        "judged": evaluation.judged if evaluation else None,
-        "data": evaluation.data if evaluation else None,
-        "drawn_by": evaluation.intervals_drawn_by if evaluation else None,
-        "trained_parameters": evaluation.trained_parameters if evaluation else None,
+        **{name: getattr(evaluation, field, None) for name, field in FACTS.items()},
         "seconds": state.seconds,
         "peak_memory_bytes": state.peak_memory_bytes,
     }

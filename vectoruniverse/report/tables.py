@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
+from vectoruniverse.adapters.apply import ParameterCount
 from vectoruniverse.data.findings import spreadsheet_cell
 from vectoruniverse.metrics.catalogue import ARROWS_READ, Metric, in_order, signed
 from vectoruniverse.runs.durable import write_durably, write_errors_are_told
@@ -83,22 +84,7 @@ def _number(metric: Metric, value: float) -> str:
     return metric.tell(value) if math.isfinite(value) else str(value)
 
 
-class Counted(Protocol):
-    """Parameters of one part of a model, and the share of them that is trained, 0 to 1."""
-
-    @property
-    def part(self) -> str: ...  # noqa: D102 (read-only fields)
-    @property
-    def adapted_layers(self) -> int: ...  # noqa: D102
-    @property
-    def trainable(self) -> int: ...  # noqa: D102
-    @property
-    def total(self) -> int: ...  # noqa: D102
-    @property
-    def share(self) -> float: ...  # noqa: D102
-
-
-def trained_table(parts: Iterable[Counted]) -> Table:
+def trained_table(parts: Iterable[ParameterCount]) -> Table:
     """What is trained of each part of a model."""
     rows = [(p.part, str(p.adapted_layers), f"{p.trainable:,}", f"{p.total:,}", f"{p.share:.2%}") for p in parts]
     return Table("", ("part", "adapted layers", "trained", "total", "share"), rows)

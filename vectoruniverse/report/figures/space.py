@@ -140,10 +140,14 @@ def cosine_histograms(base: Embedded, adapted: Embedded, items: PairItems) -> Fi
     with drawing(3.6) as figure:
         panels = figure.subplots(2, 1, sharex=True, sharey=True)
         for axes, (right, wrong), name in zip(panels, split, ("base", "adapted"), strict=True):
-            _histogram(axes, wrong, edges, VERMILLION, "wrong text", dashed=True)
-            _histogram(axes, right, edges, BLUE, "right text", dashed=False)
+            for values, colour, text, line in (
+                (wrong, VERMILLION, "wrong text", "--"),
+                (right, BLUE, "right text", "-"),
+            ):
+                if len(values):
+                    histogram(axes, values, edges, colour, text, line)
+                    axes.axvline(float(values.mean()), color=colour, linewidth=1, linestyle=":")
             axes.set(title=name, ylabel="share of pairs")
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         key_above(panels[0])
         panels[-1].set_xlabel("cosine of picture and text")
     return figure
@@ -157,13 +161,12 @@ def cosines(model: Embedded, items: PairItems) -> tuple[Floats, Floats]:
     return matrix[right], matrix[~right]
 
 
-def _histogram(axes: Axes, values: Floats, edges: Floats, colour: str, name: str, *, dashed: bool) -> None:
-    if not len(values):
-        return
-    counts = np.histogram(values, edges)[0] / len(values)
+def histogram(axes: Axes, values: Floats, edges: Floats, colour: str, name: str = "", line: str = "-") -> None:
+    """Values as shares of their own number, in percent."""
+    counts = np.histogram(values, edges)[0] / max(len(values), 1)
     axes.stairs(counts, edges, fill=True, color=colour, alpha=0.25)
-    axes.stairs(counts, edges, color=colour, linewidth=1.4, linestyle="--" if dashed else "-", label=name)
-    axes.axvline(float(values.mean()), color=colour, linewidth=1, linestyle=":")
+    axes.stairs(counts, edges, color=colour, linewidth=1.4, linestyle=line, label=name)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 def _limits(values: Floats) -> tuple[float, float]:

@@ -71,11 +71,7 @@ def compare_encoders(
 ) -> EncoderComparison:
     """Order encoders by a metric, with paired differences from the best.
 
-    Args:
-        found: what each encoder reaches on these pairs, by name.
-        first: the first texts (N).
-        second: the second texts (N).
-        metric: what decides; better when greater, and the mean of a value for each pair.
+    The metric that decides is better when greater, and the mean of a value for each pair.
 
     Raises:
         ValueError: no encoder, or one that was not evaluated by ``metric`` on so many pairs.

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from vectoruniverse.report.figures.runs import colours_of
+from vectoruniverse.report.figures.space import histogram
 from vectoruniverse.report.figures.style import GREY, INK, drawing, shown_name
 
 Floats = NDArray[np.float64]
@@ -49,7 +50,7 @@ def cosine_histograms(encoders: Mapping[str, Scored]) -> Figure:
         for axes, (name, cosine), colour in zip(
             panels, zip(encoders, values, strict=True), colours_of(encoders).values(), strict=True
         ):
-            _histogram(axes, cosine, edges, colour)
+            histogram(axes, cosine, edges, colour)
             _mark(axes, float(cosine.clip(min=0).mean()), f"mean {cosine.clip(min=0).mean():.3f}", colour)
             _name(axes, name)
         panels[-1].set_xlabel("cosine of the two texts of a pair")
@@ -76,7 +77,7 @@ def share_histograms(encoders: Mapping[str, Scored]) -> Figure:
             panels, zip(encoders, times, strict=True), colours_of(encoders).values(), strict=True
         ):
             for axes, score in zip(pair, both, strict=True):
-                _histogram(axes, score, edges, colour)
+                histogram(axes, score, edges, colour)
                 axes.axvline(1, color=INK, linewidth=1, linestyle="--")
                 _mark(axes, float(score.mean()), f"mean ×{score.mean():.3g}", colour)
             _name(pair[0], name)
@@ -87,16 +88,9 @@ def share_histograms(encoders: Mapping[str, Scored]) -> Figure:
     return figure
 
 
-def _histogram(axes: Axes, values: Floats, edges: Floats, colour: str) -> None:
-    counts = np.histogram(values, edges)[0] / len(values)
-    axes.stairs(counts, edges, fill=True, color=colour, alpha=0.3)
-    axes.stairs(counts, edges, color=colour, linewidth=1.2)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-
-
 def _mark(axes: Axes, place: float, text: str, colour: str) -> None:
     """A dotted line at the mean, told in the upper left corner, where few values lie."""
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
     axes.axvline(place, color=colour, linewidth=1.2, linestyle=":")
     axes.text(0.02, 0.94, text, transform=axes.transAxes, va="top", fontsize=8.5, color=GREY)
 
