@@ -8,14 +8,13 @@ Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +24,7 @@ import safetensors.torch
 from pydantic import Field
 from torch import Tensor
 
-from vectoruniverse.errors import DataError, ResourceError
+from vectoruniverse.errors import DataError
 from vectoruniverse.runs.durable import (
     disk_full_is_told,
     remove_unfinished,
@@ -102,7 +101,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     name = f"step-{checkpoint.step:08d}"
     temporary = folder / f"{name}.tmp-{secrets.token_hex(4)}"
     try:
-        with disk_full_is_told(folder), _safetensors_disk_full_is_told(folder):
+        with disk_full_is_told(folder):
             temporary.mkdir()
             for group, named in checkpoint.tensors.items():
                 assert re.fullmatch(r"\w+", group), group
@@ -123,7 +122,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         DataError: a file is missing or damaged; it is named.
     """
-    manifest = _read_manifest(path / "manifest.json")
+    manifest = read_record(path / "manifest.json", Manifest, remedy=_DAMAGED)
+    if "state.json" not in manifest.files:
+        raise DataError("names no state.json", file=path / "manifest.json", remedy=_DAMAGED)
     contents = {name: _read_checked(path / name, facts) for name, facts in manifest.files.items()}
     state = parse_record(contents.pop("state.json"), _State, file=path / "state.json", remedy=_DAMAGED)
     tensors = {name.removesuffix(".safetensors"): _tensors(data, path / name) for name, data in contents.items()}
@@ -167,13 +168,10 @@ def prune(folder: Path) -> None:
 
     Without any usable pointer the newest checkpoint stays. Nobody else may be saving into the folder.
     """
-    kept = {path for pointer in ("last", "best") if (path := pointed(folder, pointer))} or set(
-        _newest_first(folder)[:1]
-    )
-    for path in set(_newest_first(folder)) - kept:
-        path.rename(
-            folder / f"step-{_step(path)[0]:08d}.tmp-{secrets.token_hex(4)}"
-        )  # half deleted, it is no checkpoint
+    found = _newest_first(folder)
+    kept = {path for pointer in _EARLIER if (path := pointed(folder, pointer))} or set(found[:1])
+    for path in set(found) - kept:  # half deleted, it is no checkpoint
+        path.rename(folder / f"step-{_step(path)[0]:08d}.tmp-{secrets.token_hex(4)}")
     remove_unfinished_saves(folder)
 
 
@@ -188,10 +186,7 @@ def remove_unfinished_saves(folder: Path) -> None:
 def latest(folder: Path, pointer: Pointer, warn: Callable[[str], None]) -> Checkpoint | None:
     """Load what a pointer names, or else the newest checkpoint that is intact; None where there is none at all.
 
-    Args:
-        folder: folder of the checkpoints.
-        pointer: "last" or "best".
-        warn: takes a message about each damaged checkpoint and about the one used instead.
+    ``warn`` is told of each damaged checkpoint and of the one used instead.
 
     Raises:
         DataError: there are checkpoints, but every one is damaged.
@@ -213,7 +208,12 @@ def latest(folder: Path, pointer: Pointer, warn: Callable[[str], None]) -> Check
 
 
 def _save_tensors(path: Path, named: Mapping[str, Tensor]) -> None:
-    safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}, path)
+    try:
+        safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}, path)
+    except safetensors.SafetensorError as error:  # it carries the system's error only as text
+        if (number := re.search(r"os error (28|122)\b", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
     share_as_other_files(path)
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
@@ -236,14 +236,6 @@ def _rename_to_free_name(temporary: Path, wanted: Path) -> Path:
         path = wanted.with_name(f"{wanted.name}-{again}")
     temporary.rename(path)
     return path
-
-
-def _read_manifest(path: Path) -> Manifest:
-    """The manifest of a checkpoint; its folder may be anywhere below those of the run, its files only in it."""
-    manifest = read_record(path, Manifest, remedy=_DAMAGED)
-    if "state.json" not in manifest.files:
-        raise DataError("names no state.json", file=path, remedy=_DAMAGED)
-    return manifest
 
 
 def _read_checked(path: Path, facts: FileFacts) -> bytes:
@@ -272,14 +264,3 @@ def _newest_first(folder: Path) -> list[Path]:
         return []
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=_step, reverse=True)
-
-
-@contextlib.contextmanager
-def _safetensors_disk_full_is_told(folder: Path) -> Iterator[None]:
-    """Do for safetensors, whose errors carry the system's only as text, what ``disk_full_is_told`` does."""
-    try:
-        yield
-    except safetensors.SafetensorError as error:
-        if not re.search(r"os error (28|122)\b", str(error)):
-            raise
-        raise ResourceError("the disk is full", file=folder, remedy="make room, then resume the run") from error

@@ -38,17 +38,17 @@ class OptimizerState(Record):
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, names: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Take an optimizer's state apart.
+    """Take apart the state of an optimizer, such as AdamW, whose state per parameter is tensors (moments, step).
 
     Args:
-        optimizer: such as AdamW, whose state per parameter is tensors (moments, step).
+        optimizer: the optimizer.
         names: one name for each parameter, in the order of the optimizer's groups.
 
     Returns:
         Tensors under ``<state>:<parameter>`` such as ``exp_avg:encoder.weight``, and the groups' settings as JSON.
     """
+    assert len(set(names)) == len(names) == len(_parameters(optimizer)), names
     state = optimizer.state_dict()
-    _check_names(optimizer, names)
     tensors = {
         f"{key}:{names[index]}": value for index, values in state["state"].items() for key, value in values.items()
     }
@@ -65,17 +65,11 @@ def restore_optimizer(
 ) -> None:
     """Put back what ``optimizer_tensors`` took: the next updates equal those of an uninterrupted training, bit for bit.
 
-    Args:
-        optimizer: a fresh one over the same parameters.
-        names: one name for each parameter, in the order of the optimizer's groups.
-        tensors: as returned by ``optimizer_tensors``.
-        state: as returned by ``optimizer_tensors``.
-
     Raises:
         ConfigError: the state belongs to another class of optimizer or other parameters, groups or shapes.
         DataError: a tensor of the state belongs to no parameter, or the state is not what was saved.
     """
-    _check_names(optimizer, names)
+    assert len(set(names)) == len(names) == len(_parameters(optimizer)), names
     facts = check_record(state, OptimizerState, file=None, remedy=_REMEDY)
     if facts.kind != type(optimizer).__name__:
         raise ConfigError(f"the checkpoint holds {facts.kind}, not {type(optimizer).__name__}", remedy=_REMEDY)
@@ -83,12 +77,8 @@ def restore_optimizer(
     _check_groups([[names[index] for index in group["params"]] for group in current["param_groups"]], facts.groups)
     for group, saved in zip(current["param_groups"], facts.groups, strict=True):
         _check_settings(_settings(group), saved.settings)
-        group.update({key: _as_before(value, group[key]) for key, value in saved.settings.items()})
+        group.update({key: tuple(one) if isinstance(one, list) else one for key, one in saved.settings.items()})
     optimizer.load_state_dict({"state": _by_index(optimizer, names, tensors), "param_groups": current["param_groups"]})
-
-
-def _check_names(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> None:
-    assert len(set(names)) == len(names) == len(_parameters(optimizer)), names
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -125,10 +115,6 @@ def _check_groups(current: list[list[str]], saved: list[OptimizerGroup]) -> None
         where = "only the checkpoint has" if differing[0] in theirs else "the checkpoint lacks"
         raise ConfigError(f"{len(differing)} trained parameters differ: {where} {differing[0]}", remedy=_REMEDY)
     raise ConfigError("the checkpoint's optimizer groups hold other parameters", remedy=_REMEDY)
-
-
-def _as_before(value: object, current: object) -> object:
-    return tuple(value) if isinstance(current, tuple) and isinstance(value, list) else value
 
 
 def _by_index(
