@@ -14,6 +14,10 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["vectoruniverse.cli", "vectoruniverse.sweep.runner"])
 
 
+NO_READER = Path("nobody reads it")
+"""As output: a pipe whose reader went away."""
+
+
 @dataclass(frozen=True)
 class Child:
     """A command that runs.
@@ -42,10 +46,12 @@ class Child:
         return self.process.exitcode
 
 
-def start(*arguments: str, folder: Path, cwd: Path | None = None) -> Child:
-    """Start ``vu`` with arguments; what it says goes into ``folder``."""
+def start(
+    *arguments: str, folder: Path, cwd: Path | None = None, out: Path | None = None, err: Path | None = None
+) -> Child:
+    """Start ``vu`` with arguments; what it says goes into ``folder``, or where ``out`` and ``err`` say."""
     folder.mkdir(exist_ok=True)
-    out, err = folder / "stdout", folder / "stderr"
+    out, err = out or folder / "stdout", err or folder / "stderr"
     process = _FORKS.Process(target=_vu, args=(arguments, dict(os.environ), str(cwd or Path.cwd()), out, err))
     process.start()
     return Child(process, out, err)
@@ -58,8 +64,16 @@ def _vu(arguments: tuple[str, ...], environment: dict[str, str], cwd: str, out: 
     os.environ.clear()
     os.environ.update(environment)
     for descriptor, path in ((1, out), (2, err)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        file = _without_reader() if path == NO_READER else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
         os.close(file)
+    # what Python made of the first process's streams does not fit a pipe
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
     sys.argv = ["vu", *arguments]
     main()
+
+
+def _without_reader() -> int:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer

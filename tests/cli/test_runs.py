@@ -17,7 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.models.models import save_clip
-from tests.processes import start
+from tests.processes import NO_READER, start
 from vectoruniverse.cli import app
 from vectoruniverse.cli.shell import print_json, tells_errors
 from vectoruniverse.training.interruption import Terminated
@@ -291,19 +291,23 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_results_whose_reader_went_away_or_whose_disk_is_full_end_in_an_exit_code(shapes):
-    gone = shell(f"vu data stats {shapes} | true")
-    assert (gone.returncode, gone.stderr) == (141, "")
-    full = shell(f"vu data stats {shapes} > /dev/full")
-    assert (full.returncode, full.stderr) == (5, "vu: output: cannot be written: No space left on device\n")
+def test_results_whose_reader_went_away_or_whose_disk_is_full_end_in_an_exit_code(shapes, tmp_path):
+    gone = start("data", "stats", str(shapes), folder=tmp_path / "gone", out=NO_READER)
+    assert (gone.wait(), gone.err.read_text()) == (141, "")
+    full = start("data", "stats", str(shapes), folder=tmp_path / "full", out=Path("/dev/full"))
+    assert full.wait() == 5
+    assert full.err.read_text() == "vu: output: cannot be written: No space left on device\n"
 
 
 def test_training_outlives_the_reader_of_its_log(config, tmp_path):
-    done = shell(f"vu train -c {config} --runs-dir {tmp_path / 'cut'} --json 2> >(head -1 >&2)")
-    assert done.returncode == 0, done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    run = Path(json.loads(done.stdout)["run"])
-    assert json.loads((run / "state.json").read_text())["state"] == "finished"
+    log = tmp_path / "log"
+    os.mkfifo(log)
+    child = start("train", "-c", str(config), "--json", folder=tmp_path / "said", cwd=tmp_path, err=log)
+    with log.open() as reader:
+        assert reader.readline()
+    assert child.wait() == 0
+    run = Path(json.loads(child.out.read_text())["run"])
+    assert json.loads((tmp_path / run / "state.json").read_text())["state"] == "finished"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
