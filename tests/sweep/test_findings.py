@@ -10,7 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from vectoruniverse.errors import DataError
 from vectoruniverse.report.sweep.record import CellRecord, SweepRecord
-from vectoruniverse.report.sweep.tables import write_cells
+from vectoruniverse.report.sweep.tables import cell_frame
+from vectoruniverse.report.tables import write_csv
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.sweep.findings import statistics
@@ -72,7 +73,7 @@ def test_no_cell_of_the_table_is_a_formula(tmp_path):
     values = {"data.text": "=1+1\n{title}"}
     failed = CellRecord(values=values, seed=0, name="cell", state="failed", message="@x")
     told = {"over": {"data.text": [values["data.text"]]}, "metric": "recall@5", "cells": [failed]}
-    write_cells(SweepRecord.model_construct(**told), tmp_path / "sweep.csv")
+    write_csv(tmp_path / "sweep.csv", cell_frame(SweepRecord.model_construct(**told)))
     text = (tmp_path / "sweep.csv").read_text()
     (row,) = csv.DictReader(text.splitlines())
     assert row["data.text"].startswith("'=1+1") and row["message"] == "'@x" and row["seed"] == "0"

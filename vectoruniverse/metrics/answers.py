@@ -90,6 +90,6 @@ def _grounds(summary: SweepSummary) -> str:
     return f"{said} Cells whose seed not every value has are left out: {left_out}." if left_out else said
 
 
-def interval_text(interval: Interval, form: str = "z.3f") -> str:
-    """An interval as text, three decimals unless told otherwise."""
-    return f"{interval.estimate:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+def interval_text(interval: Interval) -> str:
+    """An interval with three decimals."""
+    return f"{interval.estimate:z.3f} [{interval.low:z.3f}, {interval.high:z.3f}]"

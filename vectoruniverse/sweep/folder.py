@@ -13,7 +13,8 @@ from pathlib import Path
 
 from vectoruniverse.errors import ConfigError, LockedError
 from vectoruniverse.report.sweep.record import SweepRecord, read_sweep
-from vectoruniverse.report.sweep.tables import write_cells
+from vectoruniverse.report.sweep.tables import cell_frame
+from vectoruniverse.report.tables import write_csv
 from vectoruniverse.runs.durable import remove_unfinished
 from vectoruniverse.runs.files import write_record
 from vectoruniverse.runs.locks import lock_file
@@ -61,7 +62,7 @@ class SweepFolder:
     def write(self, record: SweepRecord) -> None:
         """Replace both files, each as a whole."""
         write_record(self.record_file, record)
-        write_cells(record, self.table_file)
+        write_csv(self.table_file, cell_frame(record))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -91,6 +91,7 @@ def metric_by_value(
     with drawing(3.6) as figure:
         axes = figure.subplots()
         axes.axhspan(base[1], base[2], color=BASE, alpha=0.13, linewidth=0)
+        ends = _base_line(axes, base[0])
         for point in points:
             axes.plot([point.place] * 2, point.mean[1:], color=ADAPTED, linewidth=1.8, solid_capstyle="butt", zorder=3)
             if len(point.seeds) > 1:
@@ -111,7 +112,7 @@ def metric_by_value(
             shown = textwrap.fill(drawable(title), TITLE_CHARACTERS)
             figure.suptitle(shown, x=0.01, ha="left", fontsize=10, fontweight="bold")
         key_above(axes, keys)
-        label_ends(axes, _base_line(axes, base[0]))
+        label_ends(axes, ends)
     return figure
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from vectoruniverse.report.figures.style import save
 from vectoruniverse.report.page import Chapter, write_page
 from vectoruniverse.report.sweep import words
 from vectoruniverse.report.sweep.plates import sweep_plates
 from vectoruniverse.report.sweep.record import SweepRecord
-from vectoruniverse.report.sweep.tables import cell_table, cost_tables, health_tables, value_table, write_tables
+from vectoruniverse.report.sweep.tables import cell_table, cost_table, csv_frames, health_table, value_table
 
 
 def write_sweep_page(sweep: SweepRecord, folder: Path, *, page: Path | None = None) -> Path:
@@ -32,14 +31,11 @@ def write_sweep_page(sweep: SweepRecord, folder: Path, *, page: Path | None = No
     written, beside = (folder / "report.html", folder) if page is None else (page, page.with_suffix(""))
     answer, said = words.answer(sweep), words.verdicts(sweep, folder)
     plates = list(sweep_plates(sweep, title=answer.headline if sweep.compared else ""))
-    for plate in plates:
-        save(plate.figure, beside / "figures", plate.name)
-    write_tables(sweep, beside / "tables")
     chapters = [
-        Chapter("cost", "What it costs", tables=cost_tables(sweep)),
+        Chapter("cost", "What it costs", tables=[cost_table(sweep)]),
         Chapter("curves", "While training"),
         Chapter("adapters", "What the adapters say: was one large run enough?", said=list(words.adapter_words(sweep))),
-        Chapter("health", "Health of the space", tables=health_tables(sweep, said)),
+        Chapter("health", "Health of the space", tables=[health_table(sweep, said)]),
         Chapter("forgetting", "What was forgotten", said=list(words.ledger_words(sweep.forgetting))),
         Chapter("cells", "Cells", tables=[cell_table(sweep)]),
     ]
@@ -54,5 +50,7 @@ def write_sweep_page(sweep: SweepRecord, folder: Path, *, page: Path | None = No
         facts=words.facts(sweep),
         listings={"Settings of all cells": json.dumps(sweep.config, indent=2, ensure_ascii=False)},
         warnings=list(words.warnings(sweep)),
+        beside=beside,
+        frames=csv_frames(sweep),
     )
     return written

@@ -19,7 +19,7 @@ from vectoruniverse.report.sweep.record import (
     label_of,
     title_of,
 )
-from vectoruniverse.report.sweep.tables import interval_of
+from vectoruniverse.report.tables import interval
 from vectoruniverse.report.verdict import LEARNED, Answer, Outcome, verdict
 from vectoruniverse.terminal import counted
 from vectoruniverse.tracking.jsonl import read_metrics
@@ -163,8 +163,8 @@ def ledger_words(ledger: ForgettingRecord | None) -> Iterator[str]:
     best = min(curve, key=lambda one: abs(one.scale - ledger.best_scale))
     yield (
         f"With the adapter of {title_of(ledger.values)} (seed {ledger.seed}), {ledger.metric} on rows that the base "
-        f"knew went from {interval_of(before.old)} to {interval_of(after.old)}, and on the new rows from "
-        f"{interval_of(before.new)} to {interval_of(after.new)}."
+        f"knew went from {interval(*before.old)} to {interval(*after.old)}, and on the new rows from "
+        f"{interval(*before.new)} to {interval(*after.new)}."
     )
     yield (
         f"At scale {best.scale:g} it keeps {best.new_share:.0%} of what was gained at best and {best.old_share:.0%} of "
