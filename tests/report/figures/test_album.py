@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
+import vectoruniverse.tasks  # noqa: F401 (declares its metrics)
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.report.figures import album, style
 from vectoruniverse.report.figures.space import Embedded

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+import vectoruniverse.tasks  # noqa: F401 (declares its metrics)
 from vectoruniverse.report.figures import curves, style
 from vectoruniverse.tracking.series import grouped
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import vectoruniverse.tasks  # noqa: F401 (declares its metrics)
 from vectoruniverse.report.figures import retrieval, style
 
 BASE = {"image_to_text/recall@10": 0.3, "image_to_text/recall@1": 0.1, "text_to_image/recall@1": 0.2, "alignment": 1.0}

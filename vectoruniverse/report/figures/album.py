@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.metrics import geometry
 from vectoruniverse.report.figures.curves import effective_rank, learning_rate, training_curves
-from vectoruniverse.report.figures.retrieval import Intervals, recall
+from vectoruniverse.report.figures.retrieval import Intervals, recall, recall_keys
 from vectoruniverse.report.figures.space import (
     Embedded,
     alignment_uniformity,
@@ -57,7 +57,7 @@ def comparison_figures(
         adapted: metrics of the adapted model on the same rows.
         intervals: of the metrics.
     """
-    if any("/recall@" in key and key in base for key in adapted):
+    if recall_keys(base, adapted):
         caption = "Share of the queries with a right answer among the first k, before and after."
         if intervals:
             caption += " Lines: the bootstrap interval of each model by itself; that of the change is in the table."

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vectoruniverse.metrics.catalogue import describe
 from vectoruniverse.report.figures.style import (
     ADAPTED,
     BASE,
@@ -109,9 +110,11 @@ def _losses(axes: Axes, history: Sequence[Record]) -> None:
 
 def _validation(axes: Axes, history: Sequence[Record], monitor: str, rows: str) -> None:
     ends = []
-    for name, label, colour in (("image_to_text", "image → text", IMAGE), ("text_to_image", "text → image", TEXT)):
-        if _has(history, key := f"val/{name}/{monitor}"):
-            ends.append((_line(axes, history, key, colour, marker="o"), label, colour))
+    logged = dict.fromkeys(key for record in history for key in record if key.endswith(f"/{monitor}"))
+    by_direction = [key for key in logged if describe(key.removeprefix("val/")).place == "direction"]
+    for key, colour in zip(by_direction, (IMAGE, TEXT), strict=False):
+        label = describe(key.removeprefix("val/")).label.removesuffix(f" {describe(monitor).label.partition(',')[0]}")
+        ends.append((_line(axes, history, key, colour, marker="o"), label, colour))
     if not ends:
         ends.append((_line(axes, history, f"val/{monitor}", ADAPTED, marker="o"), monitor, ADAPTED))
     ends += _base_line(axes, history, f"val/{monitor}", "base (mean)")

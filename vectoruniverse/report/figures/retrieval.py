@@ -10,17 +10,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
+from vectoruniverse.metrics.catalogue import describe
 from vectoruniverse.report.figures.style import ADAPTED, BASE, GREY, drawing, key_above
 
 Intervals = Mapping[str, Mapping[str, Sequence[float]]]
 """For a metric: ``base`` and ``adapted`` as [low, high], ``difference`` as [estimate, low, high]."""
 
-DIRECTIONS = (
-    ("image_to_text", "image → text"),
-    ("text_to_image", "text → image"),
-    ("first_to_second", "first → second"),
-    ("second_to_first", "second → first"),
-)
+
+def recall_keys(base: Mapping[str, float], adapted: Mapping[str, float]) -> dict[str, list[str]]:
+    """Recall@k that both models have, the least k first, by what the catalogue calls the direction."""
+    found: dict[str, list[str]] = {}
+    for key in sorted((key for key in adapted if key in base and re.search(r"/recall@\d+$", key)), key=_k):
+        if (metric := describe(key)).place == "direction":
+            found.setdefault(metric.label.removesuffix(f" recall@{_k(key)}"), []).append(key)
+    return found
 
 
 def recall(base: Mapping[str, float], adapted: Mapping[str, float], intervals: Intervals | None = None) -> Figure:
@@ -29,16 +32,14 @@ def recall(base: Mapping[str, float], adapted: Mapping[str, float], intervals: I
     Raises:
         ValueError: no recall@k that both models have.
     """
-    found = {name: _recall_keys(name, base, adapted) for name, _ in DIRECTIONS}
-    keys = {name: recalls for name, recalls in found.items() if recalls}
+    keys = recall_keys(base, adapted)
     if not keys:
         raise ValueError("no recall@k that both models have")
-    labels = dict(DIRECTIONS)
     rows = max(map(len, keys.values()))
     with drawing(1.5 + 0.72 * rows) as figure:
         panels = figure.subplots(len(keys), 1, sharex=True, squeeze=False)[:, 0]
         for panel, (name, recalls) in zip(panels, keys.items(), strict=True):
-            panel.set_title(labels[name])
+            panel.set_title(name)
             _dumbbells(panel, recalls, base, adapted, intervals or {})
         every = [key for recalls in keys.values() for key in recalls]
         most = max(value for key in every for value in (base[key], adapted[key], *_ends(key, intervals or {})))
@@ -84,11 +85,6 @@ def _key(axes: Axes, *, intervals: bool) -> None:
         Line2D([], [], color=ADAPTED, marker="o", linestyle="", label="adapted"),
     ]
     key_above(axes, [*dots, Line2D([], [], color=GREY, label="95 % interval")] if intervals else dots)
-
-
-def _recall_keys(direction: str, base: Mapping[str, float], adapted: Mapping[str, float]) -> list[str]:
-    found = [key for key in adapted if re.fullmatch(rf"{direction}/recall@\d+", key) and key in base]
-    return sorted(found, key=_k)
 
 
 def _k(key: str) -> int:
