@@ -1,4 +1,4 @@
-"""BERT with both of its pre-training heads: from random weights, or loaded to be trained on.
+"""BERT with both of its pre-training heads, loaded to be trained on.
 
 V vocabulary, D width.
 """
@@ -124,11 +124,9 @@ def parameter_counts(model: Any) -> dict[str, int]:
     with the heads 110,106,428.
     """
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    counts = {part: _sum_of(sizes, prefix) for part, prefix in PARTS.items()}
+    counts = {
+        part: sum(size for name, size in sizes.items() if name.startswith(prefix)) for part, prefix in PARTS.items()
+    }
     total = sum(sizes.values())
     assert sum(counts.values()) == total, "every parameter belongs to a part"
     return {**counts, "total": total}
-
-
-def _sum_of(sizes: dict[str, int], prefix: str) -> int:
-    return sum(size for name, size in sizes.items() if name.startswith(prefix))

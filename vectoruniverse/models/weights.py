@@ -40,13 +40,11 @@ class StoredTensor:
         handle: the library's slice; ``handle[...]`` is the tensor.
         shape: its shape.
         dtype: its format in the library's words.
-        file: where it is.
     """
 
     handle: Any
     shape: tuple[int, ...]
     dtype: str
-    file: Path
 
     @property
     def size(self) -> int:
@@ -119,7 +117,7 @@ def open_tensors(file: Path) -> dict[str, StoredTensor]:
     try:
         stream: Any = safe_open(file, framework="pt")
         slices = {key: stream.get_slice(key) for key in stream.keys()}  # noqa: SIM118  # it is no mapping
-        tensors = {key: StoredTensor(s, tuple(s.get_shape()), str(s.get_dtype()), file) for key, s in slices.items()}
+        tensors = {key: StoredTensor(s, tuple(s.get_shape()), str(s.get_dtype())) for key, s in slices.items()}
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
         message = f"cannot load weights: is no sound safetensors file ({error})"
         raise ConfigError(message, file=file, key="model", remedy=_what_it_is(file)) from error
