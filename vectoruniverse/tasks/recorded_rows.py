@@ -229,19 +229,15 @@ class RecordedRows:
         """
         found, wanted = find_rows(self.record, rows), len(getattr(self.record, self.side))
         what = f"{counted(wanted, f'{SIDES[self.side]} row')} of this run"
-        if changed := found.changed[self.side]:
-            raise DataError(
-                f"{len(changed)} of {what} have another picture, text or label than they had: {_named(changed)}",
-                file=file,
-                remedy="put them back, or evaluate the run on this as other data: vu eval RUN --data PLACE",
-            )
-        gone = found.gone[self.side]
-        if len(gone) > MAX_GONE * wanted or (gone and wanted - len(gone) < MIN_LEFT):
-            raise DataError(
-                f"{len(gone)} of {what} are not there any more: {_named(gone)}",
-                file=file,
-                remedy="put them back, or evaluate the run on this as other data: vu eval RUN --data PLACE",
-            )
+        changed, gone = found.changed[self.side], found.gone[self.side]
+        fault = ""
+        if changed:
+            fault = f"{len(changed)} of {what} have another picture, text or label than they had: {_named(changed)}"
+        elif len(gone) > MAX_GONE * wanted or (gone and wanted - len(gone) < MIN_LEFT):
+            fault = f"{len(gone)} of {what} are not there any more: {_named(gone)}"
+        if fault:
+            remedy = "put them back, or evaluate the run on this as other data: vu eval RUN --data PLACE"
+            raise DataError(fault, file=file, remedy=remedy)
         if gone:
             self.tell(f"{len(gone)} of {what} are gone since it began ({_named(gone)}); {wanted - len(gone)} are left")
         if found.new:
