@@ -1,4 +1,4 @@
-"""A run as a library: its vectors are those that its evaluation judged."""
+"""A run as a library: its vectors are those that its evaluation evaluated."""
 
 from __future__ import annotations
 

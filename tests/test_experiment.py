@@ -241,7 +241,7 @@ def test_adapter_dropout_changes_what_is_learned(experiment, tmp_path):
         {"rank_pattern": {"q_proj": 1}, "alpha_pattern": {"q_proj": 2.0}},
     ],
 )
-def test_every_variant_of_lora_trains_and_is_judged_again_alike(extra, experiment, tmp_path):
+def test_every_variant_of_lora_trains_and_is_evaluated_again_alike(extra, experiment, tmp_path):
     outcome = train(
         experiment(adapter={"method": "lora", "rank": 2, **extra}), runs_dir=tmp_path / "runs", display=quiet()
     )
@@ -303,11 +303,11 @@ def test_a_run_is_set_beside_the_best_earlier_one_on_the_same_data(experiment, s
     assert train(experiment(data=other), runs_dir=tmp_path / "runs", display=quiet()).earlier is None
 
 
-def test_the_base_alone_is_judged_as_beside_an_adapter(experiment, tmp_path):
+def test_the_base_alone_is_evaluated_as_beside_an_adapter(experiment, tmp_path):
     outcome = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
-    judged = evaluate_base(experiment(), split="val", display=quiet())
-    assert judged.rows == 8
-    assert judged.metrics == pytest.approx(dict(outcome.base))
+    evaluated = evaluate_base(experiment(), split="val", display=quiet())
+    assert evaluated.rows == 8
+    assert evaluated.metrics == pytest.approx(dict(outcome.base))
 
 
 def test_wandb_is_written_offline_for_real_and_without_a_warning(experiment, tmp_path):
@@ -410,7 +410,7 @@ def test_a_learning_rate_that_blows_up_ends_with_exit_code_4(experiment, tmp_pat
     assert DivergedError.exit_code == 4
 
 
-def test_a_prefix_of_clips_text_tower_is_trained_and_judged_again(experiment, tmp_path):
+def test_a_prefix_of_clips_text_tower_is_trained_and_evaluated_again(experiment, tmp_path):
     """Only texts move: the pictures' vectors are the base's, bit for bit."""
     adapter = {"method": "prefix", "prefix_length": 3}
     outcome = train(
@@ -434,13 +434,15 @@ def test_evaluations_can_be_rarer_than_epochs(experiment, tmp_path):
     assert epochs == [0, 2, 4, 5]
 
 
-def test_a_best_checkpoint_of_this_process_is_not_judged_twice(experiment, tmp_path, monkeypatch):
+def test_a_best_checkpoint_of_this_process_is_not_evaluated_twice(experiment, tmp_path, monkeypatch):
     """What stands in evaluation.json is the evaluation that picked the checkpoint; a fresh one gives the same."""
-    judged = []
+    evaluated = []
     told = ImageTextTask.evaluate
-    monkeypatch.setattr(ImageTextTask, "evaluate", lambda task, split="val": judged.append(split) or told(task, split))
+    monkeypatch.setattr(
+        ImageTextTask, "evaluate", lambda task, split="val": evaluated.append(split) or told(task, split)
+    )
     outcome = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
-    assert len(judged) == 1 + 2, "the base, and after each epoch"
+    assert len(evaluated) == 1 + 2, "the base, and after each epoch"
     _, again = evaluate_run(outcome.run.name, runs_dir=tmp_path / "runs", split="val", display=quiet())
     assert again.adapted.metrics == pytest.approx(dict(outcome.adapted))
 

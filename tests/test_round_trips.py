@@ -73,15 +73,15 @@ def trained(shapes, clip, tmp_path):
     return run
 
 
-def judged_again(outcome):
+def evaluated_again(outcome):
     _, again = evaluate_run(outcome.run.name, runs_dir=outcome.run.path.parent, split="val", display=quiet())
     return dict(again.adapted.metrics)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_on_pictures_is_judged_again_to_the_same_numbers(method, trained):
+def test_a_run_on_pictures_is_evaluated_again_to_the_same_numbers(method, trained):
     outcome = trained(METHODS[method])
-    assert judged_again(outcome) == pytest.approx(dict(outcome.adapted), abs=1e-6)
+    assert evaluated_again(outcome) == pytest.approx(dict(outcome.adapted), abs=1e-6)
     assert dict(outcome.adapted) != pytest.approx(dict(outcome.base), abs=1e-3), "something was learned"
 
 
@@ -91,11 +91,11 @@ def test_what_starts_from_an_adapter_is_that_adapter_and_is_saved_whole(beside, 
     start = {"method": "lora", "init_from": str(first.run.adapter)}
     second = trained(start, epochs=0)
     assert second.adapted == pytest.approx(dict(first.adapted), abs=1e-6)
-    assert judged_again(second) == pytest.approx(dict(second.adapted), abs=1e-6)
+    assert evaluated_again(second) == pytest.approx(dict(second.adapted), abs=1e-6)
     kept = {file.name for file in first.run.adapter.glob("*.safetensors")}
     assert {file.name for file in second.run.adapter.glob("*.safetensors")} == kept
     third = trained(start | {"train_projections": True})
-    assert judged_again(third) == pytest.approx(dict(third.adapted), abs=1e-6)
+    assert evaluated_again(third) == pytest.approx(dict(third.adapted), abs=1e-6)
 
 
 def test_modules_to_save_of_an_adapter_made_by_peft_are_saved_again(clip, trained, tmp_path):
@@ -107,7 +107,7 @@ def test_modules_to_save_of_an_adapter_made_by_peft_are_saved_again(clip, traine
                 parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
     theirs.save_pretrained(tmp_path / "theirs")
     outcome = trained({"method": "lora", "init_from": str(tmp_path / "theirs")}, epochs=1)
-    assert judged_again(outcome) == pytest.approx(dict(outcome.adapted), abs=1e-6)
+    assert evaluated_again(outcome) == pytest.approx(dict(outcome.adapted), abs=1e-6)
     told = json.loads((outcome.run.adapter / "adapter_config.json").read_text())
     assert (told["modules_to_save"], told["lora_dropout"]) == (["text_projection"], 0.1)
 
@@ -117,7 +117,7 @@ def test_a_run_does_not_need_the_adapter_that_it_started_from(trained, tmp_path)
     shutil.copytree(first.run.adapter, tmp_path / "moved")
     outcome = trained({"method": "lora", "init_from": str(tmp_path / "moved"), "lora_plus_ratio": 2.0})
     shutil.rmtree(tmp_path / "moved")
-    assert judged_again(outcome) == pytest.approx(dict(outcome.adapted), abs=1e-6)
+    assert evaluated_again(outcome) == pytest.approx(dict(outcome.adapted), abs=1e-6)
     written = load_experiment(outcome.run.config_file)
     assert dump_experiment(written) == outcome.run.config_file.read_text(encoding="utf-8")
 
@@ -144,7 +144,7 @@ def test_both_encoders_of_a_run_on_pairs_can_be_started_from(tmp_path):
 
     first = run({"method": "lora", "rank": 2}, epochs=2)
     second = run({"method": "lora", "init_from": str(first.run.adapter)}, epochs=0)
-    assert judged_again(second) == pytest.approx(dict(second.adapted), abs=1e-6)
+    assert evaluated_again(second) == pytest.approx(dict(second.adapted), abs=1e-6)
     (*parts,) = first.run.adapter.glob("*/adapter_model.safetensors")
     assert len(parts) == 2
     for file in parts:
@@ -210,3 +210,12 @@ def test_every_json_file_of_a_run_is_read_by_the_class_that_wrote_it_and_written
         assert record.model_extra in (None, {}), "nothing is in it that the class does not know"
         assert json.loads(record_text(record)) == json.loads(file.read_text(encoding="utf-8"))
         assert parse_record(record_text(record).encode(), kind, file=file) == record
+
+
+def test_records_of_an_earlier_version_open_under_the_names_that_they_have_now():
+    told = {"split": "val", "judged": "training", "judges_space": False, "rows": 8, "data": "", "monitor": "recall@1"}
+    found = parse_record(json.dumps({**told, "best_epoch": 1, "adapted": {}}).encode(), EvaluationRecord)
+    assert (found.evaluated_on, found.has_space) == ("training", False)
+    assert not {"judged", "judges_space"} & json.loads(record_text(found)).keys()
+    state = {"position": {"judged": 3}, "optimizer": {}, "scaler": {}}
+    assert TrainerState.model_validate(state).position.evaluated == 3

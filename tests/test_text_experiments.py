@@ -27,7 +27,7 @@ from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.sharing import sharing_key
-from vectoruniverse.tasks.table import judged_base, setup
+from vectoruniverse.tasks.table import evaluated_base, setup
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.interruption import InterruptedTraining
 from vectoruniverse.training.observer import RunObserver
@@ -97,7 +97,7 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("task", ["text_pairs", "sequence_classification", "pair_classification"])
-def test_every_task_trains_with_every_method_and_is_judged_again_to_the_same_numbers(
+def test_every_task_trains_with_every_method_and_is_evaluated_again_to_the_same_numbers(
     experiment, tmp_path, task, method
 ):
     runs = tmp_path / "runs"
@@ -116,10 +116,10 @@ def test_what_is_shared_is_the_base_again_after_a_run(experiment, tmp_path):
     for task, method in itertools.product(["text_pairs", "sequence_classification"], METHODS):
         config = experiment(task, adapter=METHODS[method], eval={"report": False})
         shared = setup(config).share(config, quiet())
-        before = dict(judged_base(config, shared, "val").metrics)
+        before = dict(evaluated_base(config, shared, "val").metrics)
         train(config, runs_dir=tmp_path / "runs", display=quiet(), shared=shared)
-        shared.judged.clear()
-        assert judged_base(config, shared, "val").metrics == before
+        shared.evaluations.clear()
+        assert evaluated_base(config, shared, "val").metrics == before
 
 
 def test_the_note_on_pair_classification_is_reproduced(tmp_path):

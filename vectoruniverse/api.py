@@ -57,7 +57,7 @@ _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
 class LoadedRun:
     """The model of a run: base and adapter together, in evaluation mode.
 
-    Vectors are equal to those that ``vu eval`` judges: the same recipe makes the pictures square, the same tokenizer
+    Vectors are equal to those that ``vu eval`` evaluates: the same recipe makes the pictures square, the same tokenizer
     cuts the texts, the same code encodes them.
 
     Attributes:

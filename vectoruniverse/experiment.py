@@ -53,7 +53,7 @@ from vectoruniverse.tasks.results import (
     write_results,
 )
 from vectoruniverse.tasks.sharing import RunTimes, TimedTask
-from vectoruniverse.tasks.table import judged_base, setup
+from vectoruniverse.tasks.table import evaluated_base, setup
 from vectoruniverse.terminal import Display, counted
 from vectoruniverse.tracking.contract import Trackers
 from vectoruniverse.training.build import build_schedule, build_trackers, check_tracking, schedule_misfit
@@ -135,18 +135,18 @@ def evaluate_run(
     place: str | None = None,
     settings: Sequence[str] = (),
 ) -> tuple[Run, Comparison]:
-    """Judge a finished run's adapter and its base: on the rows of the run's own split, or on other data.
+    """Evaluate a finished run's adapter and its base: on the rows of the run's own split, or on other data.
 
     Args:
         reference: the run.
         runs_dir: folder of the runs.
         split: ``val`` or ``train``, of the run's own data.
         display: what a person sees.
-        place: where other data is; all its rows are judged.
+        place: where other data is; all its rows are evaluated.
         settings: of other data, such as ``data.text={Title}``.
 
     Raises:
-        ConfigError: there is no such run, it has no adapter yet, or other data is to be judged by its training rows.
+        ConfigError: there is no such run, it has no adapter yet, or other data is to be evaluated by its training rows.
         DataError: the data cannot be read, or is not the run's any more.
     """
     run = find_trained_run(runs_dir, reference)
@@ -165,7 +165,7 @@ def report_run(reference: str, *, runs_dir: Path, display: Display) -> Path:
         prepared, base, gone = _finished(run, "val", display)
         facts = card_facts(prepared, *kept_epochs(run), run.read_state().seconds)
         if gone:
-            facts["gone"] = f"{gone} held-out rows that were judged when the run ended are not there any more"
+            facts["gone"] = f"{gone} held-out rows that were evaluated when the run ended are not there any more"
         report(run, prepared, beside_base(prepared, base, "val"), facts)
     if (lacking := undrawn()) is not None:
         display.say(lacking)
@@ -180,7 +180,7 @@ def _finished(run: Run, split: str, display: Display, settings: Sequence[str] = 
     shared = setup(experiment).share(experiment, display, choice)
     if record is None:
         refuse_other_data(run, shared.data)
-    base = judged_base(experiment, shared, split)
+    base = evaluated_base(experiment, shared, split)
     gone = 0 if record is None else len(getattr(record, split)) - len(getattr(shared.data.split, split))
     return setup(experiment).prepare(experiment, shared, run.adapter), base, gone
 
@@ -196,7 +196,7 @@ def _beside_base_elsewhere(run: Run, place: str | None, settings: Sequence[str],
     shared = setup(experiment).share(experiment, display, EveryRow(run.adapter))
     rows = shared.data.named_rows()
     seen = None if record is None else count_trained(record, rows)
-    base = judged_base(experiment, shared, "val")
+    base = evaluated_base(experiment, shared, "val")
     comparison = beside_base(setup(experiment).prepare(experiment, shared, run.adapter), base, "val")
     if seen is None:
         display.warn(
@@ -208,9 +208,9 @@ def _beside_base_elsewhere(run: Run, place: str | None, settings: Sequence[str],
 
 
 def evaluate_base(experiment: Experiment, *, split: str, display: Display) -> Evaluation:
-    """Judge the model of an experiment as it is, before any training."""
+    """Evaluate the model of an experiment as it is, before any training."""
     shared = setup(experiment).share(experiment, display)
-    return judged_base(experiment, shared, split)
+    return evaluated_base(experiment, shared, split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,8 +322,8 @@ def _execute(
 def _train(
     experiment: Experiment, run: Run, display: Display, interruption: Interruption, shared: Shared, started: float
 ) -> Outcome:
-    """Judge the base → prepare → fit → conclude; the base is as it was afterwards."""
-    base = judged_base(experiment, shared, "val")
+    """Evaluate the base → prepare → fit → conclude; the base is as it was afterwards."""
+    base = evaluated_base(experiment, shared, "val")
     prepared = setup(experiment).prepare(experiment, shared)
     try:
         return _train_prepared(prepared, base, run, display, interruption, started)
@@ -408,7 +408,7 @@ def _build_trainer(prepared: Prepared, task: Task, observer: Observer, total: in
 
 
 def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: Trainer, task: TimedTask) -> Outcome:
-    """Put the parameters to keep back, judge them beside the base, write what a person wants to have."""
+    """Put the parameters to keep back, evaluate them beside the base, write what a person wants to have."""
     experiment, position, run = prepared.experiment, trainer.position, session.run
     kept = latest(run.checkpoints, experiment.eval.keep, session.display.warn)
     assert kept is not None, "the first evaluation writes a checkpoint"
@@ -416,7 +416,7 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
     prepared.save(run.adapter)
     for weights in run.adapter.rglob("*.safetensors"):
         share_as_other_files(weights)
-    epoch = trainer_state(kept).position.judged
+    epoch = trainer_state(kept).position.evaluated
     comparison = beside_base(prepared, base, "val", trainer.evaluation_at(kept.step))
     times = session.times.facts()  # once: the card, the report and the record of a run tell the same time
     outcome = Outcome(

@@ -84,8 +84,8 @@ def test_train_eval_and_runs_tell_one_story(config, tmp_path):
     name = Path(outcome["run"]).name
     assert (tmp_path / "runs" / name).is_dir()
 
-    judged = vu("eval", name, "--json", cwd=tmp_path)
-    record = json.loads(judged.stdout)
+    evaluated = vu("eval", name, "--json", cwd=tmp_path)
+    record = json.loads(evaluated.stdout)
     assert record["rows"] == 8
     assert record["adapted"]["recall@5"] == pytest.approx(outcome["adapted"]["recall@5"])
 

@@ -45,7 +45,7 @@ def test_logits_of_a_pair_are_the_linear_layer_of_both_bert_s_poolers():
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, torch.cat(expected), atol=1e-5, rtol=1e-5)
     pooled = model.embed(inputs, batch_size=2)
-    torch.testing.assert_close(model.judge_pooled(pooled), logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.logits(pooled), logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model.predict(inputs, batch_size=1), logits.softmax(dim=1), atol=1e-5, rtol=1e-5)
 
 
@@ -61,7 +61,7 @@ def test_the_head_drops_out_in_training_alone():
     model = TextClassifier({"encoder": build(dropout=0.0)}, 3, dropout=0.5, seed=0)
     inputs = [model.encoders[0].tokenize(FIRST)]
     assert not torch.equal(forward(model.train(), inputs), forward(model, inputs))
-    # what is judged is never dropped, whatever the mode
+    # what is evaluated is never dropped, whatever the mode
     assert torch.equal(model.predict(inputs, batch_size=8), model.predict(inputs, batch_size=8))
     assert torch.equal(forward(model.eval(), inputs), forward(model, inputs))
 

@@ -366,7 +366,7 @@ def without_gain(record: dict) -> dict:
 
 def test_rows_that_were_learned_from_are_called_so_and_nothing_is_better_on_them(record, tmp_path):
     record = copy.deepcopy(record) | {"forgetting": None, "adapters": []}
-    record["data"] |= {"judged": "training"}
+    record["data"] |= {"evaluated_on": "training"}
     page = write_sweep_page(record, tmp_path)
     text = text_of(page)
     assert "Training rows: Rank 4 is the smallest" in text and "says nothing of others" in text
@@ -408,9 +408,9 @@ def test_a_task_without_a_space_is_neither_healthy_nor_ill(record, tmp_path, ran
     """Classifiers have an effective rank that may be small, masked language models none at all."""
     changed = copy.deepcopy(record) | {"adapters": [], "forgetting": None}
     for entry in changed["cells"]:
-        entry |= {"judges_space": False, "metrics": {"recall@5": 0.7} | ranks}
+        entry |= {"has_space": False, "metrics": {"recall@5": 0.7} | ranks}
     text = text_of(write_sweep_page(changed, tmp_path))
-    assert not any(word in text for word in ("collapsed", "not judged", "not healthy", "Health of the space"))
+    assert not any(word in text for word in ("collapsed", "not evaluated", "not healthy", "Health of the space"))
     assert not (tmp_path / "figures" / "effective_rank.svg").exists()
 
 

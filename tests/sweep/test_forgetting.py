@@ -11,7 +11,7 @@ from vectoruniverse.sweep.forgetting import best_scale, forgetting_curve, known_
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig
 from vectoruniverse.tasks.image_text.setup import share
-from vectoruniverse.tasks.table import judged_base
+from vectoruniverse.tasks.table import evaluated_base
 from vectoruniverse.terminal import Display
 
 YELLOW = ForgettingConfig(include={"Category": ["yellow"]}, scales=[0.0, 0.5, 1.0])
@@ -50,7 +50,7 @@ def test_the_ends_of_the_path_are_the_base_and_the_adapted_model(adapter, config
     assert told.curve[0].new.estimate == pytest.approx(outcome.base["recall@5"])
     assert told.curve[-1].new.estimate == pytest.approx(outcome.adapted["recall@5"])
     assert told.curve[0].old_share == 1.0
-    after = judged_base(experiment, shared, "val").metrics
+    after = evaluated_base(experiment, shared, "val").metrics
     assert after == pytest.approx(dict(outcome.base)), "the base is left as it was"
 
 

@@ -96,8 +96,8 @@ def test_a_sweep_tells_everything_about_its_cells(config, tmp_path):
     assert set(cell["adapter"]) == {"vision_model", "text_model"}
     assert sum(cell["spectrum"]) == pytest.approx(1, abs=1e-3)
     assert (found.folder.path / cell["path"]).resolve() == (tmp_path / "runs" / cell["run"]).resolve()
-    _, judged = evaluate_run(cell["run"], runs_dir=tmp_path / "runs", split="val", display=quiet())
-    assert dict(judged.adapted.metrics) == pytest.approx(cell["metrics"], abs=1e-5)
+    _, evaluated = evaluate_run(cell["run"], runs_dir=tmp_path / "runs", split="val", display=quiet())
+    assert dict(evaluated.adapted.metrics) == pytest.approx(cell["metrics"], abs=1e-5)
     timing = record["timing"]
     assert timing["cells"] == 4
     assert timing["outside_steps"] == pytest.approx(1 - timing["step_seconds"] / timing["seconds"], abs=1e-3)

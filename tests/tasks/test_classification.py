@@ -181,7 +181,7 @@ def test_balanced_classes_weigh_in_batches_of_any_size():
     assert balanced.evaluate().metrics["loss"] == pytest.approx(plain.evaluate().metrics["loss"]), "rows count alike"
 
 
-def test_rows_are_judged_as_scikit_learn_judges_the_predictions():
+def test_rows_are_evaluated_as_scikit_learn_evaluates_the_predictions():
     sklearn = pytest.importorskip("sklearn.metrics")
     task = text_task()
     evaluation = task.evaluate("train")
@@ -202,7 +202,7 @@ def test_rows_are_judged_as_scikit_learn_judges_the_predictions():
     assert metrics["calibration_error"] <= np.abs(confidence - (labels == said)).mean() + 1e-9
 
 
-def test_what_is_judged_and_watched_are_the_pooled_vectors():
+def test_what_is_evaluated_and_watched_are_the_pooled_vectors():
     task = text_task()
     evaluation = task.evaluate()
     pooled = task.model.encoders[0].embed_texts(task.val.inputs[0], batch_size=8)

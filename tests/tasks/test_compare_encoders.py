@@ -101,7 +101,7 @@ def test_pairs_that_come_first_both_ways_are_not_missed():
     assert missed_pairs(compare_encoders({"a": evaluated(0.0)}, FIRST, SECOND), 5) == []
 
 
-def test_encoders_judged_on_other_pairs_or_otherwise_are_refused():
+def test_encoders_evaluated_on_other_pairs_or_otherwise_are_refused():
     with pytest.raises(ValueError, match="b was not evaluated by recall@1 on these 60 pairs"):
         compare_encoders({"a": evaluated(0.5), "b": evaluated(0.5, first=FIRST[:9], second=SECOND[:9])}, FIRST, SECOND)
     with pytest.raises(ValueError, match="recall@7"):

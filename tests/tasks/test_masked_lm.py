@@ -127,7 +127,7 @@ def test_rows_of_the_evaluation_have_the_metrics_as_means_and_stand_in_order(tok
     ]
 
 
-def test_judging_is_without_dropout_repeatable_and_leaves_the_mode(tokenizer):
+def test_evaluating_is_without_dropout_repeatable_and_leaves_the_mode(tokenizer):
     task = make_task(tokenizer, dropout=0.5)
     task.model.train()
     assert task.evaluate().metrics == task.evaluate().metrics

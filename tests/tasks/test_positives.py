@@ -75,7 +75,7 @@ def imagefolder(root, rows):
     return root
 
 
-def judge_all(asked):
+def evaluate_all(asked):
     """Retrieval of every row, whatever the split."""
     shared = share(asked, quiet())
     everything = dataclasses.replace(shared.data, split=Split(np.array([], np.int64), np.arange(len(shared.data.rows))))
@@ -96,8 +96,8 @@ def test_rows_that_say_the_same_again_change_no_number_of_retrieval(experiment, 
         rows += [(f"{i:02}_copy.bmp", unicodedata.normalize("NFD", text.upper()))]
     with (again / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("file_name", "text"), *rows])
-    items, once = judge_all(experiment(root))
-    many, thrice = judge_all(experiment(again, data={"root": str(again), "max_bad_share": 0.5}))
+    items, once = evaluate_all(experiment(root))
+    many, thrice = evaluate_all(experiment(again, data={"root": str(again), "max_bad_share": 0.5}))
     assert (len(items), len(many)) == (24, 72)
     assert len(many.gallery()) == len(many.turned().gallery()) == 24
     for name in ("image_to_text/recall@1", "image_to_text/recall@5", "image_to_text/mrr"):
@@ -106,8 +106,8 @@ def test_rows_that_say_the_same_again_change_no_number_of_retrieval(experiment, 
 
 def test_a_picture_with_five_captions_is_found_by_each_and_finds_any(experiment, tmp_path):
     rows = [(f"{i}.png", f"caption {c} of thing {i}", "") for i in range(20) for c in range(5)]
-    judged = evaluate_base(experiment(imagefolder(tmp_path / "captions", rows)), split="val", display=quiet())
-    image, text = judged.vectors["image"], judged.vectors["text"]
+    evaluated = evaluate_base(experiment(imagefolder(tmp_path / "captions", rows)), split="val", display=quiet())
+    image, text = evaluated.vectors["image"], evaluated.vectors["text"]
     of_picture = np.arange(50) // 5  # rows are ordered by their ids: the path, and a number behind it
     cosine = (image @ text.T).numpy()
     back = cosine.T[:, ::5]
@@ -117,9 +117,9 @@ def test_a_picture_with_five_captions_is_found_by_each_and_finds_any(experiment,
     ):
         best = np.where(right, matrix, -2).max(axis=1, keepdims=True)
         ranks = 1 + ((matrix >= best - 1e-6) & ~right).sum(axis=1)
-        assert judged.ranks[name].tolist() == ranks.tolist()
-        assert judged.metrics[f"{name}/recall@5"] == pytest.approx((ranks <= 5).mean())
-    assert (judged.ranks["text_to_image"] == 1).any(), "a picture no longer ties with itself"
+        assert evaluated.ranks[name].tolist() == ranks.tolist()
+        assert evaluated.metrics[f"{name}/recall@5"] == pytest.approx((ranks <= 5).mean())
+    assert (evaluated.ranks["text_to_image"] == 1).any(), "a picture no longer ties with itself"
 
 
 def test_rows_without_a_group_are_drawn_one_by_one_and_those_of_one_picture_together(experiment, tmp_path):
@@ -142,7 +142,7 @@ def test_rows_without_a_group_are_drawn_one_by_one_and_those_of_one_picture_toge
     assert share(experiment(alone), quiet()).data.units("val") is None
 
 
-def test_a_row_that_is_not_judged_ties_no_groups_of_judged_ones_together(experiment, tmp_path):
+def test_a_row_that_is_not_evaluated_ties_no_groups_of_evaluated_ones_together(experiment, tmp_path):
     rows = [(f"{i}.png", f"thing {i}", f"channel {i // 4}") for i in range(24)]
     bridges = [(f"{4 * i}.png", f"new text {i}", f"channel {i + 1}") for i in range(5)]
     root = imagefolder(tmp_path / "bridged", rows + bridges)

@@ -1,4 +1,4 @@
-"""Which rows a run is judged on: those that it promised, by name, whatever has become of its data since."""
+"""Which rows a run is evaluated on: those that it promised, by name, whatever has become of its data since."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def noted(run: Path, side: str = "val") -> list[str]:
     return [row[0] for row in json.loads((run / "rows.json").read_text())[side]]
 
 
-def judged(run: Path, *options: str) -> dict:
+def evaluated(run: Path, *options: str) -> dict:
     """What ``vu eval`` finds."""
     done = vu("eval", str(run), "--json", "--quiet", *options)
     assert done.returncode == 0, done.stderr
@@ -104,7 +104,7 @@ def without(*ids: str):
     return lambda rows: [row for row in rows if row[0] not in ids]
 
 
-def test_rows_that_are_new_are_never_judged_as_held_out(run, pictures):
+def test_rows_that_are_new_are_never_evaluated_as_held_out(run, pictures):
     before = json.loads((run / "evaluation.json").read_text())
 
     def doubled(rows):
@@ -117,24 +117,24 @@ def test_rows_that_are_new_are_never_judged_as_held_out(run, pictures):
     rewrite(pictures / "metadata.csv", doubled)
     done = vu("eval", str(run))
     assert "8 held-out rows" in done.stdout and "32 rows are new" in done.stderr
-    again = judged(run)
+    again = evaluated(run)
     assert again["rows"] == 8 and again["rows_gone"] == 0
     assert again["adapted"] == pytest.approx(before["adapted"], abs=1e-5)
     assert again["base"] == pytest.approx(before["base"], abs=1e-5)
 
 
-def test_rows_that_are_gone_are_told_and_the_others_judged(run, pictures):
+def test_rows_that_are_gone_are_told_and_the_others_evaluated(run, pictures):
     first, second, *_ = noted(run)
     rewrite(pictures / "metadata.csv", without(first, second))
     done = vu("eval", str(run))
     assert f"2 of 8 held-out rows of this run are gone since it began ({first}, {second}); 6 are left" in done.stderr
-    record = judged(run)
-    assert (record["rows"], record["rows_gone"], record["judged"]) == (6, 2, "held-out")
+    record = evaluated(run)
+    assert (record["rows"], record["rows_gone"], record["evaluated_on"]) == (6, 2, "held-out")
     assert vu("report", str(run)).returncode == 0
-    assert "2 held-out rows that were judged when the run ended" in (run / "report.html").read_text()
+    assert "2 held-out rows that were evaluated when the run ended" in (run / "report.html").read_text()
 
 
-def test_where_most_rows_are_gone_nothing_is_judged_and_the_report_stays(run, pictures):
+def test_where_most_rows_are_gone_nothing_is_evaluated_and_the_report_stays(run, pictures):
     (run / "report.html").write_text("the report")
     rewrite(pictures / "metadata.csv", without(*noted(run)[:5]))
     for command in ("eval", "report"):
@@ -158,7 +158,7 @@ def test_a_held_out_row_with_another_truth_is_refused_a_training_row_is_not(run,
         return changed
 
     rewrite(pictures / "metadata.csv", change(noted(run, "train")[3]))
-    assert judged(run)["rows"] == 8
+    assert evaluated(run)["rows"] == 8
     identity = noted(run)[2]
     rewrite(pictures / "metadata.csv", change(identity))
     done = vu("eval", str(run))
@@ -169,15 +169,15 @@ def test_a_held_out_row_with_another_truth_is_refused_a_training_row_is_not(run,
 
 
 def test_a_table_in_another_encoding_or_without_its_groups_holds_the_same_rows(run, pictures, tmp_path):
-    before, table = judged(run), pictures / "metadata.csv"
+    before, table = evaluated(run), pictures / "metadata.csv"
     table.write_text(table.read_text(encoding="utf-8").replace("Channel", "Kanal"), encoding="utf-16")
     assert "data.encoding to utf-16" in vu("eval", str(run)).stderr
-    again = judged(run, "--set", "data.encoding=utf-16", "--set", "data.split.group_by=null")
-    assert (again["judged"], again["rows"]) == ("held-out", before["rows"])
+    again = evaluated(run, "--set", "data.encoding=utf-16", "--set", "data.split.group_by=null")
+    assert (again["evaluated_on"], again["rows"]) == ("held-out", before["rows"])
     assert again["adapted"] == pytest.approx(before["adapted"], abs=1e-5)
     table.write_text("".join(table.read_text(encoding="utf-16").splitlines(keepends=True)[:2]), encoding="utf-8")
     done = vu("eval", str(run), "--data", str(pictures))
-    assert done.returncode == 3 and "1 row can be judged" in done.stderr and "val_fraction" not in done.stderr
+    assert done.returncode == 3 and "1 row can be evaluated" in done.stderr and "val_fraction" not in done.stderr
 
 
 def test_rows_that_were_renamed_or_reordered_are_the_same_rows(run, pictures):
@@ -193,17 +193,17 @@ def test_rows_that_were_renamed_or_reordered_are_the_same_rows(run, pictures):
         return rows[::-1]
 
     rewrite(pictures / "metadata.csv", change)
-    assert judged(run)["rows"] == 8
+    assert evaluated(run)["rows"] == 8
 
 
 def test_a_run_that_noted_no_rows_is_held_to_its_fingerprint(folder, run, pictures, monkeypatch):
     monkeypatch.chdir(folder)
     (run / "rows.json").unlink()
-    assert judged(run)["rows"] == 8
+    assert evaluated(run)["rows"] == 8
     experiment = load_experiment(run / "config.yaml")
     data = setup(experiment).share(experiment, Display(quiet=True)).data
     (run / "data.sha256").write_text(data.earlier_fingerprint())  # without labels, as an earlier version wrote it
-    assert judged(run)["rows"] == 8
+    assert evaluated(run)["rows"] == 8
     rewrite(pictures / "metadata.csv", without(data.named_rows()[0].id))
     done = vu("eval", str(run))
     assert done.returncode == 3 and "did not note its rows" in done.stderr and "--data" in done.stderr
@@ -217,7 +217,7 @@ def test_a_damaged_list_of_rows_is_told(run):
     assert done.returncode == 3 and "rows.json" in done.stderr
 
 
-def test_other_data_is_judged_on_purpose_and_called_so(run, pictures, tmp_path):
+def test_other_data_is_evaluated_on_purpose_and_called_so(run, pictures, tmp_path):
     kept = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     other = Path(shutil.copytree(pictures, tmp_path / "other"))
     learned = noted(run, "train")
@@ -231,13 +231,13 @@ def test_other_data_is_judged_on_purpose_and_called_so(run, pictures, tmp_path):
         done = vu("eval", str(run), *options)
         assert "10 rows of other data" in done.stdout
         assert "the run learned from 4 of these 10 rows" in done.stderr
-        record = judged(run, *options)
-        assert (record["split"], record["judged"], record["rows"]) == ("all", "other", 10)
+        record = evaluated(run, *options)
+        assert (record["split"], record["evaluated_on"], record["rows"]) == ("all", "other", 10)
         assert (record["source"], record["rows_trained_on"]) == (str(other), 4)
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == kept
     assert vu("eval", str(run), "--data", str(other), "--split", "train").returncode == 2
     assert vu("eval", str(run), "--set", "train.lr=1").returncode == 2
-    assert judged(run, "--set", "data.max_bad_share=0.5")["judged"] == "held-out"
+    assert evaluated(run, "--set", "data.max_bad_share=0.5")["evaluated_on"] == "held-out"
 
 
 def test_a_run_finds_its_data_where_it_was_and_after_both_were_moved(run, pictures, tmp_path):
@@ -288,7 +288,7 @@ def write_sentences(file: Path, rows: list[list[str]]) -> Path:
 
 @pytest.mark.parametrize("task", TEXTS)
 @pytest.mark.parametrize("scratch", [False, True])
-def test_text_runs_are_judged_on_the_rows_that_they_held_out(task, scratch, tmp_path):
+def test_text_runs_are_evaluated_on_the_rows_that_they_held_out(task, scratch, tmp_path):
     """Rows are added before, in and after the table, then some are lost; models from scratch keep their vocabulary."""
     if scratch == (task != "masked_lm"):
         model, adapter = SCRATCH | {"max_text_tokens": 32}, {"method": "full"}
@@ -314,8 +314,8 @@ def test_text_runs_are_judged_on_the_rows_that_they_held_out(task, scratch, tmp_
     promised = json.loads((run / "evaluation.json").read_text())
     val = len(noted(run))
     write_sentences(table, [*sentences("falls"), *rows[::-1], ["a new one. It is new.", "new", "z"]])
-    again = judged(run)
-    assert (again["rows"], again["judged"]) == (promised["rows"], "held-out")
+    again = evaluated(run)
+    assert (again["rows"], again["evaluated_on"]) == (promised["rows"], "held-out")
     for model_name in ("base", "adapted"):
         assert again[model_name] == pytest.approx(promised[model_name], abs=1e-5)
 
@@ -333,8 +333,8 @@ def test_text_runs_are_judged_on_the_rows_that_they_held_out(task, scratch, tmp_
     assert f"1 of {val} held-out rows of this run are gone" in done.stderr
 
     other = write_sentences(tmp_path / "other.csv", [*sentences("falls"), *rows])
-    found = judged(run, "--data", str(other))
-    assert (found["judged"], found["rows_trained_on"]) == ("other", len(record["train"]))
+    found = evaluated(run, "--data", str(other))
+    assert (found["evaluated_on"], found["rows_trained_on"]) == ("other", len(record["train"]))
     if task.endswith("classification"):
         swapped = [[*row[:2], "ab"[row[2] == "a"]] if row not in kept else row for row in rows]
         write_sentences(table, swapped)
@@ -364,7 +364,7 @@ def test_rows_that_were_learned_from_are_called_so_and_never_better(tmp_path):
     (run,) = (tmp_path / "runs").iterdir()
     record = json.loads((run / "evaluation.json").read_text())
     low = record["intervals"]["recall@5"]["difference"][1]
-    assert low > 0 and record["judged"] == "training", "it would be called better"
+    assert low > 0 and record["evaluated_on"] == "training", "it would be called better"
     page, card = ((run / name).read_text() for name in ("report.html", "README.md"))
     assert "Training rows: recall@5 went from" in page and "Better:" not in page
     assert "Training rows, base and adapted model" in card
@@ -375,5 +375,5 @@ def test_rows_that_were_learned_from_are_called_so_and_never_better(tmp_path):
     done = vu("sweep", "-c", str(file), "--over", "train.lr=0.01", "-q")
     assert ": 28 training rows, seeds" in done.stdout and "which says nothing of others" in done.stdout
     (folder,) = (tmp_path / "runs").glob("texts-sweep-*")
-    assert json.loads((folder / "sweep.json").read_text())["data"]["judged"] == "training"
+    assert json.loads((folder / "sweep.json").read_text())["data"]["evaluated_on"] == "training"
     assert "held-out" not in done.stdout + (folder / "report.html").read_text()

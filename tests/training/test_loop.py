@@ -145,7 +145,7 @@ def test_training_learns_and_reports():
     assert np.mean(losses[-20:]) < np.mean(losses[:20]) / 5
     assert position.step == 180 and len(seen.steps) == 180
     assert {"loss", "loss/square", "lr", "grad_norm", "pairs_per_second"} <= seen.steps[0][1].keys()
-    assert seen.evaluations[0] == (0, True), "the base is judged before the first step"
+    assert seen.evaluations[0] == (0, True), "the base is evaluated before the first step"
     assert len(seen.evaluations) == 61 and len(seen.saves) == 61
 
 
@@ -166,8 +166,8 @@ def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_does(sto
     assert torch.equal(again.model.bias, straight.model.bias)
 
 
-def test_an_epoch_whose_end_was_cut_off_is_judged_on_resume():
-    """Interrupted right after the last step of an epoch, before it was judged: nothing may be skipped."""
+def test_an_epoch_whose_end_was_cut_off_is_evaluated_on_resume():
+    """Interrupted right after the last step of an epoch, before it was evaluated: nothing may be skipped."""
     straight = Recorder()
     trainer(Line(), straight).fit()
     first = Recorder(stop_at=12)  # the last step of the last epoch
@@ -251,17 +251,17 @@ def test_the_best_epoch_is_marked_and_patience_ends_training():
 class Graded(Line):
     """A task whose score and held-out loss are told, epoch by epoch."""
 
-    def __init__(self, *judged):
+    def __init__(self, *evaluated):
         super().__init__()
-        self.judged = list(judged)
+        self.evaluated = list(evaluated)
 
     def evaluate(self):
-        score, loss = self.judged.pop(0)
+        score, loss = self.evaluated.pop(0)
         return Evaluation({"score": score}, loss=loss)
 
 
 @pytest.mark.parametrize(
-    ("judged", "best"),
+    ("evaluated", "best"),
     [
         ([(0.5, 3.0), (0.5, 2.0), (0.5, 1.0), (0.5, 1.5)], 2),  # the lowest loss
         ([(0.5, 1.0), (0.5, 2.0), (0.5, 3.0), (0.4, 0.1)], 0),  # training made it worse, if anything
@@ -270,9 +270,9 @@ class Graded(Line):
         ([(0.2, 1.0), (0.6, 2.0), (0.5, 0.1), (0.1, 0.1)], 1),  # the metric comes before the loss
     ],
 )
-def test_ties_go_to_the_lower_loss_or_else_the_later_epoch(judged, best):
+def test_ties_go_to_the_lower_loss_or_else_the_later_epoch(evaluated, best):
     seen = Recorder()
-    assert trainer(Graded(*judged), seen, epochs=3).fit().best_epoch == best
+    assert trainer(Graded(*evaluated), seen, epochs=3).fit().best_epoch == best
     assert [epoch for epoch, is_best in seen.evaluations if is_best][-1] == best
 
 

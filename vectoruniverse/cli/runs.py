@@ -62,7 +62,7 @@ def train(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train an adapter and judge it against its base on held-out rows."""
+    """Train an adapter and evaluate it against its base on held-out rows."""
     if (config is None) == (resume is None):
         raise UserError("give either --config FILE or --resume RUN", remedy="vu train --config quickstart.yaml")
     if resume is not None and (overrides or set_json or alpha_per_rank or dry_run):
@@ -95,13 +95,13 @@ def evaluate(
         str | None, typer.Argument(help="Run: name, unique prefix, path, experiment name or `latest`.")
     ] = None,
     config: Annotated[
-        str | None, typer.Option("--config", "-c", help="Judge an experiment's model as it is, before any training.")
+        str | None, typer.Option("--config", "-c", help="Evaluate an experiment's model as it is, before any training.")
     ] = None,
     overrides: SetOption = [],
     split: Annotated[str, typer.Option(help="Rows of the experiment's own data: val or train.")] = "val",
     data: Annotated[
         str | None,
-        typer.Option(metavar="PLACE", help="Judge a RUN on all rows of other data: its folder, table or documents."),
+        typer.Option(metavar="PLACE", help="Evaluate a RUN on all rows of other data: its folder, table or documents."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -111,7 +111,7 @@ def evaluate(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge a run's adapter beside its base, on the rows it held out; or an experiment's encoders."""
+    """Evaluate a run's adapter beside its base, on the rows it held out; or an experiment's encoders."""
     _check_subject(run, config, split, data, overrides)
     from vectoruniverse import experiment as runner
     from vectoruniverse.evaluation.comparison import evaluation_record, spectra
@@ -133,9 +133,14 @@ def evaluate(
             record = {"run": found.name, **evaluation_record(comparison)}
         else:
             assert loaded is not None
-            judged = runner.evaluate_base(loaded, split=split, display=display)
-            rows_are = f"{_judged(loaded, split)} rows"
-            record = {"split": split, "rows": judged.rows, "base": dict(judged.metrics), "spectra": spectra(judged)}
+            evaluated = runner.evaluate_base(loaded, split=split, display=display)
+            rows_are = f"{_kind_of_rows(loaded, split)} rows"
+            record = {
+                "split": split,
+                "rows": evaluated.rows,
+                "base": dict(evaluated.metrics),
+                "spectra": spectra(evaluated),
+            }
     if as_json:
         print_json(record)
     elif run is not None:
@@ -143,8 +148,8 @@ def evaluate(
         if comparison.evaluated_on == "held-out":
             _print_verdict(found, comparison)
     else:
-        table = metric_table(judged.metrics)
-        print_table(f"{judged.rows} {rows_are}, base model", table.columns, table.rows)
+        table = metric_table(evaluated.metrics)
+        print_table(f"{evaluated.rows} {rows_are}, base model", table.columns, table.rows)
 
 
 def _check_subject(run: str | None, config: str | None, split: str, data: str | None, overrides: list[str]) -> None:
@@ -155,13 +160,13 @@ def _check_subject(run: str | None, config: str | None, split: str, data: str | 
         raise UserError("give either a RUN or --config FILE", remedy="vu eval latest")
     if run is not None and (other := [given for given in overrides if not given.strip().startswith("data.")]):
         raise UserError(
-            f"--set goes with --config: a RUN is judged with its own settings, but for data.*, not {other[0]}"
+            f"--set goes with --config: a RUN is evaluated with its own settings, but for data.*, not {other[0]}"
         )
     if run is None and data is not None:
         raise UserError("--data goes with a RUN", remedy=f"vu eval latest --data {data}")
 
 
-def _judged(loaded: Experiment, split: str) -> str:
+def _kind_of_rows(loaded: Experiment, split: str) -> str:
     """What the rows of a split would be to a model that this experiment trains."""
     return "held-out" if split == "val" and loaded.holds_out else "training"
 
@@ -170,13 +175,13 @@ def _evaluate_encoders(loaded: TextPairsExperiment, split: str, page: Path | Non
     """One table over the encoders of an experiment, and the page where it is wanted."""
     from vectoruniverse.tasks.text_pairs import page as encoder_page
     from vectoruniverse.tasks.text_pairs.encoders import answer
-    from vectoruniverse.tasks.text_pairs.setup import judge_encoders, pair_findings
+    from vectoruniverse.tasks.text_pairs.setup import evaluate_encoders, pair_findings
 
     with open_display(quiet) as display:
-        comparison = judge_encoders(loaded, split=split, display=display)
+        comparison = evaluate_encoders(loaded, split=split, display=display)
     rows = len(comparison.first)
     if page is not None:
-        facts = {"pairs": f"{rows} of {loaded.data.file}, {_judged(loaded, split)} rows"}
+        facts = {"pairs": f"{rows} of {loaded.data.file}, {_kind_of_rows(loaded, split)} rows"}
         plates = pair_findings(comparison.found).plates
         encoder_page.write_encoder_page(page, comparison, title=loaded.name, plates=plates, facts=facts)
     if as_json:
@@ -184,7 +189,7 @@ def _evaluate_encoders(loaded: TextPairsExperiment, split: str, page: Path | Non
         print_json({"split": split, "rows": rows, "metric": comparison.metric, "encoders": found})
         return
     table, said = encoder_page.encoder_table(comparison), answer(comparison)
-    print_table(f"{rows} {_judged(loaded, split)} pairs", table.columns, table.rows)
+    print_table(f"{rows} {_kind_of_rows(loaded, split)} pairs", table.columns, table.rows)
     typer.echo(f"{said.headline}. {said.detail}")
     if page is not None:
         typer.echo(f"page in {page}")
@@ -317,7 +322,7 @@ def _print_verdict(run: Run, comparison: Comparison) -> None:
 
     record = run.read_evaluation()
     if record is not None and record.monitor in comparison.adapted.metrics:
-        for line in verdict_of(run, comparison, monitor=record.monitor, has_space=record.judges_space).lines():
+        for line in verdict_of(run, comparison, monitor=record.monitor, has_space=record.has_space).lines():
             typer.echo(line)
 
 

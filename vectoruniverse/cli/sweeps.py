@@ -142,7 +142,7 @@ def _print(outcome: SweepOutcome) -> None:
     if (found := record.compared) is not None:
         table = terminal_table(record, found)
         print_table(table.title, table.columns, table.rows)
-        typer.echo(f"{found.answer}{'' if record.judged == 'held-out' else f' {LEARNED}'}")
+        typer.echo(f"{found.answer}{'' if record.evaluated_on == 'held-out' else f' {LEARNED}'}")
         for sentence in words.health(record, words.verdicts(record, folder.path)):
             typer.echo(f"Health of the space: {sentence}")
     elif isinstance(record.statistics, NotComparable):

@@ -53,7 +53,7 @@ class Division(Section):
 
     @property
     def holds_out(self) -> bool:
-        """Whether any row is judged that is not learned from."""
+        """Whether any row is evaluated that is not learned from."""
         return True
 
 
@@ -138,7 +138,7 @@ class EvalConfig(Section):
     report: bool = Field(True, description="Write report.html and its figures at the end of a run.")
     keep: Literal["best", "last"] = Field("best", description="Checkpoint that becomes the run's adapter.")
     every: int = Field(
-        1, ge=1, le=100_000, description="Epochs from one evaluation to the next; the last is always judged."
+        1, ge=1, le=100_000, description="Epochs from one evaluation to the next; the last is always evaluated."
     )
     batch_size: int = Field(64, ge=1, le=1_000_000, description="Rows encoded at a time.")
 
@@ -280,7 +280,7 @@ class Experiment(Section):
     """What every task has; each gives ``model``, ``data`` and ``adapter`` keys of its own."""
 
     name: Name = Field(description="Name of the experiment; runs are called `<name>-<id>`.")
-    task: str = Field(description="What is learned and how it is judged.")
+    task: str = Field(description="What is learned and how it is evaluated.")
     seed: Seed = Field(0, description="Seed of initial weights and adapters, order of rows, views and dropout.")
     model: str | Section = Field(description="The model.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face name.")
@@ -296,7 +296,7 @@ class Experiment(Section):
 
     @property
     def holds_out(self) -> bool:
-        """Whether any row is judged that is not learned from."""
+        """Whether any row is evaluated that is not learned from."""
         split: Division = getattr(self.data, "split")  # noqa: B009 # every task's data has one
         return split.holds_out
 
@@ -307,7 +307,7 @@ class Experiment(Section):
 
     @property
     def starts_random(self) -> bool:
-        """Whether what is judged before the first step is random in part, and so nothing that a run may end with."""
+        """Whether what is evaluated before the first step is random in part, and so nothing that a run may end with."""
         return isinstance(self.model, Section) or self.adapter.method == "prefix"
 
     @model_validator(mode="after")

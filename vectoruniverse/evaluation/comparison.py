@@ -161,7 +161,7 @@ def evaluation_record(comparison: Comparison, **facts: object) -> dict[str, obje
     is_other = comparison.evaluated_on == "other"
     return {
         "split": "all" if is_other else comparison.split,
-        "judged": comparison.evaluated_on,  # as run folders have called it from the first
+        "evaluated_on": comparison.evaluated_on,
         **(other if is_other else {}),
         "rows": comparison.rows,
         "rows_gone": comparison.gone,

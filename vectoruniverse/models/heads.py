@@ -84,14 +84,14 @@ class TextClassifier(nn.Module):
         return torch.cat([encoder.embed_texts(tokens, batch_size=batch_size) for encoder, tokens in parts], dim=1)
 
     @torch.no_grad()
-    def judge_pooled(self, pooled: Tensor) -> Tensor:
+    def logits(self, pooled: Tensor) -> Tensor:
         """Pooled vectors (N, D) → logits (N, C) float32 on the CPU; without dropout and gradients."""
         logits: Tensor = self.classifier(pooled.to(self.device))
         return logits.cpu()
 
     def predict(self, inputs: Sequence[TokenizedTexts], *, batch_size: int) -> Tensor:
         """Probability of each class for all rows, (N, C) float32 on the CPU."""
-        return self.judge_pooled(self.embed(inputs, batch_size=batch_size)).softmax(dim=1)
+        return self.logits(self.embed(inputs, batch_size=batch_size)).softmax(dim=1)
 
 
 def _linear(width: int, classes: int, seed: int) -> nn.Linear:

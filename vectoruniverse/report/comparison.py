@@ -78,7 +78,9 @@ def answer(record: Record) -> Answer:
 
 def rows_are(record: Record) -> str:
     """What the rows of all runs are called."""
-    return " and ".join(dict.fromkeys(run["judged"] for run in record["runs"] if run["judged"])) or "held-out"
+    return (
+        " and ".join(dict.fromkeys(run["evaluated_on"] for run in record["runs"] if run["evaluated_on"])) or "held-out"
+    )
 
 
 def run_table(record: Record) -> Table:

@@ -12,9 +12,9 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from vectoruniverse.errors import DataError
 from vectoruniverse.runs.durable import write_durably
@@ -32,6 +32,13 @@ class Record(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Fields by the names that earlier versions wrote."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_new_names(cls, found: object) -> object:
+        return {cls.renamed.get(key, key): value for key, value in found.items()} if isinstance(found, dict) else found
 
 
 R = TypeVar("R", bound=Record)

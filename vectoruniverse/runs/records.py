@@ -9,7 +9,7 @@ A run made by an earlier version still opens: what it does not tell has a defaul
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
@@ -55,7 +55,7 @@ class RunState(Record):
         epochs: epochs that were asked for.
         message: why the run ended so.
         seconds, step_seconds, evaluation_seconds: wall-clock time of all processes of the run, of these in training
-            steps, and in evaluations between them; of a process that finished, until the model was judged, without
+            steps, and in evaluations between them; of a process that finished, until the model was evaluated, without
             writing the report; of one that was killed, up to its last checkpoint.
         device: where and in which format it computed.
         peak_memory_bytes: of the last process.
@@ -118,15 +118,15 @@ class EvaluationRecord(Record):
 
     Attributes:
         split: ``val`` or ``train``.
-        judged: ``held-out``, or ``training`` where the model learned from the judged rows.
-        rows: number of rows judged.
+        evaluated_on: ``held-out``, or ``training`` where the model learned from the evaluated rows.
+        rows: number of rows evaluated.
         rows_gone: how many of the run's rows were not there any more.
         data: fingerprint of the data.
         experiment: fingerprint of the settings.
         monitor: the metric that picked the checkpoint.
         best_epoch: epoch that reached the most.
         epoch: epoch of the kept checkpoint; None in records that do not tell them apart.
-        judges_space: whether the task has a space to judge.
+        has_space: whether the task has a space to speak about.
         trained_parameters: number of parameters that were trained.
         adapter: what LoRA says of itself, by tower; None without LoRA.
         base, adapted: metrics of the two models.
@@ -136,9 +136,11 @@ class EvaluationRecord(Record):
         spectra: ``base`` and ``adapted`` → embedded inputs → singular values.
     """
 
+    renamed: ClassVar[dict[str, str]] = {"judged": "evaluated_on", "judges_space": "has_space"}
+
     version: Literal[1] = 1
     split: str
-    judged: str = "held-out"
+    evaluated_on: str = "held-out"
     rows: int
     rows_gone: int = 0
     data: str
@@ -146,7 +148,7 @@ class EvaluationRecord(Record):
     monitor: str
     best_epoch: int
     epoch: int | None = None
-    judges_space: bool = True
+    has_space: bool = True
     trained_parameters: int | None = None
     adapter: dict[str, Any] | None = None
     base: dict[str, float] = Field(default_factory=dict)

@@ -40,7 +40,7 @@ def finished_facts(run: Run, metric: str) -> dict[str, Any]:
     experiment, evaluation, state = load_experiment(run.config_file), evaluation_of(run), run.read_state()
     rank, alpha, stabilized = _lora_of(run, experiment.adapter)
     root = math.sqrt(rank) if rank and stabilized else rank
-    same = evaluation.model_dump(include={"data", "intervals", "trained_parameters", "best_epoch", "judges_space"})
+    same = evaluation.model_dump(include={"data", "intervals", "trained_parameters", "best_epoch", "has_space"})
     return {
         **same,
         **state.model_dump(include={"seconds", "step_seconds", "peak_memory_bytes"}),

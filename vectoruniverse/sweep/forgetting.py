@@ -1,6 +1,6 @@
 """The forgetting ledger: what adapting gained on the new rows and lost on those that the base already knew.
 
-Between the base (scale 0) and the adapted model (scale 1) lies a path that costs no training. Both sides are judged
+Between the base (scale 0) and the adapted model (scale 1) lies a path that costs no training. Both sides are evaluated
 along it, and the point named that keeps most of both.
 """
 
@@ -125,10 +125,10 @@ def forgetting_curve(
 def known_rows(
     experiment: ImageTextExperiment, forgetting: ForgettingConfig, shared: ImageTextShared, display: Display
 ) -> ImageTextData:
-    """The rows that the base knew, all of them to be judged; none that the experiment trains or is judged on."""
+    """The rows that the base knew, all of them to be evaluated; none that the experiment trains or is evaluated on."""
     filters = {"include": forgetting.include, "exclude": forgetting.exclude}
     asked = experiment.data.model_copy(update=filters)
-    config = asked.model_copy(update={"split": SplitConfig()})  # any division will do: all rows are judged
+    config = asked.model_copy(update={"split": SplitConfig()})  # any division will do: all rows are evaluated
     metadata, used = read_rows(config), {row.id for row in shared.data.rows}
     rows = [row for row in metadata.rows if row.id not in used]
     if len(rows) < 2:

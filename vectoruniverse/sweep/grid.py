@@ -106,7 +106,7 @@ class Grid:
 
     @property
     def one_base(self) -> bool:
-        """Whether all cells start from the same model and are judged on the same rows."""
+        """Whether all cells start from the same model and are evaluated on the same rows."""
         return not any(one.key.split(".")[0] in _OTHER_BASE for one in self.over)
 
     def fingerprint(self, data: str) -> str:

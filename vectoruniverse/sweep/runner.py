@@ -250,7 +250,7 @@ class _Sweep:
                 root=next(config["data"][key] for key in ("root", "file", "source") if key in config["data"]),
                 fingerprint=next(iter(fingerprints)) if len(fingerprints) == 1 else None,
                 rows=None if told is None else told.rows,
-                judged=None if told is None else told.judged,
+                evaluated_on=None if told is None else told.evaluated_on,
             ),
             base=base_of(told) if told is not None and grid.one_base else None,
             cells=cells,

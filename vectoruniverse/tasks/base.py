@@ -1,7 +1,7 @@
 """What the runner asks of a task: the module ``setup`` of its folder, which the table of tasks names.
 
 It has three functions: ``share`` (config → data → base), ``prepare`` (adapter → task, on what is shared) and
-``judge_base``. What a run needs of its task stands in its ``Prepared``.
+``evaluate_base``. What a run needs of its task stands in its ``Prepared``.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Shared:
         key: ``sharing_key`` of the experiments that may use it.
         compute: where and in which format.
         data: rows and their division.
-        judged: what the base reaches, by split, once somebody asked.
+        evaluations: what the base reaches, by split, once somebody asked.
     """
 
     key: str
     compute: Compute
     data: Data[Any, Any]
-    judged: dict[str, Evaluation]
+    evaluations: dict[str, Evaluation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Prepared(ABC):
         data: rows and their division.
         model: everything with weights.
         adapters: what is trained on the model, by the part that it is on (empty where there is only one).
-        task: what is learned and how it is judged.
+        task: what is learned and how it is evaluated.
         starts_as_base: whether the model is its base before the first step, as with a new LoRA, which adds nothing.
     """
 
@@ -65,7 +65,7 @@ class Prepared(ABC):
     starts_as_base: bool
 
     def units(self, split: str) -> Sequence[str] | None:
-        """Group of each row that the task judges; see ``Data.units``."""
+        """Group of each row that the task evaluates; see ``Data.units``."""
         return self.data.units(split)
 
     def release(self) -> None:
@@ -142,7 +142,7 @@ class Setup(Protocol):
         Args:
             experiment: what is run.
             display: what a person sees.
-            choice: which rows are judged, of a run that was trained; None: the split that the experiment draws.
+            choice: which rows are evaluated, of a run that was trained; None: the split that the experiment draws.
         """
 
     def prepare(self, experiment: Experiment, shared: Shared, trained: Path | None = None) -> Prepared:
@@ -154,5 +154,5 @@ class Setup(Protocol):
             trained: the folder of a trained adapter, to be put on in place of a new one.
         """
 
-    def judge_base(self, experiment: Experiment, shared: Shared, split: str) -> Evaluation:
+    def evaluate_base(self, experiment: Experiment, shared: Shared, split: str) -> Evaluation:
         """What the model reaches before any training; no adapter may be on it then."""

@@ -1,7 +1,7 @@
 """The rows of a run: noted by name in its folder when it begins, and found again when it is evaluated.
 
 A split is a pure function of all rows, so one row more or less may move others across it. A run therefore keeps the
-names of its rows, and is judged on these.
+names of its rows, and is evaluated on these.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from vectoruniverse.tasks.rows import Data, NamedRow
 from vectoruniverse.terminal import Display, counted
 
 MAX_GONE = 0.5
-"""Where more than this share of the rows to judge is gone, what is left is another test."""
+"""Where more than this share of the rows to evaluate is gone, what is left is another test."""
 
 MIN_LEFT = 2
-"""Rows that are left to judge at least: one row alone has nothing to be told from."""
+"""Rows that are left to evaluate at least: one row alone has nothing to be told from."""
 
 EXAMPLES = 3
 """Rows that a message names."""
@@ -40,7 +40,7 @@ DATA_FILE = "data.sha256"
 """Fingerprint of the data that a run is trained on, in the run folder."""
 
 ROWS_FILE = "rows.json"
-"""Names of the rows that a run is trained and judged on, in the run folder."""
+"""Names of the rows that a run is trained and evaluated on, in the run folder."""
 
 MAX_BYTES = 2**30
 """Longest file of rows that is read; a row takes about 60 bytes."""
@@ -56,7 +56,7 @@ class RowRecord(Record):
         place: where the data was when the run began, absolute.
         beside: the same, relative to the run folder.
         train: rows that the run learns from, in the order of the split.
-        val: rows that it is judged on; the same where nothing is held out.
+        val: rows that it is evaluated on; the same where nothing is held out.
         others: number of usable rows on neither side.
     """
 
@@ -211,7 +211,7 @@ class RecordedRows:
 
     Attributes:
         record: the run's.
-        side: ``val`` or ``train``, whichever is judged.
+        side: ``val`` or ``train``, whichever is evaluated.
         tell: takes what a person should know.
         trained: folder of what the run trained.
     """
@@ -225,7 +225,7 @@ class RecordedRows:
         """The run's split.
 
         Raises:
-            DataError: rows to judge have changed, or too few of them are left.
+            DataError: rows to evaluate have changed, or too few of them are left.
         """
         found, wanted = find_rows(self.record, rows), len(getattr(self.record, self.side))
         what = f"{counted(wanted, f'{SIDES[self.side]} row')} of this run"

@@ -119,7 +119,7 @@ def write_results(prepared: Prepared, outcome: Outcome) -> Findings:
         monitor=outcome.monitor,
         best_epoch=outcome.best_epoch,
         epoch=outcome.epoch,
-        judges_space=prepared.has_space,
+        has_space=prepared.has_space,
         trained_parameters=prepared.trained_parameters(),
         adapter=adapter_spectra(prepared),
     )

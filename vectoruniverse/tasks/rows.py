@@ -1,4 +1,4 @@
-"""The rows of a task: what the runner asks of them, how a run remembers one, and who may choose which are judged."""
+"""The rows of a task: what the runner asks of them, how a run remembers one, and who may choose which are evaluated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class NamedRow(NamedTuple):
 
 
 class RowChoice(Protocol):
-    """Decides which rows are judged, in place of the split that an experiment draws."""
+    """Decides which rows are evaluated, in place of the split that an experiment draws."""
 
     @property
     def trained(self) -> Path:

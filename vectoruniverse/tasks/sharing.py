@@ -20,7 +20,7 @@ NOT_SHARED = ("name", "seed", "adapter", "train", "guard", "loss", "views", "for
 
 
 def sharing_key(experiment: Experiment) -> str:
-    """Equal for experiments with the same base, in the same format, on the same data, judged alike."""
+    """Equal for experiments with the same base, in the same format, on the same data, evaluated alike."""
     adapter = experiment.adapter
     settings = experiment.model_dump(mode="json", exclude=set(NOT_SHARED))
     settings["eval"] = {key: value for key, value in settings["eval"].items() if key not in ("report", "keep")}
@@ -65,7 +65,7 @@ class RunTimes:
 
 
 class TimedTask:
-    """The task as the loop sees it: with a clock, and with the base judged already.
+    """The task as the loop sees it: with a clock, and with the base evaluated already.
 
     Attributes:
         step_seconds: time in forward, backward and update.
@@ -102,7 +102,7 @@ class TimedTask:
         self.step_seconds += time.perf_counter() - self._started
 
     def evaluate(self, split: str = "val") -> Evaluation:
-        """Judge the model."""
+        """Evaluate the model."""
         if self._base is not None:
             return self._base
         started = time.perf_counter()

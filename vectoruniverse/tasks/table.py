@@ -30,8 +30,8 @@ def setup(experiment: Experiment) -> Setup:
     return cast("Setup", TASKS[experiment.task])
 
 
-def judged_base(experiment: Experiment, shared: Shared, split: str) -> Evaluation:
+def evaluated_base(experiment: Experiment, shared: Shared, split: str) -> Evaluation:
     """What the base reaches on a split, evaluated once for all who share it."""
-    if split not in shared.judged:
-        shared.judged[split] = setup(experiment).judge_base(experiment, shared, split)
-    return shared.judged[split]
+    if split not in shared.evaluations:
+        shared.evaluations[split] = setup(experiment).evaluate_base(experiment, shared, split)
+    return shared.evaluations[split]

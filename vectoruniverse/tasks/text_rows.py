@@ -18,7 +18,7 @@ from vectoruniverse.tasks.text_settings import TextData, TextSplitConfig
 from vectoruniverse.terminal import Display
 
 NOT_HELD_OUT = "nothing"
-"""What a division holds out that judges on the training rows."""
+"""What a division holds out that evaluates on the training rows."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TextRows(Data[TextData, TextRow]):
     def division(self) -> str:
         """How rows were divided, in words."""
         if not self.holds_out:
-            return "so it is judged on the rows it learned from"
+            return "so it is evaluated on the rows it learned from"
         if self.divided.held_out != "drawn":
             return f"as column `{self.config.split.column}` says"
         whose = " or ".join(self.config.split.together or ["any"])
@@ -94,7 +94,7 @@ def read_text_rows(
         roles: role → column.
         label: column of the classes; None without.
         display: is told of texts that stand on both sides of a split the file brought.
-        choice: which rows are judged; None: as ``data.split`` says.
+        choice: which rows are evaluated; None: as ``data.split`` says.
         names: of the classes, as a trained classifier knows them; None: those that occur.
 
     Raises:
@@ -115,15 +115,15 @@ def read_text_rows(
     tell_doubts(table.doubts, table.file, display)
     divided = _divide(table, config) if choice is None else _chosen(table, config, choice)
     if not config.holds_out and choice is None:
-        display.warn("no rows are held out: the model is judged on the rows it learns from")
+        display.warn("no rows are held out: the model is evaluated on the rows it learns from")
     if divided.shared and divided.held_out in ("val", "test"):
         display.warn(f"{divided.shared} validation rows have a text that a training row has too")
     if label is None:
         return TextRows(data, table, divided.split, divided.groups, divided)
-    if choice is not None:  # rows that are not judged may be of classes that the run never knew
-        judged = np.unique(np.concatenate(divided.split))
+    if choice is not None:  # rows that are not evaluated may be of classes that the run never knew
+        evaluated = np.unique(np.concatenate(divided.split))
         labels = np.full(len(table.rows), -1, dtype=np.int64)
-        labels[judged], known = encode_labels([table.rows[i] for i in judged], names=names, file=table.file)
+        labels[evaluated], known = encode_labels([table.rows[i] for i in evaluated], names=names, file=table.file)
         return TextRows(data, table, divided.split, divided.groups, divided, labels, known)
     labels, known = encode_labels(table.rows, file=table.file)
     for written in spellings(known):

@@ -30,7 +30,7 @@ class TextSplitConfig(Division):
         0.2,
         ge=0.0,
         lt=1.0,
-        description="Share of the rows held out for validation; 0 holds none out and judges on the training rows.",
+        description="Share of the rows held out for validation; 0 holds none out and evaluates on the training rows.",
     )
     column: str | None = Field(
         None, description="Column that says `train` or `val` of each row; null divides by val_fraction and seed."

@@ -1,4 +1,4 @@
-"""The training loop, for every task: one update after another, judged after each epoch, resumable at every step.
+"""The training loop, for every task: one update after another, evaluated after each epoch, resumable at every step.
 
 Nothing random is kept between steps: the order of rows is a function of seed and epoch, dropout of seed and step, and
 views of seed, epoch and row. So parameters, optimizer, scaler and position are all there is to save.
@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import AliasChoices, ConfigDict, Field
 from torch import Tensor, nn
 
 from vectoruniverse.config.sections import Experiment
@@ -45,7 +45,7 @@ class Position:
         best_epoch: the epoch; of equals in metric the one of lower loss, else the last of them.
         improved: the last epoch with a greater metric than all before it, which patience is counted from; None: it is
             the best one.
-        judged: the last epoch that was judged.
+        evaluated: the last epoch that was evaluated.
         initial_rank: effective rank of the first batch.
         collapsed_at: step at which the guard first saw a collapse.
         base: metrics before the first step.
@@ -58,7 +58,7 @@ class Position:
     best_loss: Number | None = None
     best_epoch: Count = 0
     improved: Count | None = None
-    judged: Count = 0
+    evaluated: Annotated[Count, Field(validation_alias=AliasChoices("evaluated", "judged"))] = 0
     initial_rank: Number | None = None
     collapsed_at: Count | None = None
     base: dict[str, Number] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class Trainer:
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
         self.experiment, self.observer, self.scaler = experiment, observer, scaler
         self.position = Position()
-        self._best: tuple[int, Evaluation] | None = None  # with its step, where this process judged it
+        self._best: tuple[int, Evaluation] | None = None  # with its step, where this process evaluated it
         self._last: tuple[int, Evaluation] | None = None
         self._trained = dict(task.trained())
         self._names = optimizer_names(optimizer, self._trained)
@@ -162,7 +162,7 @@ class Trainer:
         self.position = state.position
 
     def evaluation_at(self, step: int) -> Evaluation | None:
-        """What the best or the last epoch reached, if it ended at this step and this process judged it."""
+        """What the best or the last epoch reached, if it ended at this step and this process evaluated it."""
         return next((found for at, found in filter(None, (self._best, self._last)) if at == step), None)
 
     def fit(self) -> Position:
@@ -177,7 +177,7 @@ class Trainer:
         train, seed, position = self.experiment.train, self.experiment.seed, self.position
         per_epoch = steps_per_epoch(self.task.train_rows, train.batch_size)
         done = position.step // per_epoch
-        if (self._is_due(done) and position.judged < done) or not position.base:
+        if (self._is_due(done) and position.evaluated < done) or not position.base:
             self._evaluate(done)  # the base, or an epoch whose end an interruption cut off
         for epoch in range(done, train.epochs):
             if self._is_due(epoch) and self._is_out_of_patience(epoch):
@@ -263,7 +263,7 @@ class Trainer:
             if position.best is None or score > position.best:
                 position.improved = epoch
             position.best, position.best_loss, position.best_epoch = score, evaluation.loss, epoch
-        position.judged = epoch
+        position.evaluated = epoch
         if epoch == 0:
             position.base = dict(evaluation.metrics)
         self.observer.on_evaluation(position.step, epoch, evaluation, is_best)

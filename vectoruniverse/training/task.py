@@ -28,7 +28,7 @@ class StepLoss:
 
 
 class Task(Protocol):
-    """What is learned (``loss``) and how it is judged (``evaluate``)."""
+    """What is learned (``loss``) and how it is evaluated (``evaluate``)."""
 
     @property
     def train_rows(self) -> int:
@@ -47,4 +47,4 @@ class Task(Protocol):
         """Bring parameters back into their bounds after an update."""
 
     def evaluate(self, split: str = "val") -> Evaluation:
-        """Judge the model on ``val`` or ``train`` rows, in evaluation mode and without gradients."""
+        """Evaluate the model on ``val`` or ``train`` rows, in evaluation mode and without gradients."""

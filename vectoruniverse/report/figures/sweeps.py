@@ -70,7 +70,7 @@ def metric_by_value(
     swept: Swept,
     *,
     metric: str,
-    judged: str = "held-out",
+    evaluated_on: str = "held-out",
     chosen: float | None = None,
     title: str = "",
 ) -> Figure:
@@ -81,7 +81,7 @@ def metric_by_value(
         base: of the model before training.
         swept: the axis.
         metric: such as ``recall@5``; a recall is shown in percent.
-        judged: what the rows are: held-out, or training.
+        evaluated_on: what the rows are: held-out, or training.
         chosen: place of the smallest value that is not worse than the best, which gets a ring.
         title: the answer, above the figure.
     """
@@ -105,7 +105,7 @@ def metric_by_value(
         axes.plot(
             places, [point.mean[0] for point in points], f"{swept.line}o", color=ADAPTED, markersize=5.5, zorder=4
         )
-        axes.set_ylabel(f"{metric}, {judged}")
+        axes.set_ylabel(f"{metric}, {evaluated_on}")
         metric_axis(axes.yaxis, metric)
         value_axis(axes, swept, places)
         if title:
@@ -186,7 +186,7 @@ def validation_curves(
     swept: Swept,
     *,
     metric: str,
-    judged: str = "held-out",
+    evaluated_on: str = "held-out",
 ) -> Figure:
     """The metric by epoch: the mean over seeds of each value as a line, seeds faint behind it.
 
@@ -195,7 +195,7 @@ def validation_curves(
         base: of the model before training.
         swept: the axis.
         metric: such as ``recall@5``.
-        judged: what the rows are.
+        evaluated_on: what the rows are.
     """
     places = sorted(place for place, seeds in curves.items() if any(seeds))
     with drawing(3.3) as figure:
@@ -207,7 +207,7 @@ def validation_curves(
             axes.plot(list(mean), list(mean.values()), color=shade, linewidth=2)
             ends += [(list(mean.values())[-1], tick_label(swept.tell(place)), shade)] if mean else []
         ends += _base_line(axes, base)
-        axes.set(xlabel="epoch", ylabel=f"{metric}, {judged}")
+        axes.set(xlabel="epoch", ylabel=f"{metric}, {evaluated_on}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.margins(x=0.01)
         metric_axis(axes.yaxis, metric)

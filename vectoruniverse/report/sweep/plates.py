@@ -52,7 +52,7 @@ def sweep_plates(sweep: SweepRecord, *, title: str) -> Iterator[Plate]:
     yield from _curves(sweep, swept, base)
     if sweep.adapters:
         yield from _adapters(sweep, sweep.adapters[0], cells, base)
-    if sweep.judges_space:
+    if sweep.has_space:
         yield from _space(sweep, swept, cells)
     if sweep.forgetting is not None:
         yield _forgetting(sweep.forgetting)
@@ -74,11 +74,11 @@ def _metric(sweep: SweepRecord, statistics: Statistics, swept: Swept, cells: pd.
         statistics.base,
         swept,
         metric=sweep.metric,
-        judged=sweep.judged,
+        evaluated_on=sweep.evaluated_on,
         chosen=None if chosen is None else places[key_of(chosen)],
         title=title,
     )
-    rows = f"{statistics.queries:,} {sweep.judged} rows"
+    rows = f"{statistics.queries:,} {sweep.evaluated_on} rows"
     if statistics.groups is not None and statistics.groups < statistics.queries:
         rows += f" in {statistics.groups:,} groups drawn together"
     over = f" and {len(statistics.seeds)} seeds" if len(statistics.seeds) > 1 else "; one seed only"
@@ -112,9 +112,9 @@ def _curves(sweep: SweepRecord, swept: Swept, base: float | None) -> Iterator[Pl
             curves.setdefault(places[key_of(cell.values)], []).append({one.epoch: one.value for one in cell.curve})
     if curves:
         caption = (
-            f"{sweep.metric} of the {sweep.judged} rows by epoch: means over seeds, single ones faint behind them."
+            f"{sweep.metric} of the {sweep.evaluated_on} rows by epoch: means over seeds, single ones behind them."
         )
-        drawn = validation_curves(curves, base, swept, metric=sweep.metric, judged=sweep.judged)
+        drawn = validation_curves(curves, base, swept, metric=sweep.metric, evaluated_on=sweep.evaluated_on)
         yield Plate("validation", "After each epoch", "curves", caption, drawn)
 
 
@@ -176,7 +176,9 @@ def _truncation(sweep: SweepRecord, first: AdapterRecord, cells: pd.DataFrame, b
 def _space(sweep: SweepRecord, swept: Swept, cells: pd.DataFrame) -> Iterator[Plate]:
     ranks = _by_place(cells, "effective_rank")
     if any(ranks.values()):
-        caption = f"Directions that the embeddings of all {sweep.judged} rows use: median over seeds; dots: seeds."
+        caption = (
+            f"Directions that the embeddings of all {sweep.evaluated_on} rows use: median over seeds; dots: seeds."
+        )
         drawn = effective_ranks(ranks, sweep.base_metrics.get("effective_rank"), swept)
         yield Plate("effective_rank", "Directions in use", "health", caption, drawn)
     models = [(None, sweep.base_metrics), *zip(cells.index, (cell.metrics for cell in sweep.finished), strict=True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -34,7 +34,7 @@ class Part(Record):
 
 
 class CurvePoint(Part):
-    """The metric on the judged rows after an epoch."""
+    """The metric on the evaluated rows after an epoch."""
 
     epoch: int
     step: int = 0
@@ -55,13 +55,15 @@ class CellRecord(Part):
         state: pending, running, finished, failed, stopped or interrupted.
         path: of the run, from the sweep's folder.
         data: fingerprint.
-        metrics, intervals, trained_parameters, best_epoch, epoch, judges_space, adapter: as in ``EvaluationRecord``.
+        metrics, intervals, trained_parameters, best_epoch, epoch, has_space, adapter: as in ``EvaluationRecord``.
         rank, alpha, scale: of LoRA.
         epochs: that were asked for.
         seconds, step_seconds: of the whole cell and of its training steps, of all its processes.
         effective_rank: of the embeddings.
         spectrum: of both towers' embeddings, shares of the eigenvalues, descending.
     """
+
+    renamed: ClassVar[dict[str, str]] = {"judges_space": "has_space"}
 
     values: dict[str, Any]
     seed: int
@@ -79,7 +81,7 @@ class CellRecord(Part):
     scale: float | None = None
     best_epoch: int | None = None
     epoch: int | None = None
-    judges_space: bool = True
+    has_space: bool = True
     epochs: int | None = None
     seconds: float | None = None
     step_seconds: float | None = None
@@ -114,7 +116,7 @@ class Value(Part):
 
 
 class Statistics(Part):
-    """All values, judged on the same queries with the same seeds; see ``metrics.sweeps.SweepSummary``.
+    """All values, evaluated on the same queries with the same seeds; see ``metrics.sweeps.SweepSummary``.
 
     Attributes:
         groups: how many are drawn; fewer than ``queries`` where some are drawn together.
@@ -217,18 +219,20 @@ class ForgettingRecord(Part):
 
 
 class Data(Part):
-    """What all cells were trained and judged on.
+    """What all cells were trained and evaluated on.
 
     Attributes:
         fingerprint: None where cells differ in it.
-        rows: judged; None before any cell is done.
-        judged: ``held-out``, or ``training`` where a cell learned from the rows that it is judged on.
+        rows: evaluated; None before any cell is done.
+        evaluated_on: ``held-out``, or ``training`` where a cell learned from the rows that it is evaluated on.
     """
+
+    renamed: ClassVar[dict[str, str]] = {"judged": "evaluated_on"}
 
     root: str
     fingerprint: str | None
     rows: int | None
-    judged: str | None = None
+    evaluated_on: str | None = None
 
 
 class Base(Part):
@@ -298,14 +302,14 @@ class SweepRecord(Part):
         return [cell for cell in self.cells if cell.state in ("failed", "stopped")]
 
     @property
-    def judges_space(self) -> bool:
-        """Whether the task has a space to judge."""
-        return any(cell.judges_space for cell in self.finished)
+    def has_space(self) -> bool:
+        """Whether the task has a space to speak about."""
+        return any(cell.has_space for cell in self.finished)
 
     @property
-    def judged(self) -> str:
-        """What the judged rows are to the cells: ``held-out``, or ``training``; earlier records are of the former."""
-        return self.data.judged or "held-out"
+    def evaluated_on(self) -> str:
+        """What the rows are to the cells: ``held-out``, or ``training``; earlier records are of the former."""
+        return self.data.evaluated_on or "held-out"
 
     @property
     def base_metrics(self) -> Mapping[str, float]:

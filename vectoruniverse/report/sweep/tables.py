@@ -107,14 +107,14 @@ def terminal_table(sweep: SweepRecord, found: Statistics) -> Table:
         "trained parameters": ("trained", "{:,}".format),
         "seconds": ("time", "{:.0f} s".format),
     }
-    title = f"{sweep.name}: {found.queries} {sweep.judged} rows, seeds {sweep.seeds}"
+    title = f"{sweep.name}: {found.queries} {sweep.evaluated_on} rows, seeds {sweep.seeds}"
     text = table(_value_frame(sweep), {"title": ("", str)} | _quality(found, "95 %") | costs, title=title)
     return replace(text, rows=[[cell.replace(NBSP, " ") for cell in row] for row in text.rows])
 
 
 def health_table(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> Table:
     """The space of each finished cell, with its verdict ``said``, beside the base's."""
-    if not sweep.judges_space:
+    if not sweep.has_space:
         return Table("", (), ())
     verdicts = [", ".join(sentence.partition(":")[0] for sentence in one) for one in said]
     rows: list[dict[str, object]] = [{"value": "base", **sweep.base_metrics}] if sweep.base else []

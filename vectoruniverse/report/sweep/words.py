@@ -42,7 +42,7 @@ def answer(sweep: SweepRecord) -> Answer:
     first, stop, rest = found.answer.partition(". ")
     headline, _, numbers = first.partition(": ")
     headline, detail = headline[:1].upper() + headline[1:], f"{numbers}{stop if numbers else ''}{rest}"
-    if sweep.judged != "held-out":
+    if sweep.evaluated_on != "held-out":
         return Answer("unclear", f"Training rows: {headline}", f"{detail} {LEARNED}")
     gain = next((one.gain for one in found.values if one.values == found.best), Interval(0.0, 0.0, 0.0))
     outcome: Outcome = "better" if gain.low > 0 else "worse" if gain.high < 0 else "unclear"
@@ -127,21 +127,21 @@ def enough(adapters: Sequence[AdapterRecord]) -> str:
 def verdicts(sweep: SweepRecord, folder: Path) -> list[list[str]]:
     """What ``report.verdict.verdict`` says of each finished cell, with its run's metrics.jsonl where it is there.
 
-    Runs' paths start from ``folder``, the sweep's. Nothing is said of a cell whose task has no space to judge.
+    Runs' paths start from ``folder``, the sweep's. Nothing is said of a cell whose task has no space to evaluate.
     """
     found = []
     for cell in sweep.finished:
         file = folder / (cell.path or "") / "metrics.jsonl"
         history = list(read_metrics(file)) if cell.path and file.is_file() else []
-        found.append(verdict(sweep.base_metrics, cell.metrics, history) if cell.judges_space else [])
+        found.append(verdict(sweep.base_metrics, cell.metrics, history) if cell.has_space else [])
     return found
 
 
 def health(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> list[str]:
     """The cells that are not healthy, then how many are."""
-    judged = [(cell, sentences) for cell, sentences in zip(sweep.finished, said, strict=True) if sentences]
-    well = [cell for cell, sentences in judged if sentences[0].startswith("healthy")]
-    ill = [f"{cell.title}: {'; '.join(sentences)}" for cell, sentences in judged if cell not in well]
+    evaluated = [(cell, sentences) for cell, sentences in zip(sweep.finished, said, strict=True) if sentences]
+    well = [cell for cell, sentences in evaluated if sentences[0].startswith("healthy")]
+    ill = [f"{cell.title}: {'; '.join(sentences)}" for cell, sentences in evaluated if cell not in well]
     more = len(ill) - TOLD
     are = "is" if more == 1 else "are"
     lines = ill[:TOLD] + ([f"{counted(more, 'more cell')} {are} not healthy"] if more > 0 else [])
@@ -149,7 +149,7 @@ def health(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> list[str]:
         ranks, base = [cell.metrics["effective_rank"] for cell in well], sweep.base_metrics.get("effective_rank")
         beside = "" if base is None else f" (base {base:.1f})"
         every = "the only cell" if len(well) == 1 else f"all {len(well)} cells"
-        which = f"{len(well)} of {len(judged)} cells" if ill else every
+        which = f"{len(well)} of {len(evaluated)} cells" if ill else every
         lines.append(f"healthy in {which}: effective rank {min(ranks):.1f} to {max(ranks):.1f}{beside}")
     return lines
 
@@ -179,7 +179,8 @@ def facts(sweep: SweepRecord) -> dict[str, str]:
         "swept": "; ".join(f"{key}: {', '.join(label_of({key: v}) for v in vs)}" for key, vs in sweep.over.items()),
         "seeds": ", ".join(map(str, sweep.seeds)),
         "alpha": alpha_words(sweep.alpha),
-        "data": sweep.data.root + (f", {sweep.data.rows:,} {sweep.judged} rows" if sweep.data.rows is not None else ""),
+        "data": sweep.data.root
+        + (f", {sweep.data.rows:,} {sweep.evaluated_on} rows" if sweep.data.rows is not None else ""),
         "fingerprint": sweep.data.fingerprint[:16] if sweep.data.fingerprint else "differs from cell to cell",
     }
     if (timing := sweep.timing) is not None:

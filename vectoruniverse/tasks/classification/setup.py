@@ -143,7 +143,7 @@ def build_task(
     )
 
 
-def judge_base(experiment: ClassificationExperiment, shared: ClassificationShared, split: str) -> Evaluation:
+def evaluate_base(experiment: ClassificationExperiment, shared: ClassificationShared, split: str) -> Evaluation:
     """What an untrained head on the untrained encoders reaches: about chance."""
     model = build_model(experiment, shared.encoders, len(shared.data.names))
     return build_task(experiment, model, shared.examples).evaluate(split)
@@ -237,7 +237,7 @@ class PreparedClassifier(Prepared):
 
     def findings(self, comparison: Comparison) -> Findings:
         """Which classes are taken for which, and whether confidence can be trusted."""
-        logits = self.model.judge_pooled(comparison.adapted.vectors["pooled"])
+        logits = self.model.logits(comparison.adapted.vectors["pooled"])
         return classification_findings(logits.softmax(dim=1), self.task.part(comparison.split))
 
 

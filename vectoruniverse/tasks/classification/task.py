@@ -132,7 +132,7 @@ class ClassificationTask:
         """
         part = self.part(split)
         pooled = self.model.embed(part.inputs, batch_size=self._eval_batch)
-        return _evaluation(pooled, self.model.judge_pooled(pooled), part)
+        return _evaluation(pooled, self.model.logits(pooled), part)
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -127,14 +127,14 @@ def decode(
 
 
 def refuse_lone_rows(data: ImageTextData, choice: RowChoice | None = None) -> None:
-    """Raise where one side of the split, or what was chosen to be judged, has fewer rows than retrieval needs.
+    """Raise where one side of the split, or what was chosen to be evaluated, has fewer rows than retrieval needs.
 
     Raises:
         DataError: with the keys that change the split.
     """
     if choice is not None and len(data.split.val) < MIN_ROWS:
         raise DataError(
-            f"{len(data.split.val)} row{'s' * (len(data.split.val) != 1)} can be judged; retrieval needs {MIN_ROWS} "
+            f"{len(data.split.val)} row{'s' * (len(data.split.val) != 1)} can be evaluated; retrieval needs {MIN_ROWS} "
             "or more",
             file=data.table.file,
             remedy="give more rows",

@@ -118,7 +118,7 @@ def share(experiment: ImageTextExperiment, display: Display, choice: RowChoice |
     return ImageTextShared(sharing_key(experiment), compute, data, {}, encoder, pairs)
 
 
-def judge_base(experiment: ImageTextExperiment, shared: ImageTextShared, split: str) -> Evaluation:
+def evaluate_base(experiment: ImageTextExperiment, shared: ImageTextShared, split: str) -> Evaluation:
     """What the base reaches."""
     return build_task(experiment, shared.encoder, shared.pairs).evaluate(split)
 

@@ -1,4 +1,4 @@
-"""Task ``image_text``: bring pictures and their texts together in one space, judged by retrieval in both directions.
+"""Task ``image_text``: bring pictures and their texts together in one space, evaluated by retrieval in both directions.
 
 Shapes: B batch, N rows of a split, S side of the stored picture, H side of the model's input, E shared embedding.
 """

@@ -1,4 +1,4 @@
-"""How pre-training is judged: losses and accuracies of masked tokens and of pairs, beside what counting would reach.
+"""How pre-training is evaluated: losses and accuracies of masked tokens and of pairs, beside what counting would reach.
 
 Shapes: B batch, N rows of a split, L tokens, M masked tokens of a batch, D width, V vocabulary.
 """
@@ -96,7 +96,7 @@ def score_rows(batch: MaskedBatch, predictions: Predictions, unigram: NDArray[np
     )
 
 
-def judge(scores: Sequence[RowScores], order: NDArray[np.int64]) -> Evaluation:
+def evaluate(scores: Sequence[RowScores], order: NDArray[np.int64]) -> Evaluation:
     """Put batches together.
 
     Metrics of tokens are means over all masked tokens, so long rows count for more; their values in ``per_query`` have

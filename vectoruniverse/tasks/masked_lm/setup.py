@@ -148,7 +148,7 @@ def build_task(experiment: MaskedLmExperiment, bert: PretrainingBert, shared: Ma
     )
 
 
-def judge_base(experiment: MaskedLmExperiment, shared: MaskedLmShared, split: str) -> Evaluation:
+def evaluate_base(experiment: MaskedLmExperiment, shared: MaskedLmShared, split: str) -> Evaluation:
     """What the model reaches before any training; random weights are about as good as a uniform guess."""
     return build_task(experiment, shared.bert, shared).evaluate(split)
 

@@ -21,10 +21,10 @@ from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.language import unigram_log_probabilities
 from vectoruniverse.models.pretraining import PARTS
 from vectoruniverse.models.wordpiece import CONTINUATION
-from vectoruniverse.tasks.masked_lm.evaluate import MaskedBatch, Predictions, judge, score_rows
+from vectoruniverse.tasks.masked_lm.evaluate import MaskedBatch, Predictions, evaluate, score_rows
 from vectoruniverse.training.task import StepLoss
 
-TRAINING, JUDGING = 0, 1
+TRAINING, EVALUATING = 0, 1
 """Streams of random numbers: views for training, new every epoch, and those that never change."""
 
 
@@ -159,7 +159,7 @@ class MaskedLmTask:
         Raises:
             DataError: no token of the split could be masked.
         """
-        part, stream = self.part(split), (self._seed, JUDGING, 0)
+        part, stream = self.part(split), (self._seed, EVALUATING, 0)
         rows = [part.row(i, stream) for i in range(len(part))]
         order = np.argsort([len(row.ids) for row in rows], kind="stable")  # rows of like length: little padding
         scores = []
@@ -168,7 +168,7 @@ class MaskedLmTask:
                 chosen = order[start : start + self._eval_batch]
                 batch = self._masked([rows[i] for i in chosen], part.keys[chosen], stream)
                 scores.append(score_rows(batch, self.predict(batch.to(self.model.device)), self._counted))
-        return judge(scores, order)
+        return evaluate(scores, order)
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ class TextPairsExperiment(TextExperiment):
 
     data: PairsData = Field(description="Pairs of texts.")
     beside: list[EncoderConfig] = Field(
-        default_factory=list, description="Further encoders, judged beside `model` by vu eval."
+        default_factory=list, description="Further encoders, evaluated beside `model` by vu eval."
     )
     loss: LossConfig = Field(
         default_factory=lambda: InfoNceConfig(name="info_nce", temperature=0.05), description="What is minimised."

@@ -93,7 +93,7 @@ def tokenize_pairs(encoder: TextEncoder, data: TextRows, display: Display) -> di
     return {"train": of(data.split.train), "val": of(data.split.val)}
 
 
-def judge_base(experiment: TextPairsExperiment, shared: TextPairsShared, split: str) -> Evaluation:
+def evaluate_base(experiment: TextPairsExperiment, shared: TextPairsShared, split: str) -> Evaluation:
     """What the base reaches."""
     return build_task(experiment, shared.encoder, shared.pairs).evaluate(split)
 
@@ -114,8 +114,8 @@ def prepare(experiment: TextPairsExperiment, shared: TextPairsShared, trained: P
     )
 
 
-def judge_encoders(experiment: TextPairsExperiment, *, split: str, display: Display) -> EncoderComparison:
-    """Judge the experiment's encoder and those beside it, one after another, each loaded once.
+def evaluate_encoders(experiment: TextPairsExperiment, *, split: str, display: Display) -> EncoderComparison:
+    """Evaluate the experiment's encoder and those beside it, one after another, each loaded once.
 
     Raises:
         ConfigError: two encoders have the same name, or one cannot be loaded.

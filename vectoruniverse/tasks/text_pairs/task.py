@@ -1,4 +1,4 @@
-"""Task ``text_pairs``: bring texts that belong together close in one space, judged pair by pair and by retrieval.
+"""Task ``text_pairs``: bring texts that belong together close in one space, evaluated pair by pair and by retrieval.
 
 Shapes: B batch, N rows of a split, D width of a pooled text vector.
 """
