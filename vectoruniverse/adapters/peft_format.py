@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from vectoruniverse.adapters.lora import PEFT_PREFIX, LoraAdapter, check_tensor,
 from vectoruniverse.adapters.patterns import choose, exactly
 from vectoruniverse.adapters.peft_config import PeftConfig, read_peft_config
 from vectoruniverse.errors import ConfigError, DataError, UserError
+from vectoruniverse.runs.durable import write_durably
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _SUFFIXES = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
@@ -70,8 +70,8 @@ def save_lora(
         **_ranks_and_alphas(adapter),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / WEIGHTS_FILE, safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    write_file(folder / CONFIG_FILE, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    write_durably(folder / WEIGHTS_FILE, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    write_durably(folder / CONFIG_FILE, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 def load_lora(model: nn.Module, folder: Path) -> LoraAdapter:
@@ -177,16 +177,6 @@ def _target_modules(adapter: LoraAdapter) -> list[str] | str:
     if any(other.endswith(f".{path}") for other in others for path in adapter.layers):
         return "|".join(re.escape(path) for path in adapter.layers)
     return list(adapter.layers)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that whoever reads it finds the old content or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
 
 
 def check_weights(file: Path) -> None:

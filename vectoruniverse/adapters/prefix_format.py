@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from vectoruniverse.adapters.lora import check_tensor, refuse_adapted
 from vectoruniverse.adapters.peft_config import read_json
-from vectoruniverse.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, check_weights, write_file
+from vectoruniverse.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, check_weights
 from vectoruniverse.adapters.prefix import PrefixAdapter, inject_prefix, tower_sizes
 from vectoruniverse.errors import ConfigError, DataError, UserError
+from vectoruniverse.runs.durable import write_durably
 
 _TENSOR = "prompt_embeddings"
 _INTACT = "Take an intact copy of the adapter."
@@ -68,8 +69,8 @@ def save_prefix(adapter: PrefixAdapter, folder: Path, *, base_model: str, revisi
         **_sizes(adapter.length, adapter.prefix.layers, adapter.heads, adapter.prefix.width),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / WEIGHTS_FILE, safetensors.torch.save({_TENSOR: prompt}, metadata={"format": "pt"}))
-    write_file(folder / CONFIG_FILE, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    write_durably(folder / WEIGHTS_FILE, safetensors.torch.save({_TENSOR: prompt}, metadata={"format": "pt"}))
+    write_durably(folder / CONFIG_FILE, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 def load_prefix(model: nn.Module, tower: str, folder: Path) -> PrefixAdapter:

@@ -1,6 +1,6 @@
 """What a sweep says: how good each value is, how sure that is, and from which value on more does not help.
 
-Two things would come out differently in another experiment: the queries that happen to be evaluated, and the seed of the
+Two things would come out differently in another experiment: the queries that happen to be asked, and the seed of the
 training (initial adapter, order, views). Both are crossed: every cell answers the same queries, and a seed means the
 same order and views for every value. Bouthillier et al. (2021, arXiv:2103.03098) show that leaving the seed out makes
 benchmarks look far surer than they are.

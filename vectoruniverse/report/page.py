@@ -26,7 +26,7 @@ from vectoruniverse.report.figures.gallery import Gallery, Thumbnail, gallery_fi
 from vectoruniverse.report.figures.style import png, save, svg
 from vectoruniverse.report.tables import Table, write_csv
 from vectoruniverse.report.verdict import Answer
-from vectoruniverse.runs.durable import write_errors_are_told
+from vectoruniverse.runs.durable import write_durably, write_errors_are_told
 
 THUMBNAIL = 96
 """Side of a picture in the page, in pixels."""
@@ -119,14 +119,8 @@ def write_page(
         style=css,
         style_hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    content = html.encode("utf-8", errors="replace")  # a lone surrogate in a title is no reason to fail
     with write_errors_are_told(path):
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_durably(path, html.encode("utf-8", errors="replace"))  # a lone surrogate in a title is no reason to fail
 
 
 def _write_beside(
