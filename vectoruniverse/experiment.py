@@ -413,6 +413,7 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
     kept = latest(run.checkpoints, experiment.eval.keep, session.display.warn)
     assert kept is not None, "the first evaluation writes a checkpoint"
     restore_parameters(prepared.task.trained(), kept.tensors["model"])
+    forgetting = prepared.forgotten("val")
     prepared.save(run.adapter)
     for weights in run.adapter.rglob("*.safetensors"):
         share_as_other_files(weights)
@@ -429,6 +430,7 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
         task.step_seconds,
         task.evaluation_seconds,
         best_earlier(run, experiment.eval.monitor, prepared.data.fingerprint()),
+        forgetting,
     )
     findings = write_results(prepared, outcome)
     if (lacking := undrawn()) is not None:

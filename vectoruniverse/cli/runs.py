@@ -347,6 +347,10 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     title = f"{outcome.run.name}: {outcome.comparison.rows_are}, {which} {outcome.epoch}, {outcome.seconds:.0f} s"
     _print_comparison(title, outcome.comparison)
     _print_verdict(outcome.run, outcome.comparison)
+    if outcome.forgetting is not None:
+        from vectoruniverse.report.ledger import ledger_line
+
+        typer.echo(ledger_line(outcome.forgetting))
     if outcome.earlier is not None:
         from vectoruniverse.metrics.catalogue import signed
 

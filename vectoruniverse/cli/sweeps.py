@@ -133,6 +133,7 @@ def _run(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: boo
 
 
 def _print(outcome: SweepOutcome) -> None:
+    from vectoruniverse.report.ledger import ledger_line
     from vectoruniverse.report.sweep import words
     from vectoruniverse.report.sweep.record import NotComparable
     from vectoruniverse.report.sweep.tables import terminal_table
@@ -147,12 +148,8 @@ def _print(outcome: SweepOutcome) -> None:
             typer.echo(f"Health of the space: {sentence}")
     elif isinstance(record.statistics, NotComparable):
         typer.echo(record.statistics.reason)
-    if ledger := record.forgetting:
-        before, after = ledger.curve[0].old.estimate, ledger.curve[-1].old.estimate
-        typer.echo(
-            f"on {ledger.old_rows} rows that the base knew, {ledger.metric} went from {before:.3f} to "
-            f"{after:.3f}; scale {ledger.best_scale:g} of the adapter keeps most of both"
-        )
+    if record.forgetting is not None:
+        typer.echo(ledger_line(record.forgetting))
     if timing := record.timing:
         typer.echo(f"{timing.seconds:.0f} s, {timing.outside_steps:.1%} of them outside training steps")
     typer.echo(f"all of it in {folder.record_file} and {folder.table_file}")

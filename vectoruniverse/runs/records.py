@@ -9,9 +9,9 @@ A run made by an earlier version still opens: what it does not tell has a defaul
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, PlainValidator, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from vectoruniverse.runs.files import Record
 
@@ -113,6 +113,62 @@ class Environment(Record):
     variables: dict[str, str]
 
 
+class Part(Record):
+    """Base of a part of a record; a fact that nobody told does not stand in the file."""
+
+    @model_serializer(mode="wrap")
+    def _told(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if key in self.model_fields_set}
+
+
+class Estimate(NamedTuple):
+    """A number and its interval, as ``metrics.bootstrap.Interval`` has them."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class Kept(Part):
+    """Both sides at one adapter scale, from 0 (the base) to 1.
+
+    Attributes:
+        new, old: the metric on the new rows and on those that the base knew.
+        new_change, old_change: by how much it differs from the base's, paired row by row.
+        new_share: of the best along the path.
+        old_share: of the base's, at most 1; 1 where the base had nothing to lose.
+        kept: harmonic mean of both shares.
+    """
+
+    scale: float
+    new: Estimate
+    old: Estimate
+    new_change: Estimate | None = None
+    old_change: Estimate | None = None
+    new_share: float
+    old_share: float
+    kept: float = 0.0
+
+
+class ForgettingRecord(Part):
+    """What a run gained on the new rows and lost on those that the base knew, along its adapter's scale.
+
+    ``run``, ``values`` and ``seed`` tell which cell of a sweep it is of, ``rows_chosen`` is the experiment's
+    ``forgetting``, ``rule`` tells how ``best_scale`` was chosen.
+    """
+
+    run: str = ""
+    values: dict[str, Any] = Field({})
+    seed: int = 0
+    rows_chosen: dict[str, Any] = Field({})
+    metric: str
+    new_rows: int
+    old_rows: int
+    curve: list[Kept]
+    best_scale: float
+    rule: str
+
+
 class EvaluationRecord(Record):
     """The kept checkpoint beside its base, on the held-out rows.
 
@@ -134,6 +190,7 @@ class EvaluationRecord(Record):
         intervals_drawn_by: what the rows have in common that the bootstrap drew together: a column, ``picture``,
             ``text`` or ``document``; ``row`` where it drew each alone.
         spectra: ``base`` and ``adapted`` → embedded inputs → singular values.
+        forgetting: what was gained and lost along the adapter's scale, where the experiment says what the base knew.
     """
 
     renamed: ClassVar[dict[str, str]] = {"judged": "evaluated_on", "judges_space": "has_space"}
@@ -156,6 +213,7 @@ class EvaluationRecord(Record):
     intervals: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
     intervals_drawn_by: str = "row"
     spectra: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
+    forgetting: ForgettingRecord | None = None
 
     @property
     def kept(self) -> int:

@@ -23,7 +23,6 @@ from vectoruniverse.report.sweep.record import (
     AdapterRecord,
     CellRecord,
     Data,
-    ForgettingRecord,
     SweepRecord,
     Timing,
     key_of,
@@ -32,6 +31,7 @@ from vectoruniverse.runs.files import check_regular, read_bytes
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
+from vectoruniverse.runs.records import ForgettingRecord
 from vectoruniverse.sweep.analysis import analyse_adapters
 from vectoruniverse.sweep.findings import base_of, evaluation_of, finished_facts, statistics
 from vectoruniverse.sweep.folder import SweepFolder

@@ -20,6 +20,7 @@ from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.report.run import Findings
+from vectoruniverse.runs.records import ForgettingRecord
 from vectoruniverse.tasks.rows import Data, RowChoice
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.task import Task
@@ -77,6 +78,11 @@ class Prepared(ABC):
         """Write what was trained, part by part."""
         for part, adapter in self.adapters.items():
             adapter.save(folder / part)
+
+    def forgotten(self, split: str) -> ForgettingRecord | None:
+        """What training gained on the rows of a split and lost on those that the base knew, where these are known."""
+        del split
+        return None
 
     @property
     def library(self) -> str:

@@ -20,7 +20,8 @@ from vectoruniverse.evaluation.comparison import Comparison, EvaluatedOn, compar
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.catalogue import ARROWS_READ, describe
 from vectoruniverse.report.figures.style import undrawn
-from vectoruniverse.report.page import write_page
+from vectoruniverse.report.ledger import ledger_chapter, ledger_frame, ledger_line, ledger_plate
+from vectoruniverse.report.page import OF_A_RUN, write_page
 from vectoruniverse.report.run import Findings, compared, run_plates, verdict_of
 from vectoruniverse.report.tables import grounds, model_card
 from vectoruniverse.report.verdict import kept_words
@@ -28,7 +29,7 @@ from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
-from vectoruniverse.runs.records import EvaluationRecord
+from vectoruniverse.runs.records import EvaluationRecord, ForgettingRecord
 from vectoruniverse.tasks.base import Prepared
 from vectoruniverse.terminal import counted
 from vectoruniverse.tracking.contract import DataSet, Tracker, Trackers
@@ -50,6 +51,7 @@ class Outcome:
         step_seconds: of this process, in training steps.
         evaluation_seconds: of this process, in evaluations between steps.
         earlier: the best earlier run of the same experiment on the same data, if there is one.
+        forgetting: what was gained and lost along the adapter's scale; None where nobody said what the base knew.
     """
 
     run: Run
@@ -61,6 +63,7 @@ class Outcome:
     step_seconds: float
     evaluation_seconds: float
     earlier: Earlier | None
+    forgetting: ForgettingRecord | None = None
 
     @property
     def score(self) -> float:
@@ -122,13 +125,15 @@ def write_results(prepared: Prepared, outcome: Outcome) -> Findings:
         has_space=prepared.has_space,
         trained_parameters=prepared.trained_parameters(),
         adapter=adapter_spectra(prepared),
+        forgetting=outcome.forgetting,
     )
     write_per_query(run, prepared, comparison)
     run.write_record("evaluation.json", EvaluationRecord.model_validate(record))
     facts = card_facts(prepared, outcome.epoch, outcome.best_epoch, outcome.seconds)
+    told = {} if outcome.forgetting is None else {"forgotten": ledger_line(outcome.forgetting)}
     card = model_card(
         name=run.name,
-        facts=facts,
+        facts=facts | told,
         grounds=grounds(comparison.rows_are.capitalize(), comparison.drawn_by),
         table=compared(comparison),
         snippet=prepared.snippet(),
@@ -143,8 +148,10 @@ def write_results(prepared: Prepared, outcome: Outcome) -> Findings:
 def report(run: Run, prepared: Prepared, comparison: Comparison, facts: Mapping[str, str]) -> Findings:
     """Write report.html and ``figures/`` (PNG and SVG) into the run folder; ``facts`` as ``card_facts`` has them."""
     findings, monitor, has_space = prepared.findings(comparison), prepared.experiment.eval.monitor, prepared.has_space
-    told = verdict_of(run, comparison, monitor=monitor, has_space=has_space)
+    told, record = verdict_of(run, comparison, monitor=monitor, has_space=has_space), run.read_evaluation()
+    ledger = None if record is None else record.forgetting
     plates = [*run_plates(run, comparison, monitor=monitor, has_space=has_space), *findings.plates]
+    plates += [] if ledger is None else [ledger_plate(ledger)]
     write_page(
         run.report_file,
         title=run.name,
@@ -152,12 +159,14 @@ def report(run: Run, prepared: Prepared, comparison: Comparison, facts: Mapping[
         comparison=compared(comparison, f"{comparison.rows_are.capitalize()}. {ARROWS_READ}"),
         verdict=told.health,
         plates=plates,
+        chapters=[*OF_A_RUN, ledger_chapter(ledger, "the adapter")],
         galleries=findings.galleries,
         facts={name: said.replace("`", "") for name, said in facts.items()},  # Markdown's, for the card
         tables=findings.tables,
         warnings=[said for said in [undrawn()] if said],
         listings={"Experiment": dump_experiment(prepared.experiment), "Load the adapter": prepared.snippet().strip()},
         beside=run.path,
+        frames={} if ledger is None else {"forgetting": ledger_frame(ledger)},
     )
     return findings
 

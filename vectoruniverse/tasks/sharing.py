@@ -15,7 +15,7 @@ from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.runs.records import RunState
 from vectoruniverse.training.task import StepLoss, Task
 
-NOT_SHARED = ("name", "seed", "adapter", "train", "guard", "loss", "views", "forgetting", "wandb", "tensorboard")
+NOT_SHARED = ("name", "seed", "adapter", "train", "guard", "loss", "views", "wandb", "tensorboard")
 """Settings that a base and its data do not depend on."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from vectoruniverse.report.ledger import ledger_chapter
 from vectoruniverse.report.page import Chapter, write_page
 from vectoruniverse.report.sweep import words
 from vectoruniverse.report.sweep.plates import sweep_plates
@@ -36,7 +37,7 @@ def write_sweep_page(sweep: SweepRecord, folder: Path, *, page: Path | None = No
         Chapter("curves", "While training"),
         Chapter("adapters", "What the adapters say: was one large run enough?", said=list(words.adapter_words(sweep))),
         Chapter("health", "Health of the space", tables=[health_table(sweep, said)]),
-        Chapter("forgetting", "What was forgotten", said=list(words.ledger_words(sweep.forgetting))),
+        ledger_chapter(sweep.forgetting, words.adapter_of_ledger(sweep)),
         Chapter("cells", "Cells", tables=[cell_table(sweep)]),
     ]
     write_page(

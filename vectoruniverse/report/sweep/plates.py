@@ -8,9 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vectoruniverse.report.figures.adapter import (
-    Balance,
     Truncation,
-    forgetting,
     layer_ranks,
     singular_values,
     truncation,
@@ -26,9 +24,9 @@ from vectoruniverse.report.figures.sweeps import (
     validation_curves,
 )
 from vectoruniverse.report.figures.swept import Swept
+from vectoruniverse.report.ledger import ledger_plate
 from vectoruniverse.report.sweep.record import (
     AdapterRecord,
-    ForgettingRecord,
     Layer,
     Statistics,
     SweepRecord,
@@ -55,7 +53,7 @@ def sweep_plates(sweep: SweepRecord, *, title: str) -> Iterator[Plate]:
     if sweep.has_space:
         yield from _space(sweep, swept, cells)
     if sweep.forgetting is not None:
-        yield _forgetting(sweep.forgetting)
+        yield ledger_plate(sweep.forgetting)
 
 
 def axis_of(sweep: SweepRecord) -> Swept:
@@ -197,16 +195,6 @@ def _position(place: float | None, metrics: Mapping[str, float]) -> Position | N
     except KeyError:
         return None
     return Position(place, alignment, (image + text) / 2)
-
-
-def _forgetting(ledger: ForgettingRecord) -> Plate:
-    points = [Balance(one.scale, one.new, one.old) for one in sorted(ledger.curve, key=lambda one: one.scale)]
-    caption = (
-        f"{ledger.metric} on the {ledger.new_rows:,} held-out rows of the new data and on {ledger.old_rows:,} rows "
-        "that the base knew, as the update is weighed from 0 to 1; bands: 95 % intervals over rows. Needs no training."
-    )
-    drawn = forgetting(points, metric=ledger.metric, best_scale=ledger.best_scale)
-    return Plate("forgetting", "Along the adapter's scale", "forgetting", caption, drawn)
 
 
 def tower_of(path: str) -> str:

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.metrics.bootstrap import Interval
-from vectoruniverse.runs.files import Record, read_record
+from vectoruniverse.runs.files import read_record
+from vectoruniverse.runs.records import ForgettingRecord, Part
 
 MAX_BYTES = 256 * 2**20
 """A larger file is no record of ours: ten thousand cells take about 100 MB."""
@@ -23,14 +24,6 @@ REMEDY = "give the folder that vu sweep or vu sweep-rank made; the sweep's comma
 
 Values = Mapping[str, Any]
 """Swept key → value."""
-
-
-class Part(Record):
-    """Base of every part; a fact that nobody told, as of a cell that is not done, does not stand in the file."""
-
-    @model_serializer(mode="wrap")
-    def _told(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in serialize(self).items() if key in self.model_fields_set}
 
 
 class CurvePoint(Part):
@@ -180,42 +173,6 @@ class AdapterRecord(Part):
     towers: dict[str, Tower]
     truncated: list[Cut]
     compared_with: dict[str, str] = Field({})
-
-
-class Kept(Part):
-    """Both sides at one adapter scale, from 0 (the base) to 1.
-
-    Attributes:
-        new, old: the metric on the new rows and on those that the base knew.
-        new_share: of the best along the path.
-        old_share: of the base's, at most 1; 1 where the base had nothing to lose.
-        kept: harmonic mean of both shares.
-    """
-
-    scale: float
-    new: Interval
-    old: Interval
-    new_share: float
-    old_share: float
-    kept: float = 0.0
-
-
-class ForgettingRecord(Part):
-    """What a cell gained on the new rows and lost on those that the base knew, along its adapter's scale.
-
-    ``rows_chosen`` is the experiment's ``forgetting``, ``rule`` tells how ``best_scale`` was chosen.
-    """
-
-    run: str = ""
-    values: dict[str, Any] = Field({})
-    seed: int = 0
-    rows_chosen: dict[str, Any] = Field({})
-    metric: str
-    new_rows: int
-    old_rows: int
-    curve: list[Kept]
-    best_scale: float
-    rule: str
 
 
 class Data(Part):

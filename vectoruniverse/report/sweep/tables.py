@@ -10,6 +10,7 @@ import pandas as pd
 
 from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.metrics.catalogue import ARROWS, describe
+from vectoruniverse.report.ledger import ledger_frame
 from vectoruniverse.report.sweep.record import Statistics, SweepRecord, key_of, label_of, shown, title_of
 from vectoruniverse.report.tables import NBSP, Table, interval, table
 
@@ -50,7 +51,6 @@ def csv_frames(sweep: SweepRecord) -> dict[str, pd.DataFrame]:
     layers = [(adapter.seed, path, layer) for adapter in sweep.adapters for path, layer in adapter.layers.items()]
     most = max((len(layer.singular_values) for _, _, layer in layers), default=0)
     cuts = [(adapter, cut) for adapter in sweep.adapters for cut in adapter.truncated]
-    kept = [] if sweep.forgetting is None else sweep.forgetting.curve
     frames = {
         "values": _columns_apart(_value_frame(sweep).drop(columns="title"), "mean", "gain", "shortfall"),
         "curves": _frame(
@@ -68,14 +68,7 @@ def csv_frames(sweep: SweepRecord) -> dict[str, pd.DataFrame]:
             ),
             "minus trained",
         ),
-        "forgetting": _columns_apart(
-            _frame(
-                ("scale", "new", "old", "new share", "old share"),
-                [(one.scale, one.new, one.old, one.new_share, one.old_share) for one in kept],
-            ),
-            "new",
-            "old",
-        ),
+        "forgetting": ledger_frame(sweep.forgetting),
     }
     return {name: frame for name, frame in frames.items() if len(frame)}
 

@@ -13,13 +13,11 @@ from vectoruniverse.report.figures.space import directions_for
 from vectoruniverse.report.sweep.plates import updates
 from vectoruniverse.report.sweep.record import (
     AdapterRecord,
-    ForgettingRecord,
     NotComparable,
     SweepRecord,
     label_of,
     title_of,
 )
-from vectoruniverse.report.tables import interval
 from vectoruniverse.report.verdict import LEARNED, Answer, Outcome, verdict
 from vectoruniverse.terminal import counted
 from vectoruniverse.tracking.jsonl import read_metrics
@@ -154,22 +152,10 @@ def health(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def ledger_words(ledger: ForgettingRecord | None) -> Iterator[str]:
-    """What was gained and lost, and the scale that keeps most of both."""
-    if ledger is None or not ledger.curve:
-        return
-    curve = sorted(ledger.curve, key=lambda one: one.scale)
-    before, after = curve[0], curve[-1]
-    best = min(curve, key=lambda one: abs(one.scale - ledger.best_scale))
-    yield (
-        f"With the adapter of {title_of(ledger.values)} (seed {ledger.seed}), {ledger.metric} on rows that the base "
-        f"knew went from {interval(*before.old)} to {interval(*after.old)}, and on the new rows from "
-        f"{interval(*before.new)} to {interval(*after.new)}."
-    )
-    yield (
-        f"At scale {best.scale:g} it keeps {best.new_share:.0%} of what was gained at best and {best.old_share:.0%} of "
-        f"what the base knew. The rule: {ledger.rule}."
-    )
+def adapter_of_ledger(sweep: SweepRecord) -> str:
+    """Whose adapter the forgetting ledger is of."""
+    ledger = sweep.forgetting
+    return "" if ledger is None else f"the adapter of {title_of(ledger.values)} (seed {ledger.seed})"
 
 
 def facts(sweep: SweepRecord) -> dict[str, str]:

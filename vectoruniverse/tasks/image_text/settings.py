@@ -167,7 +167,7 @@ class ImageTextExperiment(Experiment):
     )
     eval: ImageTextEvalConfig = Field(default_factory=ImageTextEvalConfig, description="Evaluation.")
     forgetting: ForgettingConfig | None = Field(
-        None, description="The base's own task, for a sweep's forgetting ledger."
+        None, description="What the base knew before: rows on which the forgetting ledger tells what adapting lost."
     )
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vectoruniverse.adapters.apply import draws_dropout
-from vectoruniverse.adapters.methods import put_on
+from vectoruniverse.adapters.methods import METHODS, put_on
 from vectoruniverse.config.losses import positive_pairs
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.views import Augmentation
@@ -22,8 +22,10 @@ from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.losses.build import build_loss, false_negatives
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, local_source
 from vectoruniverse.report.run import Findings, Rows, retrieval_findings
+from vectoruniverse.runs.records import ForgettingRecord
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.image_text.data import ImageTextData, decode, refuse_lone_rows
+from vectoruniverse.tasks.image_text.forgetting import Side, known_rows, ledger, refuse_lone_group
 from vectoruniverse.tasks.image_text.metadata import Row, read_rows
 from vectoruniverse.tasks.image_text.model import (
     adapter_host,
@@ -31,7 +33,7 @@ from vectoruniverse.tasks.image_text.model import (
     load_encoder,
     picture_recipe,
 )
-from vectoruniverse.tasks.image_text.settings import ImageTextExperiment, ViewsConfig
+from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ViewsConfig
 from vectoruniverse.tasks.image_text.task import ImageTextTask, LabelTexts, Pairs
 from vectoruniverse.tasks.rows import RowChoice
 from vectoruniverse.tasks.sharing import sharing_key
@@ -80,6 +82,14 @@ SAME_VIEW = {
 """Why a second view equals the first, and by which keys it would not."""
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Rows that the base knew before, and the same as the task reads them, by split."""
+
+    data: ImageTextData
+    pairs: Mapping[str, Pairs]
+
+
 @dataclass(slots=True)
 class ImageTextShared(Shared):
     """The base and the rows that runs of it share.
@@ -88,11 +98,13 @@ class ImageTextShared(Shared):
         data: decoded pictures, texts and their division.
         encoder: the base; whoever puts an adapter on it takes it off again.
         pairs: the rows as the task reads them, by split.
+        known: rows that the base knew before, where the experiment says which.
     """
 
     data: ImageTextData
     encoder: DualEncoder
     pairs: Mapping[str, Pairs]
+    known: Known | None = None
 
 
 def as_image_text(experiment: Experiment, what: str) -> ImageTextExperiment:
@@ -115,7 +127,29 @@ def share(experiment: ImageTextExperiment, display: Display, choice: RowChoice |
     refuse_lone_rows(data, choice)
     encoder = encoder or build_encoder(experiment, compute, data.train_texts(), choice.trained if choice else None)
     pairs = build_pairs(encoder, data, experiment.eval.label_template, display)
-    return ImageTextShared(sharing_key(experiment), compute, data, {}, encoder, pairs)
+    shared = ImageTextShared(sharing_key(experiment), compute, data, {}, encoder, pairs)
+    if experiment.forgetting is not None and choice is None:  # of a run that was trained, its record tells
+        shared.known = load_known(experiment, experiment.forgetting, shared, display)
+    return shared
+
+
+def load_known(
+    experiment: ImageTextExperiment, forgetting: ForgettingConfig, shared: ImageTextShared, display: Display
+) -> Known:
+    """The rows that ``forgetting`` says the base knew.
+
+    Raises:
+        ConfigError: no row is left that the experiment does not itself use, either side is a single group of rows, of
+            which no interval can be told, or there is no way from the base to what the experiment trains.
+    """
+    if not METHODS[experiment.adapter.method].mergeable:
+        raise ConfigError(
+            "a prefix has no scale between base and adapted model", key="forgetting", remedy="leave it out"
+        )
+    old = known_rows(experiment, forgetting, shared.data, shared.encoder, display)
+    for whose, data in (("new", shared.data), ("old", old)):
+        refuse_lone_group(data.units("val"), whose, old.grouped_by)
+    return Known(old, build_pairs(shared.encoder, old, experiment.eval.label_template, display))
 
 
 def evaluate_base(experiment: ImageTextExperiment, shared: ImageTextShared, split: str) -> Evaluation:
@@ -137,6 +171,7 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
         build_task(experiment, encoder, shared.pairs),
         starts_as_base=config.starts_as_base,
         encoder=encoder,
+        known=shared.known,
     )
 
 
@@ -148,6 +183,23 @@ class PreparedImageText(Prepared):
     data: ImageTextData
     task: ImageTextTask
     encoder: DualEncoder
+    known: Known | None
+
+    def forgotten(self, split: str) -> ForgettingRecord | None:
+        """Where the experiment says what the base knew: both sides along the adapter's scale."""
+        config = self.experiment.forgetting
+        return None if config is None or self.known is None else self.ledger(self.known, config, split)
+
+    def ledger(self, known: Known, config: ForgettingConfig, split: str) -> ForgettingRecord:
+        """What adapting gained on the rows of a split and lost on ``known`` ones."""
+        old = build_task(self.experiment, self.encoder, known.pairs)
+        return ledger(
+            self.adapters[""],
+            Side(lambda: self.task.evaluate(split), self.units(split)),
+            Side(old.evaluate, known.data.units("val")),
+            scales=config.scales,
+            metric=self.experiment.eval.monitor,
+        )
 
     def base_model(self) -> str:
         """The base in words."""

@@ -1,0 +1,167 @@
+"""The forgetting ledger: what adapting gained on the new rows and lost on those that the base already knew.
+
+Between the base (scale 0) and the adapted model (scale 1) lies a path that costs no training. Both sides are evaluated
+along it, and the point named that keeps most of both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vectoruniverse.adapters.base import Adapter
+from vectoruniverse.config.sections import SplitConfig
+from vectoruniverse.data.splits import Split
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.evaluation.comparison import compare_rows
+from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.models.dual import DualEncoder
+from vectoruniverse.models.sizes import ScratchClip
+from vectoruniverse.runs.records import Estimate, ForgettingRecord, Kept
+from vectoruniverse.tasks.image_text.data import ImageTextData, decode, group_by
+from vectoruniverse.tasks.image_text.metadata import read_rows
+from vectoruniverse.tasks.image_text.model import picture_recipe
+from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment
+from vectoruniverse.terminal import Display
+
+RULE = (
+    "largest harmonic mean of two shares: the new rows' metric relative to its best along the path, "
+    "and the old rows' relative to the base (at most 1); the larger scale of equals"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Rows that are evaluated along the path.
+
+    Attributes:
+        evaluate: the model as it is now, on these rows.
+        units: group of each row, which the bootstrap draws together; None: each alone.
+    """
+
+    evaluate: Callable[[], Evaluation]
+    units: Sequence[str] | None
+
+
+def ledger(adapter: Adapter, new: Side, old: Side, *, scales: Iterable[float], metric: str) -> ForgettingRecord:
+    """Evaluate both sides along the path from the base to an adapter, which is left in full.
+
+    Args:
+        adapter: on the model that both sides evaluate.
+        new: rows of the kind that the adapter was trained on.
+        old: rows that the base knew.
+        scales: to try, beside 0 and 1.
+        metric: such as ``recall@5``.
+    """
+    tried = sorted({*scales, 0.0, 1.0})
+    found: list[list[np.ndarray]] = [[], []]
+    for scale in tried:
+        adapter.set_scale(scale)
+        for values, side in zip(found, (new, old), strict=True):
+            values.append(side.evaluate().per_query[metric])
+    sides = [_along(metric, values, side.units) for values, side in zip(found, (new, old), strict=True)]
+    curve = [
+        kept.model_copy(update={"new_change": gain, "old_change": loss})
+        for kept, (_, gain), (_, loss) in zip(
+            weigh([(scale, one[0], two[0]) for scale, one, two in zip(tried, *sides, strict=True)]), *sides, strict=True
+        )
+    ]
+    new_rows, old_rows = (len(values[0]) for values in found)
+    best = best_scale(curve)
+    return ForgettingRecord(
+        metric=metric, new_rows=new_rows, old_rows=old_rows, curve=curve, best_scale=best, rule=RULE
+    )
+
+
+def _along(
+    metric: str, values: Sequence[np.ndarray], units: Sequence[str] | None
+) -> list[tuple[Estimate, Estimate | None]]:
+    """At each scale the metric, and its paired difference from the base's, which is the first and has none."""
+    paired = compare_rows({str(i): {metric: one} for i, one in enumerate(values)}, "0", groups=units)
+    differences = [None, *(Estimate(*paired.differences[str(i)][metric]) for i in range(1, len(values)))]
+    return [(Estimate(*paired.reached[str(i)][metric]), change) for i, change in enumerate(differences)]
+
+
+def known_rows(
+    experiment: ImageTextExperiment,
+    forgetting: ForgettingConfig,
+    data: ImageTextData,
+    encoder: DualEncoder,
+    display: Display,
+) -> ImageTextData:
+    """The rows that the base knew, all of them to be evaluated; none that the experiment trains or is evaluated on.
+
+    Args:
+        experiment: that the base is adapted in.
+        forgetting: which rows the base knew.
+        data: of the experiment.
+        encoder: says how pictures are stored.
+        display: what a person sees.
+
+    Raises:
+        ConfigError: fewer than two rows are left that the experiment does not itself use.
+    """
+    filters = {"include": forgetting.include, "exclude": forgetting.exclude}
+    asked = experiment.data.model_copy(update=filters)
+    config = asked.model_copy(update={"split": SplitConfig()})  # any division will do: all rows are evaluated
+    metadata, used = read_rows(config), {row.id for row in data.rows}
+    rows = [row for row in metadata.rows if row.id not in used]
+    if len(rows) < 2:
+        raise ConfigError(
+            f"{len(rows)} rows are left that the experiment does not use itself",
+            key="forgetting",
+            remedy="let forgetting.include or forgetting.exclude choose rows that data's own filters leave out",
+        )
+    by_content = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest())
+    kept = {row.id for row in by_content[: forgetting.rows]}
+    chosen = dataclasses.replace(metadata, rows=[row for row in rows if row.id in kept], bad=[])
+    recipe = picture_recipe(experiment, None if isinstance(experiment.model, ScratchClip) else encoder)
+    known = decode(config, chosen, recipe, display)
+    everything = Split(np.array([], dtype=np.int64), np.arange(len(known.rows)))
+    groups = group_by(asked.split.group_by, known.rows, known.pictures)
+    return dataclasses.replace(known, config=asked, split=everything, groups=groups)
+
+
+def weigh(points: Sequence[tuple[float, Estimate, Estimate]]) -> list[Kept]:
+    """Which shares of both sides each scale keeps.
+
+    Args:
+        points: scale, new rows and old rows, ascending, the first of scale 0, which is the base.
+    """
+    best_new, base_old = max(new.estimate for _, new, _ in points), points[0][2].estimate
+    weighed = []
+    for scale, new, old in points:
+        new_share = new.estimate / best_new if best_new > 0 else 0.0
+        old_share = min(1.0, old.estimate / base_old) if base_old > 0 else 1.0
+        both = new_share + old_share
+        kept = 2 * new_share * old_share / both if both > 0 else 0.0
+        weighed.append(Kept(scale=scale, new=new, old=old, new_share=new_share, old_share=old_share, kept=kept))
+    return weighed
+
+
+def best_scale(curve: Sequence[Kept]) -> float:
+    """The scale that keeps most of both sides; see ``RULE``."""
+    return max(curve, key=lambda point: (point.kept, point.scale)).scale
+
+
+def refuse_lone_group(units: Sequence[str] | None, whose: str, grouped_by: str) -> None:
+    """Raise where rows are a single group, of which no interval can be told.
+
+    Args:
+        units: group of each row.
+        whose: ``new`` or ``old``.
+        grouped_by: what rows of a group have in common.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if units is not None and len(set(units)) < 2:
+        raise ConfigError(
+            f"the {whose} rows are one group by {grouped_by}, so nothing can be drawn to tell an interval",
+            key="forgetting",
+            remedy="let forgetting.include or data.split take in more groups",
+        )
