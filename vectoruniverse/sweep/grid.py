@@ -116,7 +116,8 @@ class Grid:
         """
         settings: dict[str, Any] = self.base.model_dump(mode="json")
         derived = ALPHA_KEYS if self.alpha else ()
-        for key in (*_BESIDE, "seed", *derived, *(one.key for one in self.over)):
+        beside = [key for key in _BESIDE if key != "forgetting" or not _learns_from_known(self.base)]
+        for key in (*beside, "seed", *derived, *(one.key for one in self.over)):
             _drop(settings, key.split("."))
         keys = sorted(one.key for one in self.over)
         record = [settings, keys, str(self.alpha), data if self.one_base else None]
@@ -250,7 +251,13 @@ def _resolve(
         raise ConfigError(error.message, file=place, line=error.line, key=error.key, remedy=error.remedy) from None
     quiet = experiment.eval.model_copy(update={"report": False})
     name = _name(experiment.name, values, seed)
-    return Cell(values, seed, experiment.model_copy(update={"name": name, "eval": quiet, "forgetting": None}))
+    beside = {} if _learns_from_known(experiment) else {"forgetting": None}
+    return Cell(values, seed, experiment.model_copy(update={"name": name, "eval": quiet, **beside}))
+
+
+def _learns_from_known(experiment: Experiment) -> bool:
+    """Whether ``forgetting`` is not only analysed afterwards, but rows of it are learned from."""
+    return getattr(experiment.train, "preserve", None) is not None
 
 
 def _name(experiment: str, values: Mapping[str, object], seed: int) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import yaml
 
-from tests.models.models import save_clip
 from vectoruniverse.cli import app
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import ConfigError
@@ -27,37 +25,6 @@ YELLOW = ForgettingConfig(include={"Category": ["yellow"]}, scales=[0.0, 0.5, 1.
 
 def quiet():
     return Display(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return save_clip(tmp_path_factory.mktemp("models") / "clip")
-
-
-@pytest.fixture
-def config(shapes, clip, tmp_path):
-    """Write the file: three colours are new, yellow is known; keyword arguments replace whole sections."""
-
-    def write(**sections):
-        base = {
-            "name": "shapes",
-            "task": "image_text",
-            "model": str(clip),
-            "data": {
-                "root": str(shapes),
-                "include": {"Category": ["red", "green", "blue"]},
-                "split": {"val_fraction": 0.3},
-            },
-            "adapter": {"method": "lora", "rank": 2},
-            "train": {"epochs": 2, "batch_size": 8, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1},
-            "eval": {"report": False},
-            "wandb": {"mode": "disabled"},
-        }
-        file = tmp_path / "shapes.yaml"
-        file.write_text(yaml.safe_dump(base | sections), encoding="utf-8")
-        return str(file)
-
-    return write
 
 
 def test_the_scale_that_keeps_most_is_found_by_hand():

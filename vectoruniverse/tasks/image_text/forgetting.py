@@ -15,7 +15,7 @@ import numpy as np
 
 from vectoruniverse.adapters.base import Adapter
 from vectoruniverse.config.sections import SplitConfig
-from vectoruniverse.data.splits import Split
+from vectoruniverse.data.splits import Split, split_rows
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.comparison import compare_rows
 from vectoruniverse.evaluation.result import Evaluation
@@ -93,7 +93,10 @@ def known_rows(
     encoder: DualEncoder,
     display: Display,
 ) -> ImageTextData:
-    """The rows that the base knew, all of them to be evaluated; none that the experiment trains or is evaluated on.
+    """The rows that the base knew; none that the experiment trains or is evaluated on.
+
+    All of them are evaluated. Where ``train.preserve`` learns from such rows, half of them are its training rows, whole
+    groups, and only the others are evaluated.
 
     Args:
         experiment: that the base is adapted in.
@@ -104,10 +107,11 @@ def known_rows(
 
     Raises:
         ConfigError: fewer than two rows are left that the experiment does not itself use.
+        DataError: they form a single group, and are to be divided.
     """
     filters = {"include": forgetting.include, "exclude": forgetting.exclude}
     asked = experiment.data.model_copy(update=filters)
-    config = asked.model_copy(update={"split": SplitConfig()})  # any division will do: all rows are evaluated
+    config = asked.model_copy(update={"split": SplitConfig()})  # any division will do: another one follows
     metadata, used = read_rows(config), {row.id for row in data.rows}
     rows = [row for row in metadata.rows if row.id not in used]
     if len(rows) < 2:
@@ -121,9 +125,12 @@ def known_rows(
     chosen = dataclasses.replace(metadata, rows=[row for row in rows if row.id in kept], bad=[])
     recipe = picture_recipe(experiment, None if isinstance(experiment.model, ScratchClip) else encoder)
     known = decode(config, chosen, recipe, display)
-    everything = Split(np.array([], dtype=np.int64), np.arange(len(known.rows)))
     groups = group_by(asked.split.group_by, known.rows, known.pictures)
-    return dataclasses.replace(known, config=asked, split=everything, groups=groups)
+    split = Split(np.array([], dtype=np.int64), np.arange(len(known.rows)))
+    if experiment.train.preserve is not None:
+        ids, remedy = [row.id for row in known.rows], "let forgetting.include or forgetting.exclude take in more groups"
+        split = split_rows(ids, groups=groups, val_fraction=0.5, seed=asked.split.seed, remedy=remedy)
+    return dataclasses.replace(known, config=asked, split=split, groups=groups)
 
 
 def weigh(points: Sequence[tuple[float, Estimate, Estimate]]) -> list[Kept]:
@@ -148,20 +155,20 @@ def best_scale(curve: Sequence[Kept]) -> float:
     return max(curve, key=lambda point: (point.kept, point.scale)).scale
 
 
-def refuse_lone_group(units: Sequence[str] | None, whose: str, grouped_by: str) -> None:
-    """Raise where rows are a single group, of which no interval can be told.
+def refuse_lone_group(data: ImageTextData, whose: str) -> None:
+    """Raise where the evaluated rows are a single one, or a single group, of which no interval can be told.
 
     Args:
-        units: group of each row.
+        data: the rows.
         whose: ``new`` or ``old``.
-        grouped_by: what rows of a group have in common.
 
     Raises:
         ConfigError: they are.
     """
-    if units is not None and len(set(units)) < 2:
+    units = data.units("val")
+    if len(set(units) if units is not None else data.split.val) < 2:
         raise ConfigError(
-            f"the {whose} rows are one group by {grouped_by}, so nothing can be drawn to tell an interval",
+            f"the {whose} rows are one group by {data.grouped_by}, so nothing can be drawn to tell an interval",
             key="forgetting",
             remedy="let forgetting.include or data.split take in more groups",
         )

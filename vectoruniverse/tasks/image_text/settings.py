@@ -12,10 +12,12 @@ from vectoruniverse.config.sections import (
     Block,
     Encoding,
     Experiment,
+    Positive,
     RetrievalEvalConfig,
     Section,
     Share,
     SplitConfig,
+    TrainConfig,
 )
 from vectoruniverse.models.sizes import ScratchClip
 
@@ -122,6 +124,26 @@ class AdapterConfig(AdapterSettings):
         return self
 
 
+class PreserveConfig(Section):
+    """Embedding distillation towards the frozen base, so that adapting loses less of what the base knew."""
+
+    weight: Positive = Field(10.0, description="Factor on the distance from the base's vectors in the loss.")
+    distance: Literal["cosine", "squared"] = Field(
+        "cosine", description="`cosine`: 1 - s·t; `squared`: ‖s - t‖², which for unit vectors is twice that."
+    )
+    rows: int = Field(
+        64, ge=1, le=1_000_000, description="Rows of `forgetting` that each step distils too, where it is given."
+    )
+
+
+class ImageTextTrainConfig(TrainConfig):
+    """The training loop."""
+
+    preserve: PreserveConfig | None = Field(
+        None, description="Hold the vectors of training rows (and of half of the `forgetting` rows) near the base's."
+    )
+
+
 class ImageTextEvalConfig(RetrievalEvalConfig):
     """Evaluation before the first step, after each epoch and by `vu eval`."""
 
@@ -165,6 +187,7 @@ class ImageTextExperiment(Experiment):
     loss: LossConfig = Field(
         default_factory=lambda: AlignmentAnisotropyConfig(name="alignment_anisotropy"), description="What is minimised."
     )
+    train: ImageTextTrainConfig = Field(default_factory=ImageTextTrainConfig, description="The loop.")
     eval: ImageTextEvalConfig = Field(default_factory=ImageTextEvalConfig, description="Evaluation.")
     forgetting: ForgettingConfig | None = Field(
         None, description="What the base knew before: rows on which the forgetting ledger tells what adapting lost."
@@ -174,4 +197,6 @@ class ImageTextExperiment(Experiment):
     def _consistent(self) -> ImageTextExperiment:
         if self.views.count == 1 and any("I+" in pair for pair in loss_pairs(self.loss)):
             raise ValueError("views.count: 1 gives no I+, which loss pairs with I+ need; choose pairs without it")
+        if self.train.preserve is not None and self.draws_base:
+            raise ValueError("train.preserve: a model of random weights knows nothing to preserve; remove it")
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from vectoruniverse.data.views import Augmentation
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.evaluation.retrieval import Embeddings
 from vectoruniverse.losses.build import build_loss, false_negatives
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, local_source
 from vectoruniverse.report.run import Findings, Rows, retrieval_findings
@@ -34,7 +35,7 @@ from vectoruniverse.tasks.image_text.model import (
     picture_recipe,
 )
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ViewsConfig
-from vectoruniverse.tasks.image_text.task import ImageTextTask, LabelTexts, Pairs
+from vectoruniverse.tasks.image_text.task import ImageTextTask, LabelTexts, Pairs, Preserved
 from vectoruniverse.tasks.rows import RowChoice
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_rows import tell_truncated
@@ -99,12 +100,14 @@ class ImageTextShared(Shared):
         encoder: the base; whoever puts an adapter on it takes it off again.
         pairs: the rows as the task reads them, by split.
         known: rows that the base knew before, where the experiment says which.
+        base_vectors: what the base makes of training rows and of known ones, once somebody asked.
     """
 
     data: ImageTextData
     encoder: DualEncoder
     pairs: Mapping[str, Pairs]
     known: Known | None = None
+    base_vectors: dict[str, Embeddings] = field(default_factory=dict)
 
 
 def as_image_text(experiment: Experiment, what: str) -> ImageTextExperiment:
@@ -148,7 +151,7 @@ def load_known(
         )
     old = known_rows(experiment, forgetting, shared.data, shared.encoder, display)
     for whose, data in (("new", shared.data), ("old", old)):
-        refuse_lone_group(data.units("val"), whose, old.grouped_by)
+        refuse_lone_group(data, whose)
     return Known(old, build_pairs(shared.encoder, old, experiment.eval.label_template, display))
 
 
@@ -161,6 +164,7 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
     """Adapter → task, on what is shared; ``release`` undoes it."""
     assert shared.key == sharing_key(experiment), "prepared on another base or other data"
     encoder, config = shared.encoder, experiment.adapter
+    held = preserved(experiment, shared) if trained is None else None  # of the base, before anything is put on it
     adapter = put_on(adapter_host(encoder, config, shared.compute), config, experiment.seed, trained=trained)
     return PreparedImageText(
         experiment,
@@ -168,11 +172,28 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
         shared.data,
         encoder.model,
         {"": adapter},
-        build_task(experiment, encoder, shared.pairs),
+        build_task(experiment, encoder, shared.pairs, held),
         starts_as_base=config.starts_as_base,
         encoder=encoder,
         known=shared.known,
     )
+
+
+def preserved(experiment: ImageTextExperiment, shared: ImageTextShared) -> Preserved | None:
+    """What ``train.preserve`` holds training to; the base must be as it was loaded."""
+    config, known = experiment.train.preserve, shared.known
+    if config is None:
+        return None
+
+    def vectors(name: str, pairs: Mapping[str, Pairs]) -> Embeddings:
+        if name not in shared.base_vectors:
+            shared.base_vectors[name] = build_task(experiment, shared.encoder, pairs).embed(pairs["train"])
+        return shared.base_vectors[name]
+
+    held = Preserved(config.weight, config.distance, vectors("train", shared.pairs))
+    if known is None:
+        return held
+    return replace(held, old=known.pairs["train"], old_base=vectors("known", known.pairs), old_rows=config.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +285,13 @@ def build_pairs(
     return {"train": pairs(data.split.train), "val": pairs(data.split.val)}
 
 
-def build_task(experiment: ImageTextExperiment, encoder: DualEncoder, pairs: Mapping[str, Pairs]) -> ImageTextTask:
-    """Bind encoder, rows, loss and views to the task."""
+def build_task(
+    experiment: ImageTextExperiment,
+    encoder: DualEncoder,
+    pairs: Mapping[str, Pairs],
+    preserved: Preserved | None = None,
+) -> ImageTextTask:
+    """Bind encoder, rows, loss and views to the task, and what training is held to."""
     return ImageTextTask(
         encoder,
         train=pairs["train"],
@@ -280,6 +306,7 @@ def build_task(experiment: ImageTextExperiment, encoder: DualEncoder, pairs: Map
         seed=experiment.seed,
         recall_at=experiment.eval.recall_at,
         eval_batch=experiment.eval.batch_size,
+        preserved=preserved,
     )
 
 

@@ -18,6 +18,7 @@ from vectoruniverse.data.views import Augmentation, augment, draw, to_input
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.retrieval import Embeddings, Labels, evaluate_labels, evaluate_pairs
 from vectoruniverse.losses.contrastive import ViewLoss
+from vectoruniverse.losses.distillation import Distance, distillation
 from vectoruniverse.models.dual import DualEncoder
 from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.training.task import StepLoss
@@ -61,6 +62,32 @@ class Pairs:
         return len(self.keys)
 
 
+@dataclass(frozen=True, slots=True)
+class Preserved:
+    """The frozen base's vectors, which training is held to.
+
+    They are made once, before anything is trained, of the stored pictures without augmentation, and looked up by row:
+    what is to stay is what searches will see; it serves every kind of adapter alike, full fine-tuning and prefixes
+    included, which leave no base beside them; and a step costs nothing more. A teacher that sees the very views that
+    the student sees (arXiv:2106.05237) would cost one more pass of the model at each step.
+
+    Attributes:
+        weight: factor on the distance in the loss.
+        distance: from the base's vectors.
+        base: its vectors of the training rows.
+        old: rows that the base knew, some of which are distilled too at each step, unaugmented; None without.
+        old_base: the base's vectors of these.
+        old_rows: how many at each step.
+    """
+
+    weight: float
+    distance: Distance
+    base: Embeddings
+    old: Pairs | None = None
+    old_base: Embeddings | None = None
+    old_rows: int = 0
+
+
 class ImageTextTask:
     """Contrastive training of a dual encoder."""
 
@@ -77,6 +104,7 @@ class ImageTextTask:
         seed: int,
         recall_at: Sequence[int],
         eval_batch: int,
+        preserved: Preserved | None = None,
     ) -> None:
         """Bind an encoder to its rows.
 
@@ -91,9 +119,11 @@ class ImageTextTask:
             seed: seed of the views.
             recall_at: the k of recall@k.
             eval_batch: rows encoded at a time in evaluation.
+            preserved: what training is held to beside the loss.
         """
         self.encoder, self.train, self.val = encoder, train, val
         self._loss, self._augmentation, self._text_is_random = loss, augmentation, text_is_random
+        self._preserved = preserved
         self._views = views if augmentation.is_random else 1
         self._seed, self._recall_at, self._eval_batch = seed, tuple(recall_at), eval_batch
         self._mean = torch.tensor(encoder.picture.mean, device=encoder.device)
@@ -127,7 +157,34 @@ class ImageTextTask:
         images = self._image_views(rows, epoch)
         texts = self._text_views(rows)
         value = self._loss({"I": images[0], "I+": images[-1], "T": texts[0], "T+": texts[-1]})
-        return StepLoss(value.total, value.parts, torch.cat([images[0], texts[0]]).detach())
+        total, parts = value.total, dict(value.parts)
+        if self._preserved is not None:
+            kept = self._distances(self._preserved, rows, images, texts)
+            total = total + self._preserved.weight * torch.stack(list(kept.values())).sum()
+            parts |= {name: part.detach() for name, part in kept.items()}
+        return StepLoss(total, parts, torch.cat([images[0], texts[0]]).detach())
+
+    def _distances(
+        self, held: Preserved, rows: np.ndarray, images: list[Tensor], texts: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """How far the batch is from the base, and as many old rows as are wanted; drawn by torch's seed."""
+        found = {"preserve": self._distance(held, held.base, rows, images, texts)}
+        if held.old is not None and held.old_base is not None:
+            drawn = torch.randperm(len(held.old))[: held.old_rows].numpy()
+            squares = torch.from_numpy(held.old.pictures.take(drawn)).to(self.encoder.device, non_blocking=True)
+            image = self.encoder.encode_images(to_input(squares, self.encoder.picture.size, self._mean, self._std))
+            text = self.encoder.encode_texts(self.encoder.pad(held.old.tokens, drawn))
+            found["preserve_old"] = self._distance(held, held.old_base, drawn, [image], [text])
+        return found
+
+    def _distance(
+        self, held: Preserved, base: Embeddings, rows: np.ndarray, images: list[Tensor], texts: list[Tensor]
+    ) -> Tensor:
+        """Mean of the distances of pictures and of texts from the base's vectors of the same rows."""
+        sides = ((images, base.image), (texts, base.text))
+        return torch.stack(
+            [distillation(views, of[rows].to(views[0].device), distance=held.distance) for views, of in sides]
+        ).mean()
 
     def _image_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
         """Unit vectors of each view, 1 or 2 times (B, E), from one pass over all views."""

@@ -1,0 +1,39 @@
+"""An experiment over the shapes of which three colours are new, and yellow is what the base knew."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from tests.models.models import save_clip
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    return save_clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.fixture
+def config(shapes, clip, tmp_path):
+    """Write the file; keyword arguments replace whole sections."""
+
+    def write(**sections):
+        base = {
+            "name": "shapes",
+            "task": "image_text",
+            "model": str(clip),
+            "data": {
+                "root": str(shapes),
+                "include": {"Category": ["red", "green", "blue"]},
+                "split": {"val_fraction": 0.3},
+            },
+            "adapter": {"method": "lora", "rank": 2},
+            "train": {"epochs": 2, "batch_size": 8, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1},
+            "eval": {"report": False},
+            "wandb": {"mode": "disabled"},
+        }
+        file = tmp_path / "shapes.yaml"
+        file.write_text(yaml.safe_dump(base | sections), encoding="utf-8")
+        return str(file)
+
+    return write
