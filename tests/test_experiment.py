@@ -22,10 +22,12 @@ from vectoruniverse.errors import ConfigError, DataError, DivergedError
 from vectoruniverse.experiment import dry_run, evaluate_base, evaluate_run, resume, train
 from vectoruniverse.export.exporter import export_run
 from vectoruniverse.report.run import verdict_of
+from vectoruniverse.report.verdict import rivals_words
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.sweep.findings import finished_facts
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.image_text.rivals import row_limit
 from vectoruniverse.tasks.image_text.task import ImageTextTask
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics
@@ -498,6 +500,51 @@ def test_a_run_that_no_epoch_made_better_says_so_everywhere(experiment, tmp_path
     assert outcome.epoch == outcome.best_epoch == 0
     assert said in (outcome.run.path / "README.md").read_text() and said in outcome.run.report_file.read_text()
     assert verdict_of(outcome.run, outcome.comparison, monitor="recall@5", has_space=True).answer.headline == said
+
+
+def test_rivals_that_cost_nothing_stand_beside_a_run(experiment, tmp_path):
+    outcome = train(experiment(eval={"report": True}), runs_dir=tmp_path / "runs", display=quiet())
+    told, record = outcome.comparison, outcome.run.read_evaluation()
+    assert record.rivals == told.rivals
+    assert list(told.rivals.models) == [
+        *("base", "centred", "ridge map", "CCA", "linear probe", "Tip-Adapter cache", "adapted")
+    ]
+    assert told.rivals.fitted_on == 24
+    for model, evaluation in (("base", told.base), ("adapted", told.adapted)):
+        reached = told.rivals.models[model].reached
+        assert {"recall@5", "zero_shot/accuracy@1"} <= reached.keys()
+        assert reached == pytest.approx({key: evaluation.metrics[key] for key in reached})
+    assert told.rivals.models["base"].adapted_ahead["recall@5"] == pytest.approx(
+        record.intervals["recall@5"]["difference"]
+    )
+    said = rivals_words(told.rivals, "recall@5")
+    assert said in verdict_of(outcome.run, told, monitor="recall@5", has_space=True).answer.detail
+    page, card = outcome.run.report_file.read_text(), (outcome.run.path / "README.md").read_text()
+    assert "Is the training worth it?" in page and said.replace("'", "&#39;") in page
+    assert "| CCA |" in card and "24 training rows" in card
+    for split, elsewhere in (("train", None), ("val", experiment().data.root)):
+        _, other = evaluate_run(
+            outcome.run.name, runs_dir=tmp_path / "runs", split=split, display=quiet(), place=elsewhere
+        )
+        assert other.rivals is None, "they would be fitted on the rows that are reported"
+
+
+def test_rivals_are_left_out_where_nobody_asks_for_them(experiment, monkeypatch):
+    embedded = []
+    told = ImageTextTask.embed
+    monkeypatch.setattr(ImageTextTask, "embed", lambda task, pairs: (embedded.append(len(pairs)), told(task, pairs))[1])
+    assert evaluate_base(experiment(eval={"rivals": False}), split="val", display=quiet()).rivals is None
+    assert embedded == [8]
+    assert evaluate_base(experiment(), split="val", display=quiet()).rivals is not None
+    assert embedded == [8, 8, 24], "the training rows are embedded once, the others not again"
+
+
+def test_a_pass_over_the_training_rows_is_a_small_share_of_the_steps():
+    """Two views, forth and back, are four passes of a row in each epoch."""
+    assert row_limit(10_000, epochs=10, passes_per_step=4) >= 10_000
+    assert row_limit(10_000, epochs=1, passes_per_step=4) == 2_000
+    assert row_limit(10_000, epochs=0, passes_per_step=4) == 256
+    assert row_limit(10**9, epochs=10, passes_per_step=4) == 100_000
 
 
 def test_a_dry_run_makes_a_whole_update_with_dropout(experiment, monkeypatch):

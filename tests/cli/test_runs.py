@@ -96,6 +96,12 @@ def test_train_eval_and_runs_tell_one_story(config, tmp_path):
 
     base = json.loads(vu("eval", "-c", str(config), "--json", cwd=tmp_path).stdout)
     assert base["base"] == pytest.approx(record["base"])
+    reached = [
+        {name: one["reached"] for name, one in told["rivals"]["models"].items() if name != "adapted"}
+        for told in (outcome, record, base)
+    ]
+    assert reached[0] == reached[1] == reached[2] and "CCA" in reached[0]
+    assert record["rivals"] == outcome["rivals"]
 
     again = vu("train", "--resume", "latest", cwd=tmp_path)
     assert again.returncode == 0 and "already finished" in again.stdout

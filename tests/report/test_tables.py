@@ -4,7 +4,17 @@ import pandas as pd
 import pytest
 
 import vectoruniverse.tasks  # noqa: F401 (declares its metrics)
-from vectoruniverse.report.tables import Table, comparison_table, grounds, markdown_table, model_card, write_csv
+from vectoruniverse.report.tables import (
+    Table,
+    comparison_table,
+    grounds,
+    markdown_table,
+    model_card,
+    rivals_table,
+    rivals_told,
+    write_csv,
+)
+from vectoruniverse.runs.records import RivalRecord, RivalsRecord
 
 
 def test_comparison_shows_both_directions_then_geometry_then_others_with_signed_changes():
@@ -62,3 +72,25 @@ def test_a_file_holds_numbers_as_they_are_and_text_that_no_spreadsheet_runs(tmp_
     write_csv(tmp_path / "beside" / "table.csv", frame)
     text = (tmp_path / "beside" / "table.csv").read_text(encoding="utf-8")
     assert text == "'=name,value\n'=1+1,1\n\"a,b\",0.30000000000000004\n,\n"
+
+
+def test_rivals_stand_beside_base_and_adapted_model():
+    models = {
+        "base": RivalRecord(how="as it is", reached={"recall@5": 0.1}, adapted_ahead={"recall@5": [0.3, 0.2, 0.4]}),
+        "linear probe": RivalRecord(how="strength 1", reached={"zero_shot/accuracy@1": 0.7}),
+        "adapted": RivalRecord(how="trained", reached={"recall@5": 0.4, "zero_shot/accuracy@1": 0.5}),
+    }
+    told = RivalsRecord(chosen_by="recall@5", fitted_on=1592, best={"recall@5": "base"}, models=models)
+    table = rivals_table(told)
+    assert table.columns == ("model", "recall@5 ↑", "zero_shot/accuracy@1 ↑", "adapted ahead in recall@5", "chosen")
+    assert table.rows == [
+        ("base", "0.100", "", "+0.300 [+0.200,\N{NO-BREAK SPACE}+0.400]", "as it is"),
+        ("linear probe", "", "0.700", "", "strength 1"),
+        ("adapted", "0.400", "0.500", "", "trained"),
+    ]
+    assert rivals_told(None, "val") == ""
+    said = rivals_told(told, "val")
+    assert "of 1,592 training rows" in said and "on these very rows" in said and "| linear probe |" in said
+    assert "on the val rows" in rivals_told(told, "test")
+    alone = {name: one.model_copy(update={"adapted_ahead": {}}) for name, one in models.items()}
+    assert "adapted ahead in recall@5" not in rivals_table(told.model_copy(update={"models": alone})).columns

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from vectoruniverse.report.verdict import answer, verdict
+from vectoruniverse.report.verdict import answer, rivals_words, verdict
+from vectoruniverse.runs.records import RivalRecord, RivalsRecord
 
 BASE = {"effective_rank": 9.0, "largest_eigenvalue_share": 0.3, "image/mean_cosine": 0.3, "text/mean_cosine": 0.3}
 
@@ -71,3 +72,41 @@ def test_collapse_while_training_is_told_with_its_step_and_its_end() -> None:
 def test_the_worst_comes_first() -> None:
     ill = BASE | {"effective_rank": 1.2, "largest_eigenvalue_share": 0.97, "modality_gap": 0.9}
     assert [sentence.split()[0] for sentence in verdict(BASE, ill)] == ["collapsed:", "one", "pictures"]
+
+
+@pytest.mark.parametrize(
+    ("best", "ahead", "said"),
+    [
+        (
+            "CCA",
+            [0.123, 0.08, 0.161],
+            "It beats the best rival that costs nothing (CCA, 61.3 %) by 12.3 points, 95 % interval 8.0 to 16.1.",
+        ),
+        (
+            "CCA",
+            [-0.372, -0.417, -0.326],
+            (
+                "It loses to the best rival that costs nothing (CCA, 61.3 %) by 37.2 points, 95 % interval 32.6 to 41.7"
+                ": "
+                "linear algebra on the base's vectors does better than this training."
+            ),
+        ),
+        (
+            "base",
+            [0.01, -0.02, 0.04],
+            (
+                "It is not clearly better than the best rival that costs nothing (the base itself): +1.0 points, 95 % "
+                "interval -2.0 to +4.0."
+            ),
+        ),
+        ("CCA", None, None),
+    ],
+)
+def test_the_best_rival_that_costs_nothing_is_beaten_only_clear_of_zero(
+    best: str, ahead: list[float] | None, said: str | None
+) -> None:
+    rival = RivalRecord(how="", reached={"recall@5": 0.613}, adapted_ahead={"recall@5": ahead} if ahead else {})
+    models = {"base": rival, "CCA": rival, "adapted": rival}
+    rivals = RivalsRecord(chosen_by="recall@5", fitted_on=9, best={"recall@5": best}, models=models)
+    assert rivals_words(rivals, "recall@5") == said
+    assert rivals_words(rivals, "mrr") is None

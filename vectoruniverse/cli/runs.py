@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vectoruniverse.evaluation.comparison import Comparison
     from vectoruniverse.experiment import Plan
     from vectoruniverse.runs.folder import Run
+    from vectoruniverse.runs.records import RivalsRecord
     from vectoruniverse.tasks.results import Outcome
     from vectoruniverse.tasks.text_pairs.settings import TextPairsExperiment
 
@@ -115,6 +116,7 @@ def evaluate(
     _check_subject(run, config, split, data, overrides)
     from vectoruniverse import experiment as runner
     from vectoruniverse.evaluation.comparison import evaluation_record, spectra
+    from vectoruniverse.evaluation.rivals import beside_rivals
     from vectoruniverse.report.tables import metric_table
     from vectoruniverse.tasks.experiments import load_experiment
     from vectoruniverse.tasks.text_pairs.settings import TextPairsExperiment
@@ -135,11 +137,13 @@ def evaluate(
             assert loaded is not None
             evaluated = runner.evaluate_base(loaded, split=split, display=display)
             rows_are = f"{_kind_of_rows(loaded, split)} rows"
+            rivals = beside_rivals(evaluated, None)
             record = {
                 "split": split,
                 "rows": evaluated.rows,
                 "base": dict(evaluated.metrics),
                 "spectra": spectra(evaluated),
+                "rivals": rivals and rivals.model_dump(),
             }
     if as_json:
         print_json(record)
@@ -150,6 +154,7 @@ def evaluate(
     else:
         table = metric_table(evaluated.metrics)
         print_table(f"{evaluated.rows} {rows_are}, base model", table.columns, table.rows)
+        _print_rivals(rivals)
 
 
 def _check_subject(run: str | None, config: str | None, split: str, data: str | None, overrides: list[str]) -> None:
@@ -314,6 +319,16 @@ def _print_comparison(title: str, comparison: Comparison) -> None:
 
     table = compared(comparison)
     print_table(title, table.columns, table.rows)
+    _print_rivals(comparison.rivals)
+
+
+def _print_rivals(rivals: RivalsRecord | None) -> None:
+    """What costs no training, beside the rest; nothing where there is none."""
+    from vectoruniverse.report.tables import rivals_table
+
+    if rivals is not None:
+        table = rivals_table(rivals)
+        print_table("rivals that cost no training", table.columns, table.rows)
 
 
 def _print_verdict(run: Run, comparison: Comparison) -> None:
@@ -341,7 +356,9 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
 
         record = {"run": str(outcome.run.path), "best_epoch": outcome.best_epoch, "epoch": outcome.epoch}
         record |= {"kept": kept_words(outcome.epoch, outcome.best_epoch), "seconds": outcome.seconds}
-        print_json({**record, "base": outcome.base, "adapted": outcome.adapted})
+        rivals = outcome.comparison.rivals
+        told = rivals and rivals.model_dump()
+        print_json({**record, "base": outcome.base, "adapted": outcome.adapted, "rivals": told})
         return
     which = "best epoch" if outcome.epoch == outcome.best_epoch else "epoch"
     title = f"{outcome.run.name}: {outcome.comparison.rows_are}, {which} {outcome.epoch}, {outcome.seconds:.0f} s"

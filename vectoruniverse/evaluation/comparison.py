@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.bootstrap import Interval, bootstrap_mean, paired_bootstrap
 from vectoruniverse.metrics.geometry import spectrum
+from vectoruniverse.runs.records import RivalsRecord
 
 Values = Mapping[str, NDArray[np.float64]]
 """Metric → value of each row (N,); the metric is their mean, and NaN marks a row that it does not apply to."""
@@ -108,6 +109,7 @@ class Comparison:
         source: where rows of other data come from; empty for the run's own.
         trained_on: of rows of other data, how many the run learned from; None where that is not known.
         gone: rows of the split that are not there any more.
+        rivals: what costs nothing beside both; None where there is none.
     """
 
     split: str
@@ -119,6 +121,7 @@ class Comparison:
     source: str = ""
     trained_on: int | None = None
     gone: int = 0
+    rivals: RivalsRecord | None = None
 
     @property
     def rows_are(self) -> str:
@@ -171,4 +174,5 @@ def evaluation_record(comparison: Comparison, **facts: object) -> dict[str, obje
         "intervals": comparison.intervals,
         "intervals_drawn_by": comparison.drawn_by or "row",
         "spectra": {"base": spectra(comparison.base), "adapted": spectra(comparison.adapted)},
+        "rivals": None if comparison.rivals is None else comparison.rivals.model_dump(),
     }

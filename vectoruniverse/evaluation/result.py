@@ -10,6 +10,25 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class Rivals:
+    """What rivals that cost nothing reach on the rows of a split.
+
+    Attributes:
+        values: rival → metric → value of each row (N,), NaN where the metric does not apply.
+        how: what was chosen of each, in words.
+        best: metric → the rival, or ``base``, that came first on the rows that choose.
+        chosen_by: the metric that chose what a map of the space does.
+        fitted_on: number of training rows that they were fitted on.
+    """
+
+    values: Mapping[str, Mapping[str, np.ndarray]]
+    how: Mapping[str, str]
+    best: Mapping[str, str]
+    chosen_by: str
+    fitted_on: int
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """How good the model is on one split.
 
@@ -20,6 +39,7 @@ class Evaluation:
         vectors: the rows as vectors (N, D) float32 on the CPU, by what they are of, such as ``image`` and ``text``.
         loss: what training lowers, without its penalties, on these rows; of two models with equal metrics the one with
             the lower loss is better. None where a loss of these rows would say nothing, as one over whole batches does.
+        rivals: of a base, what comes of its vectors without training; None where nobody asked.
     """
 
     metrics: Mapping[str, float]
@@ -27,6 +47,7 @@ class Evaluation:
     ranks: Mapping[str, np.ndarray] = field(default_factory=dict)
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
     loss: float | None = None
+    rivals: Rivals | None = None
 
     @property
     def rows(self) -> int:

@@ -68,7 +68,7 @@ def evaluate_pairs(
     forth, back = pair_ranks(first, second, items), pair_ranks(second, first, items.turned())
     metrics = _both_ways(names, summarise_ranks(forth, recall_at), summarise_ranks(back, recall_at))
     ranks = {f"{a}_to_{b}": forth.cpu().numpy(), f"{b}_to_{a}": back.cpu().numpy()}
-    per_row = _both_ways(names, *(_per_row(found, recall_at) for found in ranks.values()))
+    per_row = _both_ways(names, *(values_of_ranks(found, recall_at) for found in ranks.values()))
     return Evaluation(metrics | geometry(first, second, names), per_row, ranks, {a: first, b: second})
 
 
@@ -99,7 +99,7 @@ def _both_ways(names: tuple[str, str], forth: Mapping[str, Value], back: Mapping
     }
 
 
-def _per_row(ranks: NDArray[np.int64], recall_at: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+def values_of_ranks(ranks: NDArray[np.int64], recall_at: Sequence[int]) -> dict[str, NDArray[np.float64]]:
     """What recall and MRR are means of: hit or miss, and 1 / rank, of each row."""
     hits = {f"recall@{k}": (ranks <= k).astype(np.float64) for k in recall_at}
     return hits | {"mrr": 1.0 / ranks}
@@ -118,7 +118,7 @@ def evaluate_labels(embeddings: Embeddings, labels: Labels) -> Evaluation:
     per_row: dict[str, NDArray[np.float64]] = {}
     ranks = zero_shot_ranks(embeddings.image[has_label], labels.text, labels.of_row[has_label])
     for k in ZERO_SHOT_AT:
-        per_row[f"zero_shot/accuracy@{k}"] = _spread((ranks <= k).double(), has_label)
+        per_row[f"zero_shot/accuracy@{k}"] = spread((ranks <= k).double(), has_label)
     for query, gallery in NEIGHBOURS:
         precision = label_map(
             getattr(embeddings, query)[has_label],
@@ -127,11 +127,11 @@ def evaluate_labels(embeddings: Embeddings, labels: Labels) -> Evaluation:
             labels.of_row[has_label],
             exclude_self=True,
         )
-        per_row[f"map/{query}_to_{gallery}"] = _spread(precision, has_label)
+        per_row[f"map/{query}_to_{gallery}"] = spread(precision, has_label)
     return Evaluation(means(per_row), per_row)
 
 
-def _spread(values: Tensor, where: Tensor) -> NDArray[np.float64]:
+def spread(values: Tensor, where: Tensor) -> NDArray[np.float64]:
     """Values of some rows among all rows, NaN elsewhere."""
     spread = np.full(len(where), np.nan)
     spread[where.cpu().numpy()] = values.cpu().numpy()

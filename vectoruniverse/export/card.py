@@ -10,7 +10,7 @@ from vectoruniverse.api import LoadedRun
 from vectoruniverse.export.check import Agreement
 from vectoruniverse.export.formats import Transformers
 from vectoruniverse.models.source import BUILT_IN
-from vectoruniverse.report.tables import comparison_table, grounds, markdown_table
+from vectoruniverse.report.tables import comparison_table, grounds, markdown_table, rivals_told
 from vectoruniverse.runs.records import EvaluationRecord
 
 FROM_HERE = 'folder = "."'
@@ -106,4 +106,4 @@ def _metrics(record: EvaluationRecord | None) -> list[str]:
     if record is None or table is None or not table.rows:
         return ["The run holds no evaluation."]
     told = f"{grounds(f'{record.rows} {record.evaluated_on} rows', record.intervals_drawn_by)}:"
-    return [told, markdown_table(table)]
+    return [told, markdown_table(table), *filter(None, [rivals_told(record.rivals, record.split)])]

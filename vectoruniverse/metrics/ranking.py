@@ -151,6 +151,16 @@ def zero_shot_ranks(image: Tensor, label_text: Tensor, labels: Tensor, *, stripe
     return ranks
 
 
+def ranks_of_best(scores: Tensor, labels: Tensor) -> Tensor:
+    """Rank (N,) int64 of the best of each row's own labels among all, by scores (N, L) that need not be cosines.
+
+    Args:
+        scores: (N, L); those that differ by less than ``TIE`` are equal.
+        labels: (N, L) bool, multi-hot; at least one label in a row.
+    """
+    return _rank_of_best(scores.clone(), *labels.nonzero(as_tuple=True))
+
+
 def summarise_ranks(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
     """``recall@k`` for each k, ``median_rank`` and ``mrr`` of ranks (N,)."""
     return recall_at(ranks, ks) | {"median_rank": median_rank(ranks), "mrr": mean_reciprocal_rank(ranks)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.evaluation.comparison import Comparison
@@ -11,8 +11,9 @@ from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.report.figures.album import Plate, comparison_figures, history_figures, space_figures
 from vectoruniverse.report.figures.gallery import Gallery, TakePictures, choose_retrievals
 from vectoruniverse.report.figures.space import Embedded
-from vectoruniverse.report.tables import Table, comparison_table
-from vectoruniverse.report.verdict import Verdict, answer, kept_words, verdict, with_kept
+from vectoruniverse.report.page import OF_A_RUN, Chapter
+from vectoruniverse.report.tables import Table, comparison_table, rivals_grounds, rivals_table
+from vectoruniverse.report.verdict import Verdict, answer, kept_words, rivals_words, verdict, with_kept
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.tracking.contract import Direction
 from vectoruniverse.tracking.jsonl import read_metrics
@@ -59,6 +60,14 @@ def compared(comparison: Comparison, title: str = "") -> Table:
     return comparison_table(comparison.base.metrics, comparison.adapted.metrics, comparison.intervals, title)
 
 
+def page_chapters(comparison: Comparison) -> tuple[Chapter, ...]:
+    """Parts of a run's page: its rivals that cost nothing, where there are any, then those of every run."""
+    if (rivals := comparison.rivals) is None:
+        return OF_A_RUN
+    told = [rivals_grounds(rivals, comparison.split)]
+    return (Chapter("rivals", "Is the training worth it?", told, [rivals_table(rivals)]), *OF_A_RUN)
+
+
 def run_plates(run: Run, comparison: Comparison, *, monitor: str, has_space: bool) -> Iterator[Plate]:
     """The figures of every run: before and after, and what was logged while it ran."""
     yield from comparison_figures(comparison.base.metrics, comparison.adapted.metrics, comparison.intervals)
@@ -79,7 +88,9 @@ def verdict_of(run: Run, comparison: Comparison, *, monitor: str, has_space: boo
     held_out = comparison.evaluated_on == "held-out"
     found = answer(monitor, base, adapted, comparison.intervals, held_out=held_out)
     health = verdict(base, adapted, list(read_metrics(run.metrics_file))) if has_space else ()
-    return Verdict(with_kept(found, kept_words(*kept_epochs(run))), health)
+    told = with_kept(found, kept_words(*kept_epochs(run)))
+    worth = comparison.rivals and rivals_words(comparison.rivals, monitor)
+    return Verdict(replace(told, detail=f"{told.detail} {worth}") if worth else told, health)
 
 
 def kept_epochs(run: Run) -> tuple[int | None, int | None]:

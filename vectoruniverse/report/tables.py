@@ -12,8 +12,9 @@ import pandas as pd
 
 from vectoruniverse.adapters.apply import ParameterCount
 from vectoruniverse.data.findings import spreadsheet_cell
-from vectoruniverse.metrics.catalogue import ARROWS_READ, Metric, in_order, signed
+from vectoruniverse.metrics.catalogue import ARROWS, ARROWS_READ, Metric, in_order, signed
 from vectoruniverse.runs.durable import write_durably, write_errors_are_told
+from vectoruniverse.runs.records import RivalsRecord
 
 NBSP = "\N{NO-BREAK SPACE}"
 
@@ -74,6 +75,20 @@ def comparison_table(
     return Table(title, ("metric", "base", "adapted", "change [95 % interval]"), rows)
 
 
+def rivals_table(rivals: RivalsRecord) -> Table:
+    """The base, its rivals and the adapted model on the same rows, and the adapted one's lead over each."""
+    models, monitor = rivals.models, rivals.chosen_by
+    metrics = in_order({metric: None for one in models.values() for metric in one.reached})
+    trained = any(one.adapted_ahead for one in models.values())
+    lead = (f"adapted ahead in {monitor}",) if trained else ()
+    rows = []
+    for name, one in models.items():
+        cells = [_number(metric, one.reached[metric.name]) if metric.name in one.reached else "" for metric in metrics]
+        gap = one.adapted_ahead.get(monitor)
+        rows.append((name, *cells, *(interval(*gap, sign=True) if gap else "" for _ in lead), one.how))
+    return Table("", ("model", *(metric.name + ARROWS[metric.better] for metric in metrics), *lead, "chosen"), rows)
+
+
 def metric_table(metrics: Mapping[str, float]) -> Table:
     """Each metric of one model."""
     rows = [(metric.marked, _number(metric, metrics[metric.name])) for metric in in_order(metrics)]
@@ -132,8 +147,29 @@ def grounds(rows_are: str, drawn_by: str | None) -> str:
     )
 
 
+def rivals_grounds(rivals: RivalsRecord, split: str) -> str:
+    """What stands above the table of rivals; ``split`` is that of the evaluated rows."""
+    chose = "these very rows" if split == "val" else "the val rows"
+    return (
+        f"Rivals that cost no training, fitted on the base's vectors of {rivals.fitted_on:,} training rows; what was "
+        f"chosen of each was chosen on {chose}, as the epoch was."
+    )
+
+
+def rivals_told(rivals: RivalsRecord | None, split: str) -> str:
+    """The rivals in a model card; empty where there are none."""
+    return "" if rivals is None else f"{rivals_grounds(rivals, split)}\n\n{markdown_table(rivals_table(rivals))}"
+
+
 def model_card(
-    *, name: str, facts: Mapping[str, str], grounds: str, table: Table, snippet: str, tags: Sequence[str]
+    *,
+    name: str,
+    facts: Mapping[str, str],
+    grounds: str,
+    table: Table,
+    snippet: str,
+    tags: Sequence[str],
+    rivals: str = "",
 ) -> str:
     """A model card in the hub's form: what was run on what, what came out beside the base, how to load it.
 
@@ -144,9 +180,11 @@ def model_card(
         table: metrics of base and adapted model.
         snippet: Python that loads the adapter, run from the run folder.
         tags: what the hub files it under; the first is the library.
+        rivals: what stands below the table, in Markdown.
     """
     front = ["---", f"library_name: {tags[0]}", f"tags: [{', '.join(tags[1:])}]", "---"]
     body = [f"- {key}: {value}" for key, value in facts.items()]
     told = f"{grounds} ({ARROWS_READ[:-1]}):"
     code = ["## Load it", "", "Run in this folder:", "", "```python", snippet.strip(), "```", ""]
-    return "\n".join([*front, "", f"# {name}", "", *body, "", told, "", markdown_table(table), "", *code])
+    beside = [rivals, ""] if rivals else []
+    return "\n".join([*front, "", f"# {name}", "", *body, "", told, "", markdown_table(table), "", *beside, *code])

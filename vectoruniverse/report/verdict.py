@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vectoruniverse.metrics.catalogue import describe, signed
+from vectoruniverse.runs.records import RivalsRecord
 
 MIN_SHARE = 0.5
 """A space that keeps less than this share of its first effective rank has collapsed; the live guard's default."""
@@ -65,8 +66,8 @@ def answer(
         held_out: whether the rows are others than the adapted model learned from; if not, no change is called better.
     """
     before, after = base[metric], adapted[metric]
-    change, told = after - before, describe(metric)
-    scale, form, unit, points = (100, ".1f", " %", " points") if told.unit == "share" else (1, ".3f", "", "")
+    change = after - before
+    scale, form, unit, points = _units(metric)
     bounds = (intervals or {}).get(metric, {}).get("difference")
     low, high = (change, change) if bounds is None else bounds[1:]
     found = outcome(metric, low, high)
@@ -93,6 +94,39 @@ def outcome(metric: str, low: float, high: float) -> Outcome:
     if not (low > 0 or high < 0):
         return "unclear"
     return "better" if (low > 0) != (describe(metric).better == "lower") else "worse"
+
+
+def rivals_words(rivals: RivalsRecord, metric: str) -> str | None:
+    """Whether the adapted model beats the best of the rivals that cost nothing; None where that was not compared.
+
+    Args:
+        rivals: models on the same rows, with how far the adapted one is ahead of each.
+        metric: that counts.
+    """
+    best = rivals.best.get(metric, "")
+    ahead = rivals.models[best].adapted_ahead.get(metric) if best in rivals.models else None
+    if ahead is None:
+        return None
+    scale, form, unit, points = _units(metric)
+    gap, low, high = (x * scale for x in ahead)
+    told = (
+        "the base itself" if best == "base" else f"{best}, {rivals.models[best].reached[metric] * scale:{form}}{unit}"
+    )
+    rival = f"the best rival that costs nothing ({told})"
+    found = outcome(metric, *ahead[1:])
+    if found in ("better", "worse"):
+        near, far = sorted((abs(low), abs(high)))
+        change = f"by {abs(gap):{form}}{points}, 95 % interval {near:{form}} to {far:{form}}"
+        if found == "better":
+            return f"It beats {rival} {change}."
+        return f"It loses to {rival} {change}: linear algebra on the base's vectors does better than this training."
+    interval = f"{signed(low, form)} to {signed(high, form)}"
+    return f"It is not clearly better than {rival}: {signed(gap, form)}{points}, 95 % interval {interval}."
+
+
+def _units(metric: str) -> tuple[int, str, str, str]:
+    """Factor, form, unit and unit of differences in which a metric is told."""
+    return (100, ".1f", " %", " points") if describe(metric).unit == "share" else (1, ".3f", "", "")
 
 
 def kept_words(epoch: int | None, best_epoch: int | None) -> str | None:

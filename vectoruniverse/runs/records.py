@@ -169,6 +169,36 @@ class ForgettingRecord(Part):
     rule: str
 
 
+class RivalRecord(Record):
+    """A model beside others on the same rows.
+
+    Attributes:
+        how: what was chosen of it, in words.
+        reached: its metrics.
+        adapted_ahead: metric → by how much the adapted model stands ahead of it, as [estimate, low, high].
+    """
+
+    how: str
+    reached: dict[str, float]
+    adapted_ahead: dict[str, list[float]] = Field(default_factory=dict)
+
+
+class RivalsRecord(Record):
+    """The base, its rivals that cost nothing, and the adapted model on the same rows.
+
+    Attributes:
+        chosen_by: the metric that chose what a map of the space does.
+        fitted_on: number of training rows that the rivals were fitted on.
+        best: metric → the rival, or ``base``, that came first on the rows that choose.
+        models: by name, ``base`` first and ``adapted`` last.
+    """
+
+    chosen_by: str
+    fitted_on: int
+    best: dict[str, str]
+    models: dict[str, RivalRecord]
+
+
 class EvaluationRecord(Record):
     """The kept checkpoint beside its base, on the held-out rows.
 
@@ -191,6 +221,7 @@ class EvaluationRecord(Record):
             ``text`` or ``document``; ``row`` where it drew each alone.
         spectra: ``base`` and ``adapted`` → embedded inputs → singular values.
         forgetting: what was gained and lost along the adapter's scale, where the experiment says what the base knew.
+        rivals: what costs nothing beside the adapted model; None where nobody asked, or the task has none.
     """
 
     renamed: ClassVar[dict[str, str]] = {"judged": "evaluated_on", "judges_space": "has_space"}
@@ -214,6 +245,7 @@ class EvaluationRecord(Record):
     intervals_drawn_by: str = "row"
     spectra: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
     forgetting: ForgettingRecord | None = None
+    rivals: RivalsRecord | None = None
 
     @property
     def kept(self) -> int:

@@ -18,12 +18,13 @@ from vectoruniverse.config.loading import dump_experiment, fingerprint
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.evaluation.comparison import Comparison, EvaluatedOn, compare_rows, evaluation_record
 from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.evaluation.rivals import beside_rivals
 from vectoruniverse.metrics.catalogue import ARROWS_READ, describe
 from vectoruniverse.report.figures.style import undrawn
 from vectoruniverse.report.ledger import ledger_chapter, ledger_frame, ledger_line, ledger_plate
-from vectoruniverse.report.page import OF_A_RUN, write_page
-from vectoruniverse.report.run import Findings, compared, run_plates, verdict_of
-from vectoruniverse.report.tables import grounds, model_card
+from vectoruniverse.report.page import write_page
+from vectoruniverse.report.run import Findings, compared, page_chapters, run_plates, verdict_of
+from vectoruniverse.report.tables import grounds, model_card, rivals_told
 from vectoruniverse.report.verdict import kept_words
 from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.folder import Run
@@ -109,7 +110,7 @@ def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evalu
     rows: EvaluatedOn = "held-out" if split == "val" and prepared.data.holds_out else "training"
     found = adapted or prepared.task.evaluate(split)
     paired = compare_rows({"adapted": found.per_query, "base": base.per_query}, "base", groups=units)
-    return Comparison(split, base, found, paired, column, rows)
+    return Comparison(split, base, found, paired, column, rows, rivals=beside_rivals(base, found, units))
 
 
 def write_results(prepared: Prepared, outcome: Outcome) -> Findings:
@@ -138,6 +139,7 @@ def write_results(prepared: Prepared, outcome: Outcome) -> Findings:
         table=compared(comparison),
         snippet=prepared.snippet(),
         tags=prepared.tags,
+        rivals=rivals_told(comparison.rivals, comparison.split),
     )
     run.write_text("README.md", card)
     if not prepared.experiment.eval.report:
@@ -159,7 +161,7 @@ def report(run: Run, prepared: Prepared, comparison: Comparison, facts: Mapping[
         comparison=compared(comparison, f"{comparison.rows_are.capitalize()}. {ARROWS_READ}"),
         verdict=told.health,
         plates=plates,
-        chapters=[*OF_A_RUN, ledger_chapter(ledger, "the adapter")],
+        chapters=[*page_chapters(comparison), ledger_chapter(ledger, "the adapter")],
         galleries=findings.galleries,
         facts={name: said.replace("`", "") for name, said in facts.items()},  # Markdown's, for the card
         tables=findings.tables,

@@ -24,7 +24,17 @@ from vectoruniverse.report.figures.space import (
 from vectoruniverse.tracking.series import Floats, Record
 
 Section = Literal[
-    "answer", "cost", "curves", "adapters", "health", "forgetting", "cells", "config", "differences", "metrics"
+    "answer",
+    "rivals",
+    "cost",
+    "curves",
+    "adapters",
+    "health",
+    "forgetting",
+    "cells",
+    "config",
+    "differences",
+    "metrics",
 ]
 
 

@@ -150,6 +150,10 @@ class ImageTextEvalConfig(RetrievalEvalConfig):
     label_template: str | None = Field(
         "{label}", description="Text of a label for zero-shot accuracy; null leaves labels out of the evaluation."
     )
+    rivals: bool = Field(
+        True,
+        description="Also evaluate what costs no training: maps, probe and cache fitted on the base's vectors.",
+    )
 
     @model_validator(mode="after")
     def _labelled(self) -> ImageTextEvalConfig:

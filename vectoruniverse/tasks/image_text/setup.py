@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ from vectoruniverse.tasks.image_text.model import (
     load_encoder,
     picture_recipe,
 )
+from vectoruniverse.tasks.image_text.rivals import free_rivals
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ViewsConfig
 from vectoruniverse.tasks.image_text.task import ImageTextTask, LabelTexts, Pairs, Preserved
 from vectoruniverse.tasks.rows import RowChoice
@@ -156,8 +158,14 @@ def load_known(
 
 
 def evaluate_base(experiment: ImageTextExperiment, shared: ImageTextShared, split: str) -> Evaluation:
-    """What the base reaches."""
-    return build_task(experiment, shared.encoder, shared.pairs).evaluate(split)
+    """What the base reaches, and beside it, on held-out rows, what its rivals that cost nothing do."""
+    task, data = build_task(experiment, shared.encoder, shared.pairs), shared.data
+    found = task.evaluate(split)
+    held_out = split != "train" and not np.isin(getattr(data.split, split), data.split.train).any()
+    if not (held_out and experiment.eval.rivals):
+        return found
+    rivals = free_rivals(task, experiment, choosing=(task.part(split), found), reported=(task.part(split), found))
+    return dataclasses.replace(found, rivals=rivals)
 
 
 def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: Path | None = None) -> PreparedImageText:
@@ -271,18 +279,10 @@ def build_pairs(
     """Tokenize and number the rows of both splits; ``display`` is told of texts that are cut."""
     tokenized, items = encoder.tokenize([row.text for row in data.rows]), data.items()
     tell_truncated({"": tokenized}, encoder.max_tokens, display)
+    keys = [row_key(row.id) for row in data.rows]
     labels = label_texts(data.rows, encoder, label_template)
-
-    def pairs(part: np.ndarray) -> Pairs:
-        return Pairs(
-            data.pictures.select(part),
-            [row_key(data.rows[i].id) for i in part],
-            tokenized.select(part),
-            items.select(part),
-            None if labels is None else LabelTexts(labels.names, labels.tokens, labels.of_row[part]),
-        )
-
-    return {"train": pairs(data.split.train), "val": pairs(data.split.val)}
+    everything = Pairs(data.pictures, keys, tokenized, items, labels)
+    return {"train": everything.select(data.split.train), "val": everything.select(data.split.val)}
 
 
 def build_task(

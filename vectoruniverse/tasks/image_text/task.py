@@ -6,7 +6,7 @@ Shapes: B batch, N rows of a split, S side of the stored picture, H side of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +29,9 @@ class PictureSource(Protocol):
 
     def take(self, indices: np.ndarray | slice) -> np.ndarray:
         """uint8 (B, S, S, 3)."""
+
+    def select(self, indices: np.ndarray) -> PictureSource:
+        """These pictures, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,13 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def select(self, rows: np.ndarray) -> Pairs:
+        """The rows at these positions, in this order."""
+        labels = self.labels
+        some = None if labels is None else replace(labels, of_row=labels.of_row[torch.from_numpy(rows)])
+        keys = [self.keys[i] for i in rows]
+        return Pairs(self.pictures.select(rows), keys, self.tokens.select(rows), self.items.select(rows), some)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +218,21 @@ class ImageTextTask:
         """Clamp a trained logit scale."""
         self.encoder.clamp_logit_scale()
 
+    @property
+    def passes_per_step(self) -> int:
+        """How many forward passes of a row an update costs at the least: as many back as forth, for each view."""
+        return 2 * self._views
+
     def embed(self, pairs: Pairs) -> Embeddings:
         """Unit vectors of every row, unaugmented and without dropout."""
         images = self.encoder.embed_squares(pairs.pictures.take, len(pairs), batch_size=self._eval_batch)
         return Embeddings(images, self._embed_texts(pairs.tokens))
+
+    def labels(self, pairs: Pairs) -> Labels | None:
+        """The rows' labels, with the unit vectors of their texts."""
+        if (labels := pairs.labels) is None:
+            return None
+        return Labels(labels.names, self._embed_texts(labels.tokens), labels.of_row)
 
     def _embed_texts(self, tokens: TokenizedTexts) -> Tensor:
         return self.encoder.embed_texts(tokens, batch_size=self._eval_batch)
@@ -222,9 +243,8 @@ class ImageTextTask:
         embeddings = self.embed(pairs)
         sides = (embeddings.image, embeddings.text)
         retrieval = evaluate_pairs(*sides, pairs.items, self._recall_at, names=("image", "text"))
-        if pairs.labels is None:
+        if (labels := self.labels(pairs)) is None:
             return retrieval
-        labels = Labels(pairs.labels.names, self._embed_texts(pairs.labels.tokens), pairs.labels.of_row)
         by_label = evaluate_labels(embeddings, labels)
         return Evaluation(
             {**retrieval.metrics, **by_label.metrics},
