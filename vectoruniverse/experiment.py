@@ -410,15 +410,19 @@ def _build_trainer(prepared: Prepared, task: Task, observer: Observer, total: in
 def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: Trainer, task: TimedTask) -> Outcome:
     """Put the parameters to keep back, evaluate them beside the base, write what a person wants to have."""
     experiment, position, run = prepared.experiment, trainer.position, session.run
-    kept = latest(run.checkpoints, experiment.eval.keep, session.display.warn)
+    blends = experiment.eval.keep == "blend"
+    kept = latest(run.checkpoints, "last" if experiment.eval.keep == "last" else "best", session.display.warn)
     assert kept is not None, "the first evaluation writes a checkpoint"
     restore_parameters(prepared.task.trained(), kept.tensors["model"])
-    forgetting = prepared.forgotten("val")
+    blend = prepared.choose_scale("val") if blends else None
+    forgetting = prepared.forgotten("val", 1.0 if blend is None else blend.scale)
+    if blend is not None:
+        prepared.blend(blend.scale)
     prepared.save(run.adapter)
     for weights in run.adapter.rglob("*.safetensors"):
         share_as_other_files(weights)
     epoch = trainer_state(kept).position.evaluated
-    comparison = beside_base(prepared, base, "val", trainer.evaluation_at(kept.step))
+    comparison = beside_base(prepared, base, "val", None if blends else trainer.evaluation_at(kept.step))
     times = session.times.facts()  # once: the card, the report and the record of a run tell the same time
     outcome = Outcome(
         run,
@@ -430,6 +434,7 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
         task.step_seconds,
         task.evaluation_seconds,
         best_earlier(run, experiment.eval.monitor, prepared.data.fingerprint()),
+        blend,
         forgetting,
     )
     findings = write_results(prepared, outcome)

@@ -124,6 +124,13 @@ class Adapter(ABC):
         for parameter, before, after in self._path:
             parameter.data.copy_(torch.lerp(before.to(after), after, scale))
 
+    def blend(self, scale: float) -> None:
+        """Make the model at a scale of the way from the base the adapted one, for good: ``save`` writes it."""
+        self.set_scale(scale)
+        self._path = None
+        if self.low_rank is not None:
+            self.low_rank.rescale(scale)
+
     def merge(self) -> None:
         """Leave a plain model with the update in its weights and no layer of ours, for good; where ``mergeable``."""
         assert self.mergeable, self.words

@@ -54,6 +54,19 @@ class DoraLinear(LoraLinear):
             gain: Tensor = self.lora_magnitude_vector / vector_norm(directed, dim=1)
             return (gain.unsqueeze(1) * directed - weight) * self.factor
 
+    @torch.no_grad()
+    def rescale(self, factor: float) -> None:
+        r"""Make W' - W ``factor`` times what it is, for good.
+
+        With g = m / ‖W + scale · B A‖ by row, W + f (W' - W) = d · (W + scale · (f g / d) B A) where d = 1 - f + f g:
+        DoRA again, of another lora_B and another m.
+        """
+        self.factor = 1.0
+        gain = self.lora_magnitude_vector / self._norm()
+        weight = 1.0 - factor + factor * gain
+        self.lora_B.mul_((factor * gain / weight).unsqueeze(1))
+        self.lora_magnitude_vector.copy_(weight * self._norm())
+
     def _unmerged_weight(self) -> Tensor:
         if not self.merged:
             return weight_of(self.base)

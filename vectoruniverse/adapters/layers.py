@@ -142,6 +142,17 @@ class LoraLinear(nn.Module):
             return (b @ a) * (self.scale * self.factor)
 
     @torch.no_grad()
+    def rescale(self, factor: float) -> None:
+        """Make the update ``factor`` times what it is, for good: alpha carries it, so that peft reads it too."""
+        assert not self.merged, "unmerge before rescaling"
+        self.factor = 1.0
+        if factor == 0.0:  # peft takes no alpha of 0
+            self.lora_A.copy_(self.lora_A if self.start_A is None else self.start_A)
+            self.lora_B.copy_(torch.zeros_like(self.lora_B) if self.start_B is None else self.start_B)
+        else:
+            self.alpha, self.scale = self.alpha * factor, self.scale * factor
+
+    @torch.no_grad()
     def merge(self) -> None:
         """Add the update to the base layer's weight, so that a forward costs no more than before; twice is once.
 

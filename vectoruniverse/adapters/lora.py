@@ -125,6 +125,13 @@ class LoraAdapter:
         for layer in self.layers.values():
             layer.factor = factor
 
+    def rescale(self, factor: float) -> None:
+        """Make every update ``factor`` times what it is, for good, and saved: see ``LoraLinear.rescale``."""
+        self._refuse_merged("rescale")
+        self.alpha *= factor or 1.0
+        for layer in self.layers.values():
+            layer.rescale(factor)
+
     def overwrite(self, tensors: Mapping[str, Tensor]) -> None:
         """Give named parameters or buffers of the model other values, in their own dtype and device, until ``remove``.
 

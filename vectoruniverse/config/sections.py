@@ -136,7 +136,11 @@ class EvalConfig(Section):
 
     monitor: str = Field("", description="Metric that picks the best checkpoint; greater is better.")
     report: bool = Field(True, description="Write report.html and its figures at the end of a run.")
-    keep: Literal["best", "last"] = Field("best", description="Checkpoint that becomes the run's adapter.")
+    keep: Literal["best", "last", "blend"] = Field(
+        "best",
+        description="Checkpoint that becomes the run's adapter; `blend`: the best one, at the scale between base and "
+        "adapted model that validation rows choose (WiSE-FT, arXiv:2109.01903).",
+    )
     every: int = Field(
         1, ge=1, le=100_000, description="Epochs from one evaluation to the next; the last is always evaluated."
     )
@@ -316,4 +320,9 @@ class Experiment(Section):
             raise ValueError("model.scratch has random weights: adapter.method must be full")
         if self.revision is not None and not (isinstance(self.model, str) and "/" in self.model):
             raise ValueError("revision needs a Hugging Face name in model")
+        if self.eval.keep == "blend" and (self.starts_random or self.draws_base):
+            raise ValueError(
+                "eval.keep: blend needs a way from the base to what is trained; a prefix, a new head and a model of "
+                "random weights have none"
+            )
         return self

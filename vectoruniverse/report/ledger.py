@@ -24,8 +24,9 @@ def ledger_words(ledger: ForgettingRecord | None, whose: str) -> Iterator[str]:
         return
     before, after, best = _ends(ledger)
     change = "" if after.old_change is None else f" (change {interval(*after.old_change, sign=True)})"
+    at = "" if ledger.kept_scale == 1.0 else f" at scale {ledger.kept_scale:g}"
     yield (
-        f"With {whose}, {ledger.metric} on rows that the base knew went from {interval(*before.old)} to "
+        f"With {whose}{at}, {ledger.metric} on rows that the base knew went from {interval(*before.old)} to "
         f"{interval(*after.old)}{change}, and on the new rows from {interval(*before.new)} to {interval(*after.new)}."
     )
     yield (
@@ -67,6 +68,9 @@ def ledger_frame(ledger: ForgettingRecord | None) -> pd.DataFrame:
 
 
 def _ends(ledger: ForgettingRecord) -> tuple[Kept, Kept, Kept]:
-    """The base, the adapted model, and the scale that keeps most of both."""
+    """The base, the model that is kept, and the one at the scale that keeps most of both."""
     curve = sorted(ledger.curve, key=lambda one: one.scale)
-    return curve[0], curve[-1], min(curve, key=lambda one: abs(one.scale - ledger.best_scale))
+    kept, best = (
+        min(curve, key=lambda one: abs(one.scale - scale)) for scale in (ledger.kept_scale, ledger.best_scale)
+    )
+    return curve[0], kept, best

@@ -15,6 +15,7 @@ from vectoruniverse.report.page import OF_A_RUN, Chapter
 from vectoruniverse.report.tables import Table, comparison_table, rivals_grounds, rivals_table
 from vectoruniverse.report.verdict import Verdict, answer, kept_words, rivals_words, verdict, with_kept
 from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.records import EvaluationRecord
 from vectoruniverse.tracking.contract import Direction
 from vectoruniverse.tracking.jsonl import read_metrics
 
@@ -88,9 +89,22 @@ def verdict_of(run: Run, comparison: Comparison, *, monitor: str, has_space: boo
     held_out = comparison.evaluated_on == "held-out"
     found = answer(monitor, base, adapted, comparison.intervals, held_out=held_out)
     health = verdict(base, adapted, list(read_metrics(run.metrics_file))) if has_space else ()
-    told = with_kept(found, kept_words(*kept_epochs(run)))
+    kept = filter(None, (kept_words(*kept_epochs(run)), blend_words(run.read_evaluation())))
+    told = with_kept(found, ". ".join(kept) or None)
     worth = comparison.rivals and rivals_words(comparison.rivals, monitor)
     return Verdict(replace(told, detail=f"{told.detail} {worth}") if worth else told, health)
+
+
+def blend_words(record: EvaluationRecord | None) -> str | None:
+    """Which scale of the adapter is kept, and who chose it; None where it is kept as it was trained."""
+    if record is None or record.blend is None:
+        return None
+    blend = record.blend
+    rows = "these very rows" if blend.split == record.split else f"{blend.split} rows"
+    if blend.scale == 0.0:
+        return f"No scale of the adapter was better than none on {rows}: the base is kept"
+    optimistic = ", which makes its numbers slightly optimistic" if blend.split == record.split else ""
+    return f"Kept is the adapter at scale {blend.scale:g}, chosen on {rows}{optimistic}"
 
 
 def kept_epochs(run: Run) -> tuple[int | None, int | None]:

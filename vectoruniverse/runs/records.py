@@ -154,7 +154,7 @@ class ForgettingRecord(Part):
     """What a run gained on the new rows and lost on those that the base knew, along its adapter's scale.
 
     ``run``, ``values`` and ``seed`` tell which cell of a sweep it is of, ``rows_chosen`` is the experiment's
-    ``forgetting``, ``rule`` tells how ``best_scale`` was chosen.
+    ``forgetting``, ``rule`` tells how ``best_scale`` was chosen, and ``kept_scale`` is that of the saved adapter.
     """
 
     run: str = ""
@@ -166,6 +166,25 @@ class ForgettingRecord(Part):
     old_rows: int
     curve: list[Kept]
     best_scale: float
+    kept_scale: float = 1.0
+    rule: str
+
+
+class BlendRecord(Part):
+    """The scale between base (0) and adapted model (1) whose model is kept.
+
+    Attributes:
+        scale: the chosen one.
+        split: the rows that chose it.
+        metric: of which the curve tells.
+        curve: at each ``scale`` the metric on the ``new`` rows and, where the base is known to know some, ``old`` ones.
+        rule: how it was chosen.
+    """
+
+    scale: float
+    split: str
+    metric: str
+    curve: list[dict[str, float]]
     rule: str
 
 
@@ -220,6 +239,7 @@ class EvaluationRecord(Record):
         intervals_drawn_by: what the rows have in common that the bootstrap drew together: a column, ``picture``,
             ``text`` or ``document``; ``row`` where it drew each alone.
         spectra: ``base`` and ``adapted`` → embedded inputs → singular values.
+        blend: which scale of the adapter is kept; None where it is kept as it was trained.
         forgetting: what was gained and lost along the adapter's scale, where the experiment says what the base knew.
         rivals: what costs nothing beside the adapted model; None where nobody asked, or the task has none.
     """
@@ -244,6 +264,7 @@ class EvaluationRecord(Record):
     intervals: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
     intervals_drawn_by: str = "row"
     spectra: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
+    blend: BlendRecord | None = None
     forgetting: ForgettingRecord | None = None
     rivals: RivalsRecord | None = None
 

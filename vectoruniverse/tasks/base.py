@@ -20,10 +20,13 @@ from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.report.run import Findings
-from vectoruniverse.runs.records import ForgettingRecord
+from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.rows import Data, RowChoice
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.task import Task
+
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the adapted model among which a blend is chosen."""
 
 
 @dataclass(slots=True)
@@ -79,9 +82,30 @@ class Prepared(ABC):
         for part, adapter in self.adapters.items():
             adapter.save(folder / part)
 
-    def forgotten(self, split: str) -> ForgettingRecord | None:
-        """What training gained on the rows of a split and lost on those that the base knew, where these are known."""
-        del split
+    def choose_scale(self, split: str) -> BlendRecord:
+        """The scale between base and adapted model that does best on the rows of a split; left is the adapted model."""
+        metric, curve = self.experiment.eval.monitor, []
+        for scale in SCALES:
+            for adapter in self.adapters.values():
+                adapter.set_scale(scale)
+            curve.append({"scale": scale, "new": self.task.evaluate(split).metrics[metric]})
+        best = max(curve, key=lambda point: (point["new"], point["scale"]))["scale"]
+        rule = f"best {metric}; the larger scale of equals"
+        return BlendRecord(scale=best, split=split, metric=metric, curve=curve, rule=rule)
+
+    def blend(self, scale: float) -> None:
+        """Make the model at this scale the adapted one, for good."""
+        for adapter in self.adapters.values():
+            adapter.blend(scale)
+
+    def forgotten(self, split: str, kept_scale: float) -> ForgettingRecord | None:
+        """What training gained on the rows of a split and lost on those that the base knew, where these are known.
+
+        Args:
+            split: of the run's own rows.
+            kept_scale: of the adapter that will be saved; what is on the model is the adapter in full.
+        """
+        del split, kept_scale
         return None
 
     @property

@@ -23,14 +23,14 @@ from vectoruniverse.metrics.catalogue import ARROWS_READ, describe
 from vectoruniverse.report.figures.style import undrawn
 from vectoruniverse.report.ledger import ledger_chapter, ledger_frame, ledger_line, ledger_plate
 from vectoruniverse.report.page import write_page
-from vectoruniverse.report.run import Findings, compared, page_chapters, run_plates, verdict_of
+from vectoruniverse.report.run import Findings, blend_words, compared, page_chapters, run_plates, verdict_of
 from vectoruniverse.report.tables import grounds, model_card, rivals_told
 from vectoruniverse.report.verdict import kept_words
 from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
-from vectoruniverse.runs.records import EvaluationRecord, ForgettingRecord
+from vectoruniverse.runs.records import BlendRecord, EvaluationRecord, ForgettingRecord
 from vectoruniverse.tasks.base import Prepared
 from vectoruniverse.terminal import counted
 from vectoruniverse.tracking.contract import DataSet, Tracker, Trackers
@@ -52,6 +52,7 @@ class Outcome:
         step_seconds: of this process, in training steps.
         evaluation_seconds: of this process, in evaluations between steps.
         earlier: the best earlier run of the same experiment on the same data, if there is one.
+        blend: which scale of the adapter is kept; None where it is kept as it was trained.
         forgetting: what was gained and lost along the adapter's scale; None where nobody said what the base knew.
     """
 
@@ -64,6 +65,7 @@ class Outcome:
     step_seconds: float
     evaluation_seconds: float
     earlier: Earlier | None
+    blend: BlendRecord | None = None
     forgetting: ForgettingRecord | None = None
 
     @property
@@ -116,25 +118,28 @@ def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evalu
 def write_results(prepared: Prepared, outcome: Outcome) -> Findings:
     """evaluation.json, per_query.safetensors, the model card, and the report with its figures."""
     run, comparison, data = outcome.run, outcome.comparison, prepared.data
-    record = evaluation_record(
-        comparison,
-        data=data.fingerprint(),
-        experiment=fingerprint(prepared.experiment),
-        monitor=outcome.monitor,
-        best_epoch=outcome.best_epoch,
-        epoch=outcome.epoch,
-        has_space=prepared.has_space,
-        trained_parameters=prepared.trained_parameters(),
-        adapter=adapter_spectra(prepared),
-        forgetting=outcome.forgetting,
+    record = EvaluationRecord.model_validate(
+        evaluation_record(
+            comparison,
+            data=data.fingerprint(),
+            experiment=fingerprint(prepared.experiment),
+            monitor=outcome.monitor,
+            best_epoch=outcome.best_epoch,
+            epoch=outcome.epoch,
+            has_space=prepared.has_space,
+            trained_parameters=prepared.trained_parameters(),
+            adapter=adapter_spectra(prepared),
+            blend=outcome.blend,
+            forgetting=outcome.forgetting,
+        )
     )
     write_per_query(run, prepared, comparison)
-    run.write_record("evaluation.json", EvaluationRecord.model_validate(record))
+    run.write_record("evaluation.json", record)
     facts = card_facts(prepared, outcome.epoch, outcome.best_epoch, outcome.seconds)
-    told = {} if outcome.forgetting is None else {"forgotten": ledger_line(outcome.forgetting)}
+    told = {"kept": blend_words(record), "forgotten": outcome.forgetting and ledger_line(outcome.forgetting)}
     card = model_card(
         name=run.name,
-        facts=facts | told,
+        facts=facts | {name: said for name, said in told.items() if said},
         grounds=grounds(comparison.rows_are.capitalize(), comparison.drawn_by),
         table=compared(comparison),
         snippet=prepared.snippet(),

@@ -24,7 +24,7 @@ from vectoruniverse.evaluation.retrieval import Embeddings
 from vectoruniverse.losses.build import build_loss, false_negatives
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, local_source
 from vectoruniverse.report.run import Findings, Rows, retrieval_findings
-from vectoruniverse.runs.records import ForgettingRecord
+from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.image_text.data import ImageTextData, decode, refuse_lone_rows
 from vectoruniverse.tasks.image_text.forgetting import Side, known_rows, ledger, refuse_lone_group
@@ -214,10 +214,20 @@ class PreparedImageText(Prepared):
     encoder: DualEncoder
     known: Known | None
 
-    def forgotten(self, split: str) -> ForgettingRecord | None:
+    def choose_scale(self, split: str) -> BlendRecord:
+        """The scale that keeps most of both sides, where the experiment says what the base knew."""
+        found = self.forgotten(split)
+        if found is None:
+            return super(PreparedImageText, self).choose_scale(split)
+        curve = [{"scale": one.scale, "new": one.new.estimate, "old": one.old.estimate} for one in found.curve]
+        return BlendRecord(scale=found.best_scale, split=split, metric=found.metric, curve=curve, rule=found.rule)
+
+    def forgotten(self, split: str, kept_scale: float = 1.0) -> ForgettingRecord | None:
         """Where the experiment says what the base knew: both sides along the adapter's scale."""
         config = self.experiment.forgetting
-        return None if config is None or self.known is None else self.ledger(self.known, config, split)
+        if config is None or self.known is None:
+            return None
+        return self.ledger(self.known, config, split).model_copy(update={"kept_scale": kept_scale})
 
     def ledger(self, known: Known, config: ForgettingConfig, split: str) -> ForgettingRecord:
         """What adapting gained on the rows of a split and lost on ``known`` ones."""
