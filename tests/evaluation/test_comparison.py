@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vectoruniverse.evaluation.comparison import compare_rows, means
-from vectoruniverse.metrics.bootstrap import bootstrap_mean, paired_bootstrap
+from vectoruniverse.metrics.intervals import difference_interval, mean_interval
 
 
 def compared(base, adapted, groups=None):
@@ -59,9 +59,9 @@ def test_any_number_of_models_is_the_pairs_of_them():
     for name, gaps in found.differences.items():
         for metric, gap in gaps.items():
             first, other = models["b"][metric], models[name][metric]
-            assert gap == paired_bootstrap(first, other, seed=0, groups=groups)
-            assert ahead.differences[name][metric] == paired_bootstrap(other, first, seed=0, groups=groups)
-            assert found.reached[name][metric] == bootstrap_mean(other, seed=0, groups=groups)
+            assert gap == difference_interval(first, other, groups=groups)
+            assert ahead.differences[name][metric] == difference_interval(other, first, groups=groups)
+            assert found.reached[name][metric] == mean_interval(other, groups=groups)
 
 
 def test_a_metric_that_the_reference_lacks_has_no_difference():

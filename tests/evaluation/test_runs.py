@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.runs import compare_runs, flatten
-from vectoruniverse.metrics.bootstrap import bootstrap_mean, paired_bootstrap
+from vectoruniverse.metrics.intervals import difference_interval, mean_interval
 from vectoruniverse.report.comparison import answer, config_table, difference_table, metric_table, write_compare_page
 
 HOSTILE = "</style><script>1</script>"
@@ -37,7 +37,7 @@ def make_run(
     if hits is None:
         return
     units = np.arange(len(hits)) if drawn is None else drawn
-    bounds = bootstrap_mean(hits, seed=0, groups=units)
+    bounds = mean_interval(hits, groups=units)
     record = {
         "rows": len(hits),
         "split": "val",
@@ -58,12 +58,12 @@ def hits(share: float, seed: int = 0, rows: int = 200) -> np.ndarray:
     return (np.random.default_rng(seed).random(rows) < share).astype(float)
 
 
-def test_differences_are_the_paired_bootstrap_over_the_groups_that_were_drawn(tmp_path):
+def test_differences_are_the_paired_intervals_over_the_groups(tmp_path):
     before, after, groups = hits(0.3), hits(0.6, 1), np.arange(200) // 4
     make_run(tmp_path, "one", before, drawn=groups)
     make_run(tmp_path, "two", after, drawn=groups, config="train:\n  lr: 0.2\n  epochs: 3\n")
     record = compare_runs(["one", "two"], runs_dir=tmp_path)
-    gap = paired_bootstrap(before, after, seed=0, groups=groups)
+    gap = difference_interval(before, after, groups=groups)
     assert record["differences"] == {"two": {"recall@5": pytest.approx([gap.estimate, gap.low, gap.high])}}
     assert record["no_differences"] == {}
     assert record["metrics"]["recall@5"]["one"][0] == pytest.approx(before.mean())

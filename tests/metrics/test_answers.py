@@ -5,7 +5,7 @@ import math
 import pytest
 
 from vectoruniverse.metrics.answers import answer
-from vectoruniverse.metrics.bootstrap import Interval
+from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.metrics.sweeps import SweepSummary, ValueSummary, smallest_not_worse
 
 

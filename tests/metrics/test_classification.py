@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from vectoruniverse.metrics.bootstrap import bootstrap_mean
 from vectoruniverse.metrics.classification import (
     accuracy,
     class_scores,
@@ -14,6 +13,7 @@ from vectoruniverse.metrics.classification import (
     macro_f1_rows,
     reliability,
 )
+from vectoruniverse.metrics.intervals import mean_interval
 
 
 def rows(seed: int, count: int = 200, classes: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -102,7 +102,7 @@ def test_what_is_no_class_is_refused() -> None:
         reliability([0.5], [True, False])
 
 
-def test_rows_of_macro_f1_have_it_as_their_mean_and_its_bootstrap_interval() -> None:
+def test_rows_of_macro_f1_have_it_as_their_mean_and_its_interval() -> None:
     """Against resampling rows and recomputing scikit-learn's macro F1 each time."""
     sklearn = pytest.importorskip("sklearn.metrics")
     random = np.random.default_rng(3)
@@ -111,7 +111,7 @@ def test_rows_of_macro_f1_have_it_as_their_mean_and_its_bootstrap_interval() -> 
     rows = macro_f1_rows(labels, predictions, 5)
     expected = sklearn.f1_score(labels, predictions, average="macro", labels=np.arange(4), zero_division=0)
     assert rows.mean() == pytest.approx(expected)
-    interval = bootstrap_mean(rows, seed=0)
+    interval = mean_interval(rows)
     drawn = random.integers(0, 400, (1000, 400))
     slow = [
         sklearn.f1_score(labels[i], predictions[i], average="macro", labels=np.arange(4), zero_division=0)

@@ -53,10 +53,10 @@ def test_a_card_has_the_hub_s_front_matter_and_the_snippet():
     ("drawn_by", "said"),
     [(None, "over rows ("), ("row", "over rows ("), ("Channel", "over groups of rows with the same Channel (")],
 )
-def test_a_card_says_what_the_bootstrap_drew(drawn_by, said):
+def test_a_card_says_what_its_intervals_are_over(drawn_by, said):
     told = grounds("Held-out rows", drawn_by)
     card = model_card(name="r", facts={}, grounds=told, table=Table("", ["m"], []), snippet="", tags=["peft"])
-    assert f"paired bootstraps {said}" in card
+    assert f"intervals are paired, {said}" in card
 
 
 def test_a_hostile_cell_cannot_break_the_markdown_table():

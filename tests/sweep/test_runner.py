@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.processes import start
 from vectoruniverse.errors import ConfigError, DataError, LockedError
 from vectoruniverse.experiment import evaluate_run, train
-from vectoruniverse.metrics.bootstrap import paired_bootstrap
+from vectoruniverse.metrics.intervals import difference_interval
 from vectoruniverse.metrics.sweeps import summarise_sweep
 from vectoruniverse.report.sweep.record import read_sweep
 from vectoruniverse.runs.folder import Run
@@ -267,7 +267,7 @@ def test_paired_differences_of_cut_adapters_are_those_of_the_rows(config, tmp_pa
     trained = outcomes(Run(tmp_path / "runs" / found.record.cells[0].run), "recall@5")
     estimate = cut.score("recall@5") - trained.adapted.mean()
     assert cut.minus_trained.estimate == pytest.approx(estimate)
-    same = paired_bootstrap(trained.adapted, trained.adapted, seed=0)
+    same = difference_interval(trained.adapted, trained.adapted)
     assert (same.low, same.high) == (0, 0)
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from vectoruniverse.data.pair_items import same_texts
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.retrieval import evaluate_pairs
-from vectoruniverse.metrics.bootstrap import paired_bootstrap
+from vectoruniverse.metrics.intervals import difference_interval
 from vectoruniverse.metrics.pair_scores import pair_scores
 from vectoruniverse.tasks.text_pairs.encoders import answer, compare_encoders, missed_pairs
 
@@ -36,9 +36,7 @@ def test_the_best_comes_first_and_differences_are_paired_on_the_same_pairs():
         assert list(by_metric) == ["recall@1", "mrr", "row_uniformity", "column_uniformity"]
         for metric, gap in by_metric.items():
             values = [found[which].per_query[metric] for which in (name, "near")]
-            assert gap == paired_bootstrap(
-                *values, seed=0, groups=[str(group) for group in comparison.items.clusters()]
-            )
+            assert gap == difference_interval(*values, groups=[str(group) for group in comparison.items.clusters()])
     assert comparison.reached["far"].estimate == found["far"].metrics["recall@1"]
     said = answer(comparison)
     assert said.outcome == "better"

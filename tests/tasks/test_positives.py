@@ -20,7 +20,7 @@ from tests.models.models import save_clip
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import dry_run, evaluate_base, train
-from vectoruniverse.metrics.bootstrap import bootstrap_mean
+from vectoruniverse.metrics.intervals import mean_interval
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
 from vectoruniverse.sweep.forgetting import forgetting_curve
 from vectoruniverse.tasks.experiments import load_experiment
@@ -175,7 +175,7 @@ def test_the_forgetting_ledger_draws_the_groups_of_the_split(experiment, tmp_pat
     found = load_file(outcome.run.path / PER_QUERY_FILE)
     for point, model in zip(told.curve, ("base", "adapted"), strict=True):
         values = found[f"{model}/recall@5"]
-        drawn = bootstrap_mean(values, seed=0, groups=found["drawn"])
+        drawn = mean_interval(values, groups=found["drawn"])
         assert point.new == pytest.approx([drawn.estimate, drawn.low, drawn.high])
     one = ForgettingConfig(include={"Channel": ["old 4"]}, scales=[0.0, 1.0])
     with pytest.raises(ConfigError, match="the old rows are one group by Channel"):

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.metrics.bootstrap import Interval, bootstrap_mean, paired_bootstrap
 from vectoruniverse.metrics.geometry import spectrum
+from vectoruniverse.metrics.intervals import Interval, difference_interval, mean_interval
 from vectoruniverse.runs.records import RivalsRecord
 
 Values = Mapping[str, NDArray[np.float64]]
@@ -25,7 +25,7 @@ Intervals = dict[str, dict[str, Interval]]
 """Model → metric → estimate with its 95 % interval."""
 
 MIN_UNITS = 2
-"""A bootstrap needs two rows or groups to draw from."""
+"""An interval needs two rows or groups."""
 
 SPECTRUM_LENGTH = 256
 """Eigenvalues kept of a spectrum; the rest is below any figure's resolution."""
@@ -55,21 +55,17 @@ def compare_rows(
     *,
     groups: ArrayLike | None = None,
     ahead: bool = False,
-    seed: int = 0,
-    samples: int = 2000,
 ) -> Paired:
-    """Bootstrap intervals of each metric of each model, and of the paired differences from one of them.
+    """Intervals of each metric of each model, and of the paired differences from one of them.
 
     A row counts for a metric where every model that has the metric has a value.
 
     Args:
         models: by name, the values of the same rows in the same order.
         reference: the model that differences are taken from.
-        groups: what is drawn together (N,): rows of a channel resemble each other, and an interval that drew them one
-            by one would be too narrow. None: each row alone.
+        groups: what counts as one draw (N,): rows of a channel resemble each other, and an interval that took each
+            for a draw of its own would be too narrow. None: each row alone.
         ahead: differences are how far the reference stands ahead, reference − model.
-        seed: of the draws, the same for all metrics and models.
-        samples: number of resampled means.
 
     Returns:
         Intervals; metrics with fewer than two rows or groups to draw from are left out, and of differences those that
@@ -84,11 +80,11 @@ def compare_rows(
         if (kept.sum() if units is None else len(np.unique(units))) < MIN_UNITS:
             continue
         for name, values in having.items():
-            found.reached[name][metric] = bootstrap_mean(values[kept], seed=seed, groups=units, samples=samples)
+            found.reached[name][metric] = mean_interval(values[kept], units)
             if name != reference and reference in having:
                 pair = (values[kept], having[reference][kept])
                 less, more = pair if ahead else pair[::-1]
-                found.differences[name][metric] = paired_bootstrap(less, more, seed=seed, groups=units, samples=samples)
+                found.differences[name][metric] = difference_interval(less, more, units)
     return found
 
 
@@ -104,7 +100,7 @@ class Comparison:
         split: ``val`` or ``train``.
         base, adapted: the models.
         paired: their intervals, under ``base`` and ``adapted``.
-        drawn_by: what rows have in common that the bootstrap drew together, such as a column; None for single rows.
+        drawn_by: what rows have in common that count as one draw, such as a column; None for single rows.
         evaluated_on: what the rows are to the adapted model.
         source: where rows of other data come from; empty for the run's own.
         trained_on: of rows of other data, how many the run learned from; None where that is not known.

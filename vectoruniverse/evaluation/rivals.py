@@ -133,7 +133,7 @@ def beside_rivals(base: Evaluation, adapted: Evaluation | None, groups: ArrayLik
     Args:
         base: with its rivals.
         adapted: by how much it stands ahead of each is told, with 95 % intervals; None: of the others alone.
-        groups: rows that the bootstrap draws together (M,), as in ``compare_rows``.
+        groups: rows that count as one draw (M,), as in ``compare_rows``.
     """
     if (rivals := base.rivals) is None:
         return None

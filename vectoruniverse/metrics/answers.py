@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vectoruniverse.metrics.bootstrap import Interval
+from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.metrics.sweeps import SweepSummary, ValueSummary, smallest_not_worse
 
 

@@ -100,7 +100,7 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
 
 
 def macro_f1_rows(labels: ArrayLike, predictions: ArrayLike, classes: int) -> NDArray[np.float64]:
-    """One value per row whose mean is macro F1, so that a bootstrap of rows gives its interval.
+    """One value per row whose mean is macro F1, so that ``mean_interval`` gives its interval.
 
     A class's F1 is the ratio of 2 · (rows that are of it and predicted as it) to (rows of it + rows predicted as it);
     each such ratio is linearised (see ``language.rows_of_ratio``), and the classes that occur are averaged. A single

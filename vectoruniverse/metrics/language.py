@@ -35,7 +35,7 @@ def unigram_log_probabilities(tokens: NDArray[np.integer], possible: NDArray[np.
 
 
 def rows_of_ratio(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One value per row whose mean is Σ sums / Σ sizes, so that a bootstrap of rows gives the interval of that ratio.
+    """One value per row whose mean is Σ sums / Σ sizes, so that ``mean_interval`` gives the interval of that ratio.
 
     With m = Σ s / Σ n, row i gives ``m + (s_i − m·n_i) / mean(n)``: the linearised ratio estimator (Cochran, Sampling
     Techniques, 6.3). Rows of different sizes then weigh as they do in the metric, which the mean of their own ratios

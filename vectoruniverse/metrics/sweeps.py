@@ -8,8 +8,9 @@ benchmarks look far surer than they are.
 The model is y[v, s, q] = μ[v] + a[v, s] + b[v, q] + e[v, s, q] for value v, seed s, query q, and what is wanted is μ.
 An interval comes from draws of all μ at once, μ* = mean over s of ȳ*[v, s] + a*[v]:
 
-- ȳ* is the mean of as many queries as there are, drawn with replacement (of groups, where given), the same for every
-  value, seed and the base, so that what makes a query hard for all cancels out in differences.
+- ȳ* is the mean with other queries: multivariate t of the covariance that leaving out each query (each group, where
+  given) in turn tells of, as in ``intervals``; the same draw for every value, seed and the base, so that what makes a
+  query hard for all cancels out in differences.
 - a* is the seeds' part. Drawing seeds with replacement as well, the pigeonhole bootstrap (Owen, 2007), needs many
   of them: of 3 seeds it sees two thirds of the variance, and its ends are at most the worst and the best seed. So
   seeds are drawn from a normal distribution whose variance is itself drawn from what S seeds tell about it, a sum of
@@ -38,7 +39,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vectoruniverse.metrics.bootstrap import CHUNK, Interval, group_index
+from vectoruniverse.metrics.intervals import Interval, freedom, group_index, jackknife
 
 Array = NDArray[np.float64]
 
@@ -104,7 +105,7 @@ def summarise_sweep(
     Only seeds that every value has are used, since another seed for one value would be another comparison.
 
     Shortfall of value i = max over j of (μ[j] - μ[i]). Its lower end is the largest of the lower bounds of μ[j] - μ[i],
-    widened by a common factor until all of them hold at once (a bootstrapped Dunnett bound); that is what corrects for
+    widened by a common factor until all of them hold at once (a simulated Dunnett bound); that is what corrects for
     looking at many values and comparing with the luckiest (Hsu, 1984: multiple comparisons with the best). Its upper
     end is the largest of the plain upper bounds, which holds since one of them is that of the truly best value.
 
@@ -207,16 +208,12 @@ def _by_group(columns: Array, index: NDArray[np.intp]) -> Array:
 
 
 def _query_draws(sums: Array, sizes: Array, samples: int, random: np.random.Generator) -> Array:
-    """Means (D, C) of as many groups as there are, drawn with replacement; row d draws the same for every column."""
-    table, groups = np.column_stack([sums.T, sizes]), len(sizes)
-    drawn = np.empty((samples, table.shape[1]))
-    rows = max(1, CHUNK // groups)
-    for start in range(0, samples, rows):
-        stop = min(start + rows, samples)
-        picks = (random.integers(groups, size=groups) for _ in range(start, stop))
-        counts = np.stack([np.bincount(pick, minlength=groups) for pick in picks])
-        drawn[start:stop] = counts.astype(np.float64) @ table
-    means: Array = drawn[:, :-1] / drawn[:, -1:]
+    """What the means (D, C) may be with other queries: multivariate t of the jackknife's covariance over groups."""
+    parts, degrees = jackknife(sums, sizes), freedom(sizes)
+    scale = np.sqrt(degrees / random.chisquare(degrees, size=samples))
+    means: Array = sums.sum(axis=1) / sizes.sum() + scale[:, None] * (
+        random.standard_normal((samples, len(sizes))) @ parts.T
+    )
     return means
 
 

@@ -135,14 +135,14 @@ def _csv_cell(cell: Any) -> str:
 
 
 def drawn_over(drawn_by: str | None) -> str:
-    """What a bootstrap drew, in words; ``drawn_by`` is what the rows of a group have in common, if there are groups."""
+    """What intervals are over, in words; ``drawn_by`` is what rows of a group have in common, if there are groups."""
     return "rows" if drawn_by in (None, "row") else f"groups of rows with the same {drawn_by}"
 
 
 def grounds(rows_are: str, drawn_by: str | None) -> str:
     """What stands above the table of a model card: whose rows, and what the intervals are."""
     return (
-        f"{rows_are}, base and adapted model evaluated by the same code; intervals are paired bootstraps over "
+        f"{rows_are}, base and adapted model evaluated by the same code; intervals are paired, over "
         f"{drawn_over(drawn_by)}"
     )
 

@@ -122,7 +122,7 @@ class Part(Record):
 
 
 class Estimate(NamedTuple):
-    """A number and its interval, as ``metrics.bootstrap.Interval`` has them."""
+    """A number and its interval, as ``metrics.intervals.Interval`` has them."""
 
     estimate: float
     low: float
@@ -236,7 +236,7 @@ class EvaluationRecord(Record):
         adapter: what LoRA says of itself, by tower; None without LoRA.
         base, adapted: metrics of the two models.
         intervals: metric → ``base`` and ``adapted`` as [low, high], ``difference`` as [estimate, low, high].
-        intervals_drawn_by: what the rows have in common that the bootstrap drew together: a column, ``picture``,
+        intervals_drawn_by: what the rows have in common that count as one draw: a column, ``picture``,
             ``text`` or ``document``; ``row`` where it drew each alone.
         spectra: ``base`` and ``adapted`` → embedded inputs → singular values.
         blend: which scale of the adapter is kept; None where it is kept as it was trained.

@@ -222,7 +222,7 @@ def write_per_query(run: Run, prepared: Prepared, comparison: Comparison) -> Non
     """What the metrics are means of, row by row of the held-out rows, so that other statistics can be made of it.
 
     ``per_query.safetensors`` holds ``base/<metric>`` and ``adapted/<metric>``, (N,) float32, NaN where a metric does
-    not apply to a row; and ``drawn``, (N,) int64: the bootstrap draws rows of equal number together.
+    not apply to a row; and ``drawn``, (N,) int64: rows of equal number count as one draw.
     """
     units = prepared.units(comparison.split)
     drawn = np.arange(comparison.rows) if units is None else np.unique(np.array(units), return_inverse=True)[1]

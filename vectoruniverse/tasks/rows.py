@@ -65,7 +65,7 @@ class Data(ABC, Generic[ConfigT, RowT]):
         config: the experiment's section that they were made by.
         table: what was read.
         split: positions of training and validation rows.
-        groups: of each row; rows of one group stay on one side, and the bootstrap draws them together. None without.
+        groups: of each row; rows of one group stay on one side, and count as one draw in intervals. None without.
     """
 
     config: ConfigT
@@ -124,7 +124,7 @@ class Data(ABC, Generic[ConfigT, RowT]):
         }
 
     def units(self, split: str) -> Sequence[str] | None:
-        """Group of each row of a split, which the bootstrap draws together; None where it draws each row alone."""
+        """Group of each row of a split, which counts as one draw in intervals; None where each row does."""
         if self.groups is None:
             return None
         groups = [self.groups[i] for i in getattr(self.split, split)]

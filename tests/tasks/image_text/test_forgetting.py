@@ -9,7 +9,7 @@ from vectoruniverse.cli import app
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import report_run, train
-from vectoruniverse.metrics.bootstrap import paired_bootstrap
+from vectoruniverse.metrics.intervals import difference_interval
 from vectoruniverse.runs.listing import find_run
 from vectoruniverse.runs.records import Estimate
 from vectoruniverse.sweep.forgetting import forgetting_curve
@@ -78,7 +78,7 @@ def test_a_run_tells_what_it_lost_in_its_record_page_card_and_terminal(config, t
     shared = share(old, quiet(), Chosen(Split(everything, everything)))
     before = evaluated_base(old, shared, "val").per_query["recall@5"]
     after = prepare(old, shared, run.adapter).task.evaluate().per_query["recall@5"]
-    change = paired_bootstrap(before, after, seed=0)
+    change = difference_interval(before, after)
     assert ledger.old_rows == len(before) == 8
     assert list(ledger.curve[-1].old_change) == pytest.approx(list(change))
 

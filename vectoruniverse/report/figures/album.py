@@ -70,7 +70,7 @@ def comparison_figures(
     if recall_keys(base, adapted):
         caption = "Share of the queries with a right answer among the first k, before and after."
         if intervals:
-            caption += " Lines: the bootstrap interval of each model by itself; that of the change is in the table."
+            caption += " Lines: the interval of each model by itself; that of the change is in the table."
         yield Plate("recall", "Recall before and after", "answer", caption, recall(base, adapted, intervals))
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from vectoruniverse.errors import ConfigError, DataError
-from vectoruniverse.metrics.bootstrap import Interval
+from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.records import ForgettingRecord, Part
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.metrics.catalogue import ARROWS, describe
+from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.report.ledger import ledger_frame
 from vectoruniverse.report.sweep.record import Statistics, SweepRecord, key_of, label_of, shown, title_of
 from vectoruniverse.report.tables import NBSP, Table, interval, table

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vectoruniverse.metrics.bootstrap import Interval
+from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.report.figures.adapter import energy_held, padded
 from vectoruniverse.report.figures.space import directions_for
 from vectoruniverse.report.sweep.plates import updates

@@ -40,7 +40,7 @@ class Side:
 
     Attributes:
         evaluate: the model as it is now, on these rows.
-        units: group of each row, which the bootstrap draws together; None: each alone.
+        units: group of each row, which counts as one draw; None: each alone.
     """
 
     evaluate: Callable[[], Evaluation]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from vectoruniverse.data.pair_items import PairItems, same_texts
 from vectoruniverse.evaluation.comparison import compare_rows
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.metrics.bootstrap import Interval
 from vectoruniverse.metrics.catalogue import signed
+from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.report.verdict import Answer
 
 BESIDE = ("mrr", "row_uniformity", "column_uniformity")
@@ -29,7 +29,7 @@ class EncoderComparison:
         first: the first texts (N).
         second: the second texts (N).
         metric: what decides; better when greater.
-        items: which pairs hold the same first or second text; the bootstrap draws those that hang together as one.
+        items: which pairs hold the same first or second text; those that hang together count as one draw.
         reached: the deciding metric of each encoder; none where there are fewer than two to draw.
         differences: of each other encoder and metric, best − other on the same pairs; empty likewise.
     """
