@@ -12,7 +12,7 @@ from vectoruniverse.report.figures.album import Plate, comparison_figures, histo
 from vectoruniverse.report.figures.gallery import Gallery, TakePictures, choose_retrievals
 from vectoruniverse.report.figures.space import Embedded
 from vectoruniverse.report.page import OF_A_RUN, Chapter
-from vectoruniverse.report.tables import Table, comparison_table, rivals_grounds, rivals_table
+from vectoruniverse.report.tables import Table, comparison_table, rivals_said, rivals_table
 from vectoruniverse.report.verdict import Verdict, answer, kept_words, rivals_words, verdict, with_kept
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.records import EvaluationRecord
@@ -65,7 +65,7 @@ def page_chapters(comparison: Comparison) -> tuple[Chapter, ...]:
     """Parts of a run's page: its rivals that cost nothing, where there are any, then those of every run."""
     if (rivals := comparison.rivals) is None:
         return OF_A_RUN
-    told = [rivals_grounds(rivals, comparison.split)]
+    told = rivals_said(rivals, comparison.split)
     return (Chapter("rivals", "Is the training worth it?", told, [rivals_table(rivals)]), *OF_A_RUN)
 
 

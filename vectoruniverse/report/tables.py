@@ -13,6 +13,7 @@ import pandas as pd
 from vectoruniverse.adapters.apply import ParameterCount
 from vectoruniverse.data.findings import spreadsheet_cell
 from vectoruniverse.metrics.catalogue import ARROWS, ARROWS_READ, Metric, in_order, signed
+from vectoruniverse.report.verdict import rivals_words
 from vectoruniverse.runs.durable import write_durably, write_errors_are_told
 from vectoruniverse.runs.records import RivalsRecord
 
@@ -156,9 +157,22 @@ def rivals_grounds(rivals: RivalsRecord, split: str) -> str:
     )
 
 
+def rivals_said(rivals: RivalsRecord, split: str) -> list[str]:
+    """What stands above the table of rivals: how they came about, and for retrieval and labels whether they are beaten.
+
+    Args:
+        rivals: what each reached.
+        split: of the evaluated rows.
+    """
+    told = ((metric, rivals_words(rivals, metric)) for metric in (rivals.chosen_by, "zero_shot/accuracy@1"))
+    return [rivals_grounds(rivals, split), *(f"{metric} of the adapted model: {said}" for metric, said in told if said)]
+
+
 def rivals_told(rivals: RivalsRecord | None, split: str) -> str:
     """The rivals in a model card; empty where there are none."""
-    return "" if rivals is None else f"{rivals_grounds(rivals, split)}\n\n{markdown_table(rivals_table(rivals))}"
+    if rivals is None:
+        return ""
+    return "\n\n".join([*rivals_said(rivals, split), markdown_table(rivals_table(rivals))])
 
 
 def model_card(
