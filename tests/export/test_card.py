@@ -13,6 +13,7 @@ from vectoruniverse.export.card import hub_name, write_card
 from vectoruniverse.export.check import Agreement
 from vectoruniverse.export.exporter import export_run
 from vectoruniverse.export.formats import FORMATS
+from vectoruniverse.metrics.catalogue import signed
 
 AGREEMENT = Agreement(1e-7, 2e-7, 1e-5, "peft 1.0", "8 rows of the run's data")
 
@@ -35,7 +36,8 @@ def test_the_card_tells_data_metrics_and_check(run, tmp_path):
     assert card.data.base_model is None, "tiny-clip is on no hub"
     assert record["data"] in card.text
     estimate, low, high = record["intervals"]["image_to_text/recall@5"]["difference"]
-    assert f"{estimate:+.3f} [{low:+.3f}, {high:+.3f}]" in card.text
+    assert f"{signed(estimate, '.3f')} [{signed(low, '.3f')}, {signed(high, '.3f')}]" in card.text
+    assert "| CCA |" in card.text
     assert "8 held-out rows" in card.text
     assert str(exported.agreement).removeprefix("checked") in card.text
     assert str(run) not in card.text
