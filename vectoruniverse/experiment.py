@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from vectoruniverse.errors import ConfigError, DivergedError, UserError
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.report.figures.style import undrawn
-from vectoruniverse.report.run import kept_epochs
+from vectoruniverse.report.learning import sign_lines
+from vectoruniverse.report.run import kept_epochs, signs_of
 from vectoruniverse.report.tables import trained_table
 from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.environment import environment
@@ -59,6 +61,7 @@ from vectoruniverse.tracking.contract import Trackers
 from vectoruniverse.training.build import build_schedule, build_trackers, check_tracking, schedule_misfit
 from vectoruniverse.training.checkpoint import Checkpoint, latest, remove_unfinished_saves
 from vectoruniverse.training.device import peak_memory
+from vectoruniverse.training.find_lr import PROBE_STEPS, LrFinder, Rates
 from vectoruniverse.training.interruption import InterruptedTraining, Interruption
 from vectoruniverse.training.loop import (
     Observer,
@@ -69,7 +72,7 @@ from vectoruniverse.training.loop import (
     trainer_state,
 )
 from vectoruniverse.training.observer import RunObserver
-from vectoruniverse.training.optim import adamw, parameter_groups
+from vectoruniverse.training.optim import Schedule, adamw, parameter_groups
 from vectoruniverse.training.task import Task
 from vectoruniverse.training.threads import threads_of_run
 
@@ -248,7 +251,7 @@ def dry_run(experiment: Experiment, display: Display) -> Plan:
     task, batch_size = prepared.task, experiment.train.batch_size
     per_epoch = steps_per_epoch(task.train_rows, batch_size)
     steps = per_epoch * experiment.train.epochs
-    trainer = _build_trainer(prepared, task, Observer(display.warn), steps)
+    trainer = _build_trainer(prepared, task, Observer(display.warn), build_schedule(experiment.train, steps))
     rows = batches(task.train_rows, batch_size, experiment.seed, 0)[0]
     for module in task.modules():
         module.train()
@@ -274,6 +277,37 @@ def dry_run(experiment: Experiment, display: Display) -> Plan:
         memory=peak_memory(prepared.compute.device),
         warnings=warnings,
     )
+
+
+def find_lr(experiment: Experiment, display: Display, *, steps: int = PROBE_STEPS) -> Rates:
+    """Measure which learning rate learns, in updates that are forgotten; write nothing.
+
+    Args:
+        experiment: what is to be trained.
+        display: what a person sees.
+        steps: updates of each probe.
+
+    Raises:
+        DataError: there are too few training rows.
+    """
+    shared = setup(experiment).share(experiment, display)
+    prepared = setup(experiment).prepare(experiment, shared)
+    watching = {
+        "guard": experiment.guard.model_copy(update={"action": "off"}),  # a collapse is a finding here
+        "train": experiment.train.model_copy(update={"log_every": 1}),
+    }
+    unguarded = dataclasses.replace(prepared, experiment=experiment.model_copy(update=watching))
+    try:
+        return LrFinder(
+            prepared.task,
+            lambda schedule: _build_trainer(unguarded, prepared.task, Observer(display.warn), schedule),
+            batch_size=experiment.train.batch_size,
+            seed=experiment.seed,
+            min_share=experiment.guard.min_share,
+            tell=lambda done, total, detail: display.advance("learning rates", done, total, detail),
+        ).find(experiment.train.lr, steps)
+    finally:
+        prepared.release()
 
 
 def _warnings(prepared: Prepared, steps: int) -> list[str]:
@@ -308,12 +342,17 @@ def _execute(
         return _train(experiment, run, display, interruption, shared, started)
     except InterruptedTraining as stopped:
         run.set_state("interrupted")
+        for line in sign_lines(signs_of(run, monitor=experiment.eval.monitor)):
+            display.warn(line)
         stopped.exit_code, stopped.remedy = interruption.exit_code, f"go on with: vu train --resume {run.name}"
         raise
     except KeyboardInterrupt:
         run.set_state("interrupted")
         raise
     except BaseException as error:
+        if isinstance(error, DivergedError):
+            find = f"vu find-lr --config {shlex.quote(str(run.config_file))} measures which rate learns"
+            error.remedy = "; ".join(filter(None, (error.remedy, find)))
         with contextlib.suppress(UserError):  # a full disk must not hide why the run failed
             run.set_state("stopped" if isinstance(error, DivergedError) else "failed", message=str(error)[:500])
         raise
@@ -381,7 +420,9 @@ def _fit(prepared: Prepared, task: TimedTask, session: Session, checkpoint: Chec
     experiment = prepared.experiment
     total = experiment.train.epochs * steps_per_epoch(task.train_rows, experiment.train.batch_size)
     heard = (session.run, session.trackers, session.display, session.interruption, session.times.facts)
-    trainer = _build_trainer(prepared, task, RunObserver(experiment, total, *heard), total)
+    trainer = _build_trainer(
+        prepared, task, RunObserver(experiment, total, *heard), build_schedule(experiment.train, total)
+    )
     if checkpoint is not None:
         trainer.restore(checkpoint)
     with session.interruption.deferred():  # from here on a signal ends the step first, and leaves a checkpoint
@@ -389,8 +430,8 @@ def _fit(prepared: Prepared, task: TimedTask, session: Session, checkpoint: Chec
     return trainer
 
 
-def _build_trainer(prepared: Prepared, task: Task, observer: Observer, total: int) -> Trainer:
-    """The loop before its first step, with its optimizer and a schedule over ``total`` steps."""
+def _build_trainer(prepared: Prepared, task: Task, observer: Observer, schedule: Schedule) -> Trainer:
+    """The loop before its first step, with its optimizer."""
     experiment = prepared.experiment
     groups = parameter_groups(task.trained().items(), task.modules(), experiment.train.weight_decay)
     if experiment.adapter.lora_plus_ratio is not None:
@@ -400,7 +441,7 @@ def _build_trainer(prepared: Prepared, task: Task, observer: Observer, total: in
     return Trainer(
         task,
         adamw(groups, fused=prepared.compute.device.type == "cuda"),
-        build_schedule(experiment.train, total),
+        schedule,
         experiment,
         observer,
         scaler=torch.amp.GradScaler(prepared.compute.device.type, enabled=prepared.compute.needs_scaler),

@@ -23,6 +23,20 @@ def unit(views: dict[str, Tensor]) -> dict[str, Tensor]:
     return {view: normalize(rows, dim=1) for view, rows in views.items()}
 
 
+@pytest.mark.parametrize("rows", [2, 7, 64])
+def test_chance_is_the_loss_of_rows_that_all_look_alike(rows: int) -> None:
+    alike = {view: normalize(torch.ones(rows, 6), dim=1) for view in ("I", "T", "I+", "T+")}
+    for found in (
+        info_nce(alike, logit_scale=20.0),
+        info_nce(alike, logit_scale=20.0, pairs=("IT", "II+", "I+T")),
+        alignment_anisotropy(alike, form="log_sum_exp", temperature=0.1),
+    ):
+        assert found.chance == pytest.approx(found.total.item(), abs=1e-5)
+    for form, weight in (("linear", 1.0), ("log_sum_exp", 0.5)):
+        assert alignment_anisotropy(alike, form=form, temperature=0.1, anisotropy_weight=weight).chance is None
+    assert siglip(alike, logit_scale=10.0, logit_bias=-10.0).chance is None
+
+
 def split(kind: str) -> tuple[str, str]:
     first = kind[:2] if kind[1] == "+" else kind[:1]
     return first, kind[len(first) :]

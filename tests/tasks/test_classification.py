@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.dummy import DummyClassifier
+from sklearn.metrics import log_loss
 
 from tests.training.test_loop import Recorder, settings
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
@@ -232,3 +234,17 @@ def test_examples_that_do_not_fit_the_model_are_our_own_mistake():
     ):
         with pytest.raises(AssertionError):
             ClassificationTask(model, train=good, val=bad)
+
+
+@pytest.mark.parametrize("class_weights", [None, "balanced"])
+def test_chance_is_the_loss_of_a_model_that_knows_how_frequent_classes_are(class_weights):
+    labels = np.array([0, 0, 0, 1, 1, 2, 0, 1, 0, 0])
+    encoder = build(width=32, heads=2, layers=1, dropout=0.0)
+    rows = Examples([encoder.tokenize(QUESTIONS + ANSWERS)], labels, ["a", "b", "c"])
+    model = TextClassifier({"encoder": encoder}, 3, dropout=0.0, seed=0)
+    task = ClassificationTask(model, train=rows, val=rows, class_weights=class_weights, l2=0.1)
+    found = task.loss(np.arange(10), 0)
+    weights = balanced_weights(labels, 3) if class_weights else np.ones(3)
+    counting = DummyClassifier(strategy="prior").fit(labels[:, None], labels, sample_weight=weights[labels])
+    told = log_loss(labels, counting.predict_proba(labels[:, None]), sample_weight=weights[labels])
+    assert found.chance == pytest.approx(told * weights[labels].mean() + found.parts["l2"].item(), rel=1e-6)

@@ -197,3 +197,12 @@ def test_it_fits_the_contract(tokenizer):
     assert task.modules()[0] is task.model
     assert len(task.trained()) == len({id(p) for p in task.trained().values()})
     task.after_step()
+
+
+@pytest.mark.parametrize("nsp", [True, False])
+def test_chance_is_the_loss_of_a_model_that_counts_tokens_and_guesses_pairs(tokenizer, nsp):
+    task = make_task(tokenizer, nsp=nsp)
+    rows = np.arange(8)
+    batch = task.batch(rows, 2)
+    counted = -np.mean([task._counted[token] for token in batch.targets.tolist()])
+    assert task.loss(rows, 2).chance == pytest.approx(counted + (np.log(2) if nsp else 0.0), rel=1e-6)

@@ -333,6 +333,35 @@ def test_gradients_are_clipped_to_the_norm_asked_for():
     assert taken == pytest.approx([1e-3], rel=1e-3)
 
 
+def test_the_share_of_clipped_steps_is_counted_from_the_first_step_and_over_an_interruption():
+    whole = Recorder()
+    trainer(Line(), whole, clip_grad_norm=3.0).fit()
+    norms = [values["grad_norm"] for _, values in whole.steps]
+    shares = [values["clipped_share"] for _, values in whole.steps]
+    clipped = [norm > 3.0 for norm in norms]
+    assert 0 < sum(clipped) < len(clipped), "some are and some are not"
+    assert shares == pytest.approx(np.cumsum(clipped) / np.arange(1, len(clipped) + 1))
+    task, cut = Line(), Recorder(stop_at=5)
+    with pytest.raises(InterruptedTraining):
+        trainer(task, cut, clip_grad_norm=3.0).fit()
+    again = trainer(Line(), rest := Recorder(), clip_grad_norm=3.0)
+    again.restore(cut.saves[-1][0])
+    again.fit()
+    assert [values["clipped_share"] for _, values in cut.steps + rest.steps] == shares
+    assert "clipped_share" not in trainer(Line(), Recorder(), clip_grad_norm=None).train_step(np.arange(4), 0)
+
+
+def test_what_a_task_watches_and_what_chance_would_reach_are_told_at_every_step():
+    class Watched(Line):
+        def loss(self, rows, epoch):
+            found = super().loss(rows, epoch)
+            return StepLoss(found.total, found.parts, None, 0.25, {"logit_scale": torch.tensor(20.0)})
+
+    values = trainer(Watched(), Recorder()).train_step(np.arange(4), 0)
+    assert (values["chance"], values["logit_scale"]) == (0.25, 20.0)
+    assert "chance" not in trainer(Line(), Recorder()).train_step(np.arange(4), 0)
+
+
 class Collapses(Line):
     """Embeddings that spread over 8 directions at first and over one from the fourth step on."""
 

@@ -10,6 +10,7 @@ A *pair kind* names two views: ``"IT"``, ``"I+T"``, ``"II+"``, ``"TT"``, ...
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,10 +36,13 @@ class LossValue:
     Attributes:
         total: the scalar to minimise.
         parts: its named scalars, detached, for people.
+        chance: what it is when all rows look alike, so that nothing tells them apart; None where that depends on
+            settings and not on the number of rows alone.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
+    chance: float | None = None
 
 
 ViewLoss = Callable[[Views], LossValue]
@@ -94,9 +98,14 @@ def alignment_anisotropy(
         anisotropy = _sum_over_pairs(
             views, anisotropy_pairs, lambda a, b: _log_sum_exp_anisotropy(a, b, temperature, symmetric=symmetric)
         )
+    chance = None
+    if form == "log_sum_exp" and alignment_weight * len(alignment_pairs) == anisotropy_weight * len(anisotropy_pairs):
+        # with every cosine c, the two parts are -K c/τ and K (c/τ + ln(B - 1))
+        chance = anisotropy_weight * len(anisotropy_pairs) * math.log(_rows(views) - 1)
     return LossValue(
         total=alignment_weight * alignment + anisotropy_weight * anisotropy,
         parts={"alignment": alignment.detach(), "anisotropy": anisotropy.detach()},
+        chance=chance,
     )
 
 
@@ -128,7 +137,7 @@ def info_nce(views: Views, *, logit_scale: Tensor | float, pairs: Sequence[str] 
         diagonal = torch.arange(len(logits), device=logits.device)
         losses[kind] = (cross_entropy(logits, diagonal) + cross_entropy(logits.T, diagonal)) / 2
     total = torch.stack([losses[kind] for kind in pairs]).mean()
-    return LossValue(total=total, parts={kind: loss.detach() for kind, loss in losses.items()})
+    return LossValue(total, {kind: loss.detach() for kind, loss in losses.items()}, chance=math.log(_rows(views)))
 
 
 def siglip(views: Views, *, logit_scale: Tensor | float, logit_bias: Tensor | float) -> LossValue:
@@ -191,6 +200,10 @@ def _views_of(views: Views, kind: str) -> tuple[Tensor, Tensor]:
             raise ValueError(f"pair kind {kind!r} needs the view {view!r}, but only {', '.join(views)} are given")
     first, second = _PAIR_KINDS[kind]
     return views[first], views[second]
+
+
+def _rows(views: Views) -> int:
+    return len(next(iter(views.values())))
 
 
 def _check_rows(views: Views) -> None:

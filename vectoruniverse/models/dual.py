@@ -41,6 +41,9 @@ _POOL_END = ("clip", "metaclip_2")
 VISION_TOWER, TEXT_TOWER = "vision_model", "text_model"
 """Where transformers puts the two towers in every model of the family."""
 
+LOGIT_SCALARS = ("logit_scale", "logit_bias")
+"""Names of a model's own logit scalars."""
+
 MAX_LOGIT_SCALE = math.log(100.0)
 """Upper bound of the trained logit scale (in the logarithm), as in the CLIP paper."""
 
@@ -87,6 +90,13 @@ class DualEncoder(Encoder):
                 f"{self.name} has no {name}", key="loss", remedy="set loss.temperature (and loss.bias) to numbers"
             )
         return value.reshape(())
+
+    def trained_scalars(self) -> dict[str, Tensor]:
+        """What multiplies cosines and what is added to them, by name, where they are trained; 0-d and detached."""
+        scalars = {name: getattr(self.model, name, None) for name in LOGIT_SCALARS}
+        return {
+            name: getattr(self, name).detach() for name, one in scalars.items() if one is not None and one.requires_grad
+        }
 
     def clamp_logit_scale(self) -> None:
         """Keep a trained logit scale within [0, ln 100]; transformers never does."""

@@ -66,6 +66,7 @@ def write_page(
     answer: Answer | None,
     comparison: Table | None,
     verdict: Sequence[str],
+    learning: Sequence[str] = (),
     plates: Sequence[Plate] = (),
     chapters: Sequence[Chapter] = OF_A_RUN,
     galleries: Sequence[Gallery] = (),
@@ -84,6 +85,7 @@ def write_page(
         answer: whether the metric that counts got better.
         comparison: metrics of base and adapted model.
         verdict: sentences about the health of the space, the worst first.
+        learning: signs that the run did not learn, each with a command to try.
         plates: figures with their sections: ``answer``, or that of a chapter.
         chapters: in the order of reading.
         galleries: best and worst retrievals.
@@ -109,6 +111,7 @@ def write_page(
         answer=answer,
         comparison=comparison,
         verdict=verdict,
+        learning=learning,
         figures=[(plate, _figure_uri(plate)) for plate in plates],
         chapters=chapters,
         galleries=galleries,

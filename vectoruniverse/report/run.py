@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,9 +12,10 @@ from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.report.figures.album import Plate, comparison_figures, history_figures, space_figures
 from vectoruniverse.report.figures.gallery import Gallery, TakePictures, choose_retrievals
 from vectoruniverse.report.figures.space import Embedded
+from vectoruniverse.report.learning import Sign, learning_signs, sign_lines
 from vectoruniverse.report.page import OF_A_RUN, Chapter
 from vectoruniverse.report.tables import Table, comparison_table, rivals_said, rivals_table
-from vectoruniverse.report.verdict import Verdict, answer, kept_words, rivals_words, verdict, with_kept
+from vectoruniverse.report.verdict import Outcome, Verdict, answer, kept_words, rivals_words, verdict, with_kept
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.records import EvaluationRecord
 from vectoruniverse.tracking.contract import Direction
@@ -92,7 +94,9 @@ def verdict_of(run: Run, comparison: Comparison, *, monitor: str, has_space: boo
     kept = filter(None, (kept_words(*kept_epochs(run)), blend_words(run.read_evaluation())))
     told = with_kept(found, ". ".join(kept) or None)
     worth = comparison.rivals and rivals_words(comparison.rivals, monitor)
-    return Verdict(replace(told, detail=f"{told.detail} {worth}") if worth else told, health)
+    signs = signs_of(run, monitor=monitor, outcome=found.outcome if held_out else None)
+    told = replace(told, detail=f"{told.detail} {worth}") if worth else told
+    return Verdict(told, health, sign_lines(signs))
 
 
 def blend_words(record: EvaluationRecord | None) -> str | None:
@@ -105,6 +109,12 @@ def blend_words(record: EvaluationRecord | None) -> str | None:
         return f"No scale of the adapter was better than none on {rows}: the base is kept"
     optimistic = ", which makes its numbers slightly optimistic" if blend.split == record.split else ""
     return f"Kept is the adapter at scale {blend.scale:g}, chosen on {rows}{optimistic}"
+
+
+def signs_of(run: Run, *, monitor: str, outcome: Outcome | None = None) -> list[Sign]:
+    """The signs that a run did not learn; ``outcome`` is what became of it on held-out rows, None if it was stopped."""
+    history = list(read_metrics(run.metrics_file)) if run.metrics_file.is_file() else []
+    return learning_signs(history, config=shlex.quote(str(run.config_file)), monitor=monitor, outcome=outcome)
 
 
 def kept_epochs(run: Run) -> tuple[int | None, int | None]:

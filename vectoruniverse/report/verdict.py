@@ -152,15 +152,18 @@ class Verdict:
     Attributes:
         answer: whether the metric that counts got better.
         health: sentences about the space, the worst first; none where the task has no space to speak of.
+        learning: signs that it did not learn, each with a command to try (see ``report.learning``).
     """
 
     answer: Answer
     health: Sequence[str] = ()
+    learning: Sequence[str] = ()
 
     def lines(self) -> list[str]:
         """All of it as plain lines."""
         return [
             f"{self.answer.headline}. {self.answer.detail}",
+            *(f"Learning: {one}" for one in self.learning),
             *(f"Health of the space: {one}" for one in self.health),
         ]
 

@@ -165,6 +165,7 @@ def report(run: Run, prepared: Prepared, comparison: Comparison, facts: Mapping[
         answer=told.answer,
         comparison=compared(comparison, f"{comparison.rows_are.capitalize()}. {ARROWS_READ}"),
         verdict=told.health,
+        learning=told.learning,
         plates=plates,
         chapters=[*page_chapters(comparison), ledger_chapter(ledger, "the adapter")],
         galleries=findings.galleries,

@@ -48,6 +48,7 @@ class Position:
         evaluated: the last epoch that was evaluated.
         initial_rank: effective rank of the first batch.
         collapsed_at: step at which the guard first saw a collapse.
+        clipped: steps whose gradient was longer than ``train.clip_grad_norm``.
         base: metrics before the first step.
     """
 
@@ -61,6 +62,7 @@ class Position:
     evaluated: Annotated[Count, Field(validation_alias=AliasChoices("evaluated", "judged"))] = 0
     initial_rank: Number | None = None
     collapsed_at: Count | None = None
+    clipped: Count = 0
     base: dict[str, Number] = field(default_factory=dict)
 
 
@@ -211,12 +213,23 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.task.after_step()
 
-        values = {"loss": float(loss.total.detach()), "lr": learning_rate, "grad_norm": float(norm)}
-        values |= {f"loss/{name}": float(part) for name, part in loss.parts.items()}
+        values = self._told(loss, float(norm)) | {"lr": learning_rate}
         if position.step % self.experiment.train.log_every == 0:
             values |= self._watch_space(loss.embeddings)
         position.step += 1
         return values | {"pairs_per_second": len(rows) / (time.perf_counter() - started)}
+
+    def _told(self, loss: StepLoss, norm: float) -> dict[str, float]:
+        """A step's loss, its parts and what chance would reach; the gradient before clipping; trained scalars."""
+        values = {"loss": float(loss.total.detach()), "grad_norm": norm}
+        values |= {f"loss/{name}": float(part) for name, part in loss.parts.items()}
+        values |= {name: float(value) for name, value in loss.watched.items()}
+        if loss.chance is not None:
+            values["chance"] = loss.chance
+        if (bound := self.experiment.train.clip_grad_norm) is not None:
+            self.position.clipped += norm > bound
+            values["clipped_share"] = self.position.clipped / (self.position.step + 1)
+        return values
 
     def _refuse_nonfinite(self, loss: StepLoss, norm: Tensor) -> None:
         """A NaN survives clipping and would poison every parameter, so it is caught before the update."""

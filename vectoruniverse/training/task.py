@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -20,11 +20,15 @@ class StepLoss:
         total: what is minimised, 0-d with gradient.
         parts: named parts of it, for people.
         embeddings: rows of the shared space (N, E) whose effective rank is watched; None where there is no such space.
+        chance: the total of a model that tells no row of this batch from another; None where nobody knows it.
+        watched: named scalars that are trained and that people should see.
     """
 
     total: Tensor
     parts: Mapping[str, Tensor]
     embeddings: Tensor | None = None
+    chance: float | None = None
+    watched: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Task(Protocol):

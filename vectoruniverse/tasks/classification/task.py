@@ -83,6 +83,10 @@ class ClassificationTask:
         self._l1, self._l2, self._eval_batch = l1, l2, eval_batch
         weights = balanced_weights(train.labels, len(train.names)) if class_weights else np.ones(len(train.names))
         self._class_weights = torch.from_numpy(weights).float().to(model.device)
+        counted = np.bincount(train.labels, minlength=len(train.names)) * weights
+        # weighted cross-entropy of a row of each class, for a model that knows how frequent classes are and no more
+        costs = -weights * np.log(np.where(counted > 0, counted, counted.sum()) / counted.sum())
+        self._by_counting = torch.from_numpy(costs).float().to(model.device)
 
     @property
     def train_rows(self) -> int:
@@ -112,7 +116,9 @@ class ClassificationTask:
         losses = F.cross_entropy(logits, labels, weight=self._class_weights, reduction="none")
         # over the rows and not, as torch's own mean, over their weights: those would cancel in a batch of one class
         parts = {"cross_entropy": losses.mean(), **self._penalties()}
-        return StepLoss(torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()})
+        told = {name: part.detach() for name, part in parts.items()}
+        chance = torch.stack([*told.values(), self._by_counting[labels].mean()]).sum() - told["cross_entropy"]
+        return StepLoss(torch.stack(list(parts.values())).sum(), told, chance=float(chance))
 
     def _penalties(self) -> dict[str, Tensor]:
         chosen = {"l1": (self._l1, l1_penalty), "l2": (self._l2, l2_penalty)}

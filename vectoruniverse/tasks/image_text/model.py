@@ -11,16 +11,20 @@ from vectoruniverse.adapters.targets import ATTENTION, TowerTargets, tower_targe
 from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.compute import Compute
-from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, load_dual_encoder, local_source
+from vectoruniverse.models.dual import (
+    LOGIT_SCALARS,
+    TEXT_TOWER,
+    VISION_TOWER,
+    DualEncoder,
+    load_dual_encoder,
+    local_source,
+)
 from vectoruniverse.models.scratch import build_clip
 from vectoruniverse.models.sizes import ScratchClip
 from vectoruniverse.tasks.image_text.settings import AdapterConfig, ImageTextExperiment
 
 PROJECTIONS = ("visual_projection", "text_projection")
 """Linear layers into the shared space, where a model has them."""
-
-LOGIT_SCALARS = ("logit_scale", "logit_bias")
-"""Scalars of the logits, where a model has them."""
 
 
 def picture_recipe(experiment: ImageTextExperiment, encoder: DualEncoder | None) -> PictureRecipe:

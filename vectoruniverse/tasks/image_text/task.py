@@ -172,7 +172,9 @@ class ImageTextTask:
             kept = self._distances(self._preserved, rows, images, texts)
             total = total + self._preserved.weight * torch.stack(list(kept.values())).sum()
             parts |= {name: part.detach() for name, part in kept.items()}
-        return StepLoss(total, parts, torch.cat([images[0], texts[0]]).detach())
+        chance = None if value.chance is None else value.chance + float((total - value.total).detach())
+        embedded = torch.cat([images[0], texts[0]]).detach()
+        return StepLoss(total, parts, embedded, chance, self.encoder.trained_scalars())
 
     def _distances(
         self, held: Preserved, rows: np.ndarray, images: list[Tensor], texts: list[Tensor]

@@ -6,6 +6,7 @@ Shapes: B batch, N rows of a split, L tokens, M masked tokens of a batch, D widt
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -148,7 +149,14 @@ class MaskedLmTask:
             labelled = (batch.pairs != NO_PAIR).sum().clamp(min=1)
             summed = F.cross_entropy(predictions.pairs, batch.pairs, reduction="sum", ignore_index=NO_PAIR)
             parts["nsp"] = summed / labelled
-        return StepLoss(torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()})
+        total = torch.stack(list(parts.values())).sum()
+        return StepLoss(total, {name: part.detach() for name, part in parts.items()}, chance=self._by_counting(batch))
+
+    def _by_counting(self, batch: MaskedBatch) -> float:
+        """Loss of a model that knows how frequent tokens are, and guesses which pairs continue."""
+        targets = batch.targets.cpu().numpy()
+        tokens = -float(self._counted[targets].mean()) if len(targets) else 0.0
+        return tokens + (math.log(2.0) if self.nsp and bool((batch.pairs != NO_PAIR).any()) else 0.0)
 
     def evaluate(self, split: str = "val") -> Evaluation:
         """Losses in nats, accuracies and perplexity on pairs and masks that never change.

@@ -95,7 +95,8 @@ class TextPairsTask:
         count = 2 if self._text_is_random else 1
         first, second = (self.passes(tokens, rows, count=count) for tokens in (self.train.first, self.train.second))
         value = self.view_loss({"I": first[0], "I+": first[-1], "T": second[0], "T+": second[-1]})
-        return StepLoss(value.total, value.parts, torch.cat([first[0], second[0]]).detach())
+        embedded = torch.cat([first[0], second[0]]).detach()
+        return StepLoss(value.total, value.parts, embedded, value.chance)
 
     def passes(self, tokens: TokenizedTexts, rows: np.ndarray, *, count: int) -> list[Tensor]:
         """Unit vectors (B, D) of as many passes, each with dropout of its own."""
