@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,15 @@ from torch import Tensor, nn
 from tests.adapters.clip import a_clip, both, embeddings, trained
 from vectoruniverse.adapters.apply import inject_lora
 from vectoruniverse.adapters.lora import LoraAdapter
-from vectoruniverse.adapters.svd import effective_rank, energy, singular_values, tower_spectra, truncate
+from vectoruniverse.adapters.svd import (
+    effective_rank,
+    energy,
+    intruders,
+    singular_values,
+    tower_spectra,
+    truncate,
+    without_intruders,
+)
 from vectoruniverse.errors import DivergedError
 
 
@@ -162,3 +171,38 @@ def test_numbers_that_are_not_finite_are_told_with_the_layer() -> None:
     for call in (singular_values, lambda a: truncate(a, 2)):
         with pytest.raises(DivergedError, match="update of t is not finite"):
             call(adapter)
+
+
+def slow_intruders(weight, update, top, threshold):
+    """By loops over numpy's decompositions of the whole weights."""
+    before, after = np.linalg.svd(weight, full_matrices=False)[0], np.linalg.svd(weight + update, full_matrices=False)
+    new = []
+    for j in range(min(top, len(after[1]))):
+        nearest = max(abs(float(after[0][:, j] @ before[:, i])) for i in range(before.shape[1]))
+        if nearest < threshold:
+            new.append(j)
+    taken = sum((after[1][j] * np.outer(after[0][:, j], after[2][j]) for j in new), np.zeros_like(weight))
+    return len(new), weight + update - taken
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_intruders_are_those_that_a_slow_comparison_of_all_directions_finds(dora):
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(12, 16, bias=False), nn.Linear(16, 9, bias=False)).double().float()
+    adapter = LoraAdapter(model, ["0", "1"], rank=2, alpha=2.0, dora=dora)
+    before = [layer.base.weight.detach().double().numpy().copy() for layer in adapter.layers.values()]
+    assert not any(map(len, intruders(adapter).values())), "the base's own directions are none"
+    for parameter in adapter.parameters():
+        parameter.data += torch.randn_like(parameter)
+    found, x = intruders(adapter, top=5, threshold=0.8), torch.randn(3, 12)
+    updates = [layer.delta_weight().double().numpy() for layer in adapter.layers.values()]
+    slow = [slow_intruders(weight, update, 5, 0.8) for weight, update in zip(before, updates, strict=True)]
+    assert [len(one) for one in found.values()] == [count for count, _ in slow] and sum(count for count, _ in slow) > 0
+    full = model(x).detach()
+    with torch.no_grad(), without_intruders(adapter, found):
+        model.eval()
+        taken = model(x).double().numpy()
+    assert taken == pytest.approx(x.double().numpy() @ slow[0][1].T @ slow[1][1].T, abs=1e-4)
+    assert torch.equal(model(x), full)
+    for layer, weight in zip(adapter.layers.values(), before, strict=True):
+        assert np.array_equal(layer.base.weight.detach().double().numpy(), weight)

@@ -11,6 +11,7 @@ from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.page import Chapter
 from vectoruniverse.report.tables import interval
 from vectoruniverse.runs.records import ForgettingRecord, Kept
+from vectoruniverse.terminal import counted
 
 
 def ledger_chapter(ledger: ForgettingRecord | None, whose: str) -> Chapter:
@@ -33,6 +34,14 @@ def ledger_words(ledger: ForgettingRecord | None, whose: str) -> Iterator[str]:
         f"At scale {best.scale:g} it keeps {best.new_share:.0%} of what was gained at best and {best.old_share:.0%} of "
         f"what the base knew. The rule: {ledger.rule}."
     )
+    if (without := ledger.without_intruders) is not None and ledger.intruders:
+        yield (
+            f"{counted(ledger.intruders, 'intruder direction')}: new among the first of the adapted weights "
+            f"(arXiv:2410.21228). With them set to 0 in the adapter as trained, it is {interval(*without.old)} on rows "
+            f"that the base knew and {interval(*without.new)} on the new rows."
+        )
+    elif ledger.intruders == 0:
+        yield "No intruder direction: none is new among the first of the adapted weights (arXiv:2410.21228)."
 
 
 def ledger_line(ledger: ForgettingRecord) -> str:
@@ -51,7 +60,10 @@ def ledger_plate(ledger: ForgettingRecord) -> Plate:
         f"{ledger.metric} on the {ledger.new_rows:,} held-out rows of the new data and on {ledger.old_rows:,} rows "
         "that the base knew, as the update is weighed from 0 to 1; bands: 95 % intervals. Needs no training."
     )
-    drawn = forgetting(points, metric=ledger.metric, best_scale=ledger.best_scale)
+    if (without := ledger.without_intruders) is not None:
+        caption += " Hollow: as trained, without its intruder directions."
+    beside = None if without is None else Balance(without.scale, without.new, without.old)
+    drawn = forgetting(points, metric=ledger.metric, best_scale=ledger.best_scale, beside=beside)
     return Plate("forgetting", "Along the adapter's scale", "forgetting", caption, drawn)
 
 

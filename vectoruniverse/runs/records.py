@@ -155,6 +155,8 @@ class ForgettingRecord(Part):
 
     ``run``, ``values`` and ``seed`` tell which cell of a sweep it is of, ``rows_chosen`` is the experiment's
     ``forgetting``, ``rule`` tells how ``best_scale`` was chosen, and ``kept_scale`` is that of the saved adapter.
+    ``intruders`` counts the new top directions of the adapted weights at scale 1 (None without LoRA), and
+    ``without_intruders`` tells both sides with their singular values set to 0, where there are any.
     """
 
     run: str = ""
@@ -167,6 +169,8 @@ class ForgettingRecord(Part):
     curve: list[Kept]
     best_scale: float
     kept_scale: float = 1.0
+    intruders: int | None = None
+    without_intruders: Kept | None = None
     rule: str
 
 

@@ -13,7 +13,14 @@ from safetensors.numpy import save_file
 
 from vectoruniverse import __version__
 from vectoruniverse.adapters.methods import lora_layers
-from vectoruniverse.adapters.svd import singular_values, tower_spectra
+from vectoruniverse.adapters.svd import (
+    INTRUDER_COSINE,
+    INTRUDER_TOP,
+    intruders,
+    is_within,
+    singular_values,
+    tower_spectra,
+)
 from vectoruniverse.config.loading import dump_experiment, fingerprint
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.evaluation.comparison import Comparison, EvaluatedOn, compare_rows, evaluation_record
@@ -209,13 +216,16 @@ def track_results(trackers: Trackers, prepared: Prepared, outcome: Outcome, find
 
 
 def adapter_spectra(prepared: Prepared) -> dict[str, dict[str, object]] | None:
-    """What LoRA says of itself, by tower (see ``adapters.svd.TowerSpectrum``); None without LoRA."""
-    found = {
-        "/".join(filter(None, (part, tower))) or "encoder": asdict(spectrum)
-        for part, adapter in prepared.adapters.items()
-        if adapter.low_rank is not None
-        for tower, spectrum in tower_spectra(singular_values(adapter.low_rank), prepared.towers).items()
-    }
+    """What LoRA says of itself, by tower (``adapters.svd.TowerSpectrum``, intruders by layer); None without LoRA."""
+    found: dict[str, dict[str, object]] = {}
+    for part, adapter in prepared.adapters.items():
+        if (layers := adapter.low_rank) is None:
+            continue
+        counts = {path: len(new) for path, new in intruders(layers).items()}
+        for tower, spectrum in tower_spectra(singular_values(layers), prepared.towers).items():
+            within = {path: count for path, count in counts.items() if is_within(path, tower)}
+            told = {"intruders": within, "intruder_top": INTRUDER_TOP, "intruder_cosine": INTRUDER_COSINE}
+            found["/".join(filter(None, (part, tower))) or "encoder"] = asdict(spectrum) | told
     return found or None
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+import torch
 
+from vectoruniverse.adapters.svd import intruders
 from vectoruniverse.cli import app
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import ConfigError
@@ -27,18 +31,22 @@ def quiet():
     return Display(quiet=True)
 
 
+def one(estimate):
+    return Estimate(estimate, 0, 1), None
+
+
 def test_the_scale_that_keeps_most_is_found_by_hand():
     points = [
-        (0.0, Estimate(0.2, 0, 1), Estimate(0.8, 0, 1)),
-        (0.5, Estimate(0.6, 0, 1), Estimate(0.7, 0, 1)),
-        (1.0, Estimate(0.8, 0, 1), Estimate(0.2, 0, 1)),
+        (0.0, one(0.2), one(0.8)),
+        (0.5, one(0.6), one(0.7)),
+        (1.0, one(0.8), one(0.2)),
     ]
     curve = weigh(points)
     assert [p.new_share for p in curve] == pytest.approx([0.25, 0.75, 1.0])
     assert [p.old_share for p in curve] == pytest.approx([1.0, 0.875, 0.25])
     assert [p.kept for p in curve] == pytest.approx([0.4, 2 * 0.75 * 0.875 / 1.625, 0.4])
     assert best_scale(curve) == 0.5
-    nothing = weigh([(s, Estimate(0.0, 0, 0), Estimate(0.0, 0, 0)) for s in (0.0, 1.0)])
+    nothing = weigh([(s, one(0.0), one(0.0)) for s in (0.0, 1.0)])
     assert [p.kept for p in nothing] == [0.0, 0.0] and best_scale(nothing) == 1.0
 
 
@@ -60,7 +68,9 @@ def test_the_ends_of_the_path_are_the_base_and_the_adapted_model(adapter, config
     assert after == pytest.approx(dict(outcome.base)), "the base is left as it was"
 
 
-def test_a_run_tells_what_it_lost_in_its_record_page_card_and_terminal(config, tmp_path, capsys):
+def test_a_run_tells_what_it_lost_in_its_record_page_card_and_terminal(config, tmp_path, capsys, monkeypatch):
+    every = partial(intruders, threshold=1.1)  # all of the first ten directions
+    monkeypatch.setattr("vectoruniverse.tasks.image_text.forgetting.intruders", every)
     file = config(
         forgetting={"include": {"Category": ["yellow"]}, "scales": [0.5, 1.0]}, eval={"report": True, "keep": "last"}
     )
@@ -77,7 +87,19 @@ def test_a_run_tells_what_it_lost_in_its_record_page_card_and_terminal(config, t
     everything = np.arange(8)
     shared = share(old, quiet(), Chosen(Split(everything, everything)))
     before = evaluated_base(old, shared, "val").per_query["recall@5"]
-    after = prepare(old, shared, run.adapter).task.evaluate().per_query["recall@5"]
+    prepared = prepare(old, shared, run.adapter)
+    after = prepared.task.evaluate().per_query["recall@5"]
+    layers = prepared.adapters[""].low_rank.layers
+    for layer in layers.values():
+        layer.merge()
+        u, sigma, vh = np.linalg.svd(layer.base.weight.detach().double().numpy(), full_matrices=False)
+        rest = torch.from_numpy((u[:, 10:] * sigma[10:]) @ vh[10:])
+        layer.base.weight.data.copy_(rest)
+    shrunk = prepared.task.evaluate().per_query["recall@5"]
+    assert ledger.intruders == 10 * len(layers)
+    assert ledger.without_intruders.old.estimate == pytest.approx(shrunk.mean())
+    told = {path: n for tower in record.adapter.values() for path, n in tower["intruders"].items()}
+    assert told.keys() == layers.keys() and set(told.values()) <= set(range(11))
     change = difference_interval(before, after)
     assert ledger.old_rows == len(before) == 8
     assert list(ledger.curve[-1].old_change) == pytest.approx(list(change))
@@ -85,7 +107,8 @@ def test_a_run_tells_what_it_lost_in_its_record_page_card_and_terminal(config, t
     said = f"recall@5 went from {before.mean():.3f} to {after.mean():.3f}"
     assert said in " ".join(capsys.readouterr().out.split())
     assert said in (run.path / "README.md").read_text(encoding="utf-8")
-    assert "What was forgotten" in run.report_file.read_text(encoding="utf-8")
+    page = run.report_file.read_text(encoding="utf-8")
+    assert "What was forgotten" in page and f"{ledger.intruders} intruder directions" in page
     assert (run.path / "figures" / "forgetting.svg").is_file()
     assert (run.path / "tables" / "forgetting.csv").read_text(encoding="utf-8").count("\n") == 4
     run.report_file.unlink()

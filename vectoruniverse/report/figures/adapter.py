@@ -165,13 +165,14 @@ def truncation(points: Sequence[Truncation], base: float | None, *, metric: str)
     return figure
 
 
-def forgetting(points: Sequence[Balance], *, metric: str, best_scale: float) -> Figure:
+def forgetting(points: Sequence[Balance], *, metric: str, best_scale: float, beside: Balance | None = None) -> Figure:
     """The metric on new rows and on those that the base knew along the adapter scale, with bands of their intervals.
 
     Args:
         points: ascending in scale; scale 0 is the base.
         metric: such as ``recall@5``.
         best_scale: the scale that keeps most of both, which is marked.
+        beside: a model that is not on the path, drawn as hollow marks at its scale.
     """
     scales = [point.scale for point in points]
     sides: list[tuple[list[Bounds], str, str, str]] = [
@@ -186,6 +187,9 @@ def forgetting(points: Sequence[Balance], *, metric: str, best_scale: float) -> 
             lows, highs = [low for _, low, _ in side], [high for _, _, high in side]
             axes.fill_between(scales, lows, highs, color=colour, alpha=0.15, linewidth=0)
             axes.plot(scales, [estimate for estimate, _, _ in side], style, color=colour, markersize=5)
+        if beside is not None:
+            for value, colour, mark in ((beside.new, ADAPTED, "o"), (beside.old, VERMILLION, "s")):
+                axes.plot([beside.scale], [value[0]], mark, color=colour, markerfacecolor="none", markersize=8)
         axes.set(xlabel="adapter scale (0: base, 1: as trained)", ylabel=metric, ylim=(0, None))
         axes.margins(x=0.03)
         metric_axis(axes.yaxis, metric)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vectoruniverse.adapters.base import Adapter
+from vectoruniverse.adapters.lora import LoraAdapter
+from vectoruniverse.adapters.svd import intruders, without_intruders
 from vectoruniverse.config.sections import SplitConfig
 from vectoruniverse.data.splits import Split, split_rows
 from vectoruniverse.errors import ConfigError
@@ -34,6 +36,10 @@ RULE = (
 )
 
 
+Reached = tuple[Estimate, Estimate | None]
+"""The metric, and its paired difference from the base's; None for the base itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Side:
     """Rows that are evaluated along the path.
@@ -47,7 +53,9 @@ class Side:
     units: Sequence[str] | None
 
 
-def ledger(adapter: Adapter, new: Side, old: Side, *, scales: Iterable[float], metric: str) -> ForgettingRecord:
+def ledger(
+    adapter: Adapter, new: Side, old: Side, *, scales: Iterable[float], metric: str, shrink: bool = True
+) -> ForgettingRecord:
     """Evaluate both sides along the path from the base to an adapter, which is left in full.
 
     Args:
@@ -56,30 +64,46 @@ def ledger(adapter: Adapter, new: Side, old: Side, *, scales: Iterable[float], m
         old: rows that the base knew.
         scales: to try, beside 0 and 1.
         metric: such as ``recall@5``.
+        shrink: whether LoRA is evaluated without its intruder directions, too.
     """
     tried = sorted({*scales, 0.0, 1.0})
     found: list[list[np.ndarray]] = [[], []]
-    for scale in tried:
-        adapter.set_scale(scale)
+
+    def evaluate() -> None:
         for values, side in zip(found, (new, old), strict=True):
             values.append(side.evaluate().per_query[metric])
+
+    for scale in tried:
+        adapter.set_scale(scale)
+        evaluate()
+    count = _evaluate_without_intruders(adapter.low_rank, evaluate) if shrink and adapter.low_rank is not None else None
     sides = [_along(metric, values, side.units) for values, side in zip(found, (new, old), strict=True)]
-    curve = [
-        kept.model_copy(update={"new_change": gain, "old_change": loss})
-        for kept, (_, gain), (_, loss) in zip(
-            weigh([(scale, one[0], two[0]) for scale, one, two in zip(tried, *sides, strict=True)]), *sides, strict=True
-        )
-    ]
+    points = list(zip([*tried, 1.0][: len(found[0])], *sides, strict=True))
+    curve = weigh(points[: len(tried)])
     new_rows, old_rows = (len(values[0]) for values in found)
-    best = best_scale(curve)
     return ForgettingRecord(
-        metric=metric, new_rows=new_rows, old_rows=old_rows, curve=curve, best_scale=best, rule=RULE
+        metric=metric,
+        new_rows=new_rows,
+        old_rows=old_rows,
+        curve=curve,
+        best_scale=best_scale(curve),
+        intruders=count,
+        without_intruders=weigh(points)[-1] if count else None,
+        rule=RULE,
     )
 
 
-def _along(
-    metric: str, values: Sequence[np.ndarray], units: Sequence[str] | None
-) -> list[tuple[Estimate, Estimate | None]]:
+def _evaluate_without_intruders(layers: LoraAdapter, evaluate: Callable[[], None]) -> int:
+    """How many intruder directions there are; where there are any, the model is evaluated without them."""
+    directions = intruders(layers)
+    count = sum(len(one) for one in directions.values())
+    if count:
+        with without_intruders(layers, directions):
+            evaluate()
+    return count
+
+
+def _along(metric: str, values: Sequence[np.ndarray], units: Sequence[str] | None) -> list[Reached]:
     """At each scale the metric, and its paired difference from the base's, which is the first and has none."""
     paired = compare_rows({str(i): {metric: one} for i, one in enumerate(values)}, "0", groups=units)
     differences = [None, *(Estimate(*paired.differences[str(i)][metric]) for i in range(1, len(values)))]
@@ -133,20 +157,30 @@ def known_rows(
     return dataclasses.replace(known, config=asked, split=split, groups=groups)
 
 
-def weigh(points: Sequence[tuple[float, Estimate, Estimate]]) -> list[Kept]:
+def weigh(points: Sequence[tuple[float, Reached, Reached]]) -> list[Kept]:
     """Which shares of both sides each scale keeps.
 
     Args:
-        points: scale, new rows and old rows, ascending, the first of scale 0, which is the base.
+        points: scale, new rows and old rows, the first of scale 0, which is the base.
     """
-    best_new, base_old = max(new.estimate for _, new, _ in points), points[0][2].estimate
+    best_new, base_old = max(new[0].estimate for _, new, _ in points), points[0][2][0].estimate
     weighed = []
-    for scale, new, old in points:
+    for scale, (new, gain), (old, loss) in points:
         new_share = new.estimate / best_new if best_new > 0 else 0.0
         old_share = min(1.0, old.estimate / base_old) if base_old > 0 else 1.0
         both = new_share + old_share
-        kept = 2 * new_share * old_share / both if both > 0 else 0.0
-        weighed.append(Kept(scale=scale, new=new, old=old, new_share=new_share, old_share=old_share, kept=kept))
+        weighed.append(
+            Kept(
+                scale=scale,
+                new=new,
+                old=old,
+                new_change=gain,
+                old_change=loss,
+                new_share=new_share,
+                old_share=old_share,
+                kept=2 * new_share * old_share / both if both > 0 else 0.0,
+            )
+        )
     return weighed
 
 

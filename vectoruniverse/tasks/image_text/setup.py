@@ -216,9 +216,9 @@ class PreparedImageText(Prepared):
 
     def choose_scale(self, split: str) -> BlendRecord:
         """The scale that keeps most of both sides, where the experiment says what the base knew."""
-        found = self.forgotten(split)
-        if found is None:
+        if self.experiment.forgetting is None or self.known is None:
             return super(PreparedImageText, self).choose_scale(split)
+        found = self.ledger(self.known, self.experiment.forgetting, split, shrink=False)
         curve = [{"scale": one.scale, "new": one.new.estimate, "old": one.old.estimate} for one in found.curve]
         return BlendRecord(scale=found.best_scale, split=split, metric=found.metric, curve=curve, rule=found.rule)
 
@@ -229,7 +229,7 @@ class PreparedImageText(Prepared):
             return None
         return self.ledger(self.known, config, split).model_copy(update={"kept_scale": kept_scale})
 
-    def ledger(self, known: Known, config: ForgettingConfig, split: str) -> ForgettingRecord:
+    def ledger(self, known: Known, config: ForgettingConfig, split: str, *, shrink: bool = True) -> ForgettingRecord:
         """What adapting gained on the rows of a split and lost on ``known`` ones."""
         old = build_task(self.experiment, self.encoder, known.pairs)
         return ledger(
@@ -238,6 +238,7 @@ class PreparedImageText(Prepared):
             Side(old.evaluate, known.data.units("val")),
             scales=config.scales,
             metric=self.experiment.eval.monitor,
+            shrink=shrink,
         )
 
     def base_model(self) -> str:
