@@ -7,6 +7,7 @@ import json
 import shutil
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import peft
 import pytest
@@ -214,7 +215,9 @@ def test_every_json_file_of_a_run_is_read_by_the_class_that_wrote_it_and_written
 
 def test_records_of_an_earlier_version_open_under_the_names_that_they_have_now():
     told = {"split": "val", "judged": "training", "judges_space": False, "rows": 8, "data": "", "monitor": "recall@1"}
-    found = parse_record(json.dumps({**told, "best_epoch": 1, "adapted": {}}).encode(), EvaluationRecord)
+    found = parse_record(
+        json.dumps({**told, "best_epoch": 1, "adapted": {}}).encode(), EvaluationRecord, file=Path("evaluation.json")
+    )
     assert (found.evaluated_on, found.has_space) == ("training", False)
     assert not {"judged", "judges_space"} & json.loads(record_text(found)).keys()
     state = {"position": {"judged": 3}, "optimizer": {}, "scaler": {}}
