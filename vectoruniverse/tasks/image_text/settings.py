@@ -119,7 +119,7 @@ class AdapterConfig(AdapterSettings):
 
     @model_validator(mode="after")
     def _adapts_something(self) -> AdapterConfig:
-        if self.method == "lora" and not self.vision_targets and not self.text_targets:
+        if self.has_rank and not self.vision_targets and not self.text_targets:
             raise ValueError("vision_targets and text_targets are both empty: lora would adapt nothing")
         return self
 

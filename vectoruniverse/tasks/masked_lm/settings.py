@@ -52,7 +52,7 @@ class MaskedLmExperiment(TextExperiment):
 
     @model_validator(mode="after")
     def _monitored(self) -> MaskedLmExperiment:
-        if self.adapter.method == "prefix":
+        if self.adapter.reserved_positions:
             raise ValueError("adapter.method: prefix is for encoders that are used, not for pre-training")
         if self.eval.monitor == "nsp_accuracy" and not self.next_sentence:
             raise ValueError("eval.monitor: nsp_accuracy needs next_sentence: true")
