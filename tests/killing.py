@@ -34,7 +34,7 @@ def tiny(folder: Path, shapes: Path, model: Path, *, report: bool = False) -> Ex
         "name": "killed",
         "task": "image_text",
         "model": str(model),
-        "data": {"root": str(shapes), "split": {"val_fraction": 0.25}},
+        "data": {"root": str(shapes), "split": {"val_fraction": 0.25, "test_fraction": 0}},
         "adapter": {"method": "lora", "rank": 2},
         "train": {"epochs": 2, "batch_size": 12, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1},
         "eval": {"report": report},

@@ -49,7 +49,7 @@ def experiment(shapes, clip, tmp_path):
             "name": "shapes",
             "task": "image_text",
             "model": str(clip),
-            "data": {"root": str(shapes), "split": {"val_fraction": 0.25}},
+            "data": {"root": str(shapes), "split": {"val_fraction": 0.25, "test_fraction": 0}},
             "adapter": {"method": "lora", "rank": 2},
             "train": {"epochs": 2, "batch_size": 12, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1},
             "eval": {"report": False},
@@ -288,7 +288,7 @@ def test_dry_run_tells_the_plan_and_writes_nothing(experiment, tmp_path, monkeyp
 
 
 def test_intervals_are_drawn_by_the_column_that_the_split_is_grouped_by(experiment, shapes, tmp_path):
-    data = {"root": str(shapes), "split": {"val_fraction": 0.5, "group_by": "Channel"}}
+    data = {"root": str(shapes), "split": {"val_fraction": 0.5, "test_fraction": 0, "group_by": "Channel"}}
     outcome = train(experiment(data=data), runs_dir=tmp_path / "runs", display=quiet())
     record = outcome.run.read_evaluation()
     assert record.intervals_drawn_by == "Channel"
@@ -301,14 +301,14 @@ def test_a_run_is_set_beside_the_best_earlier_one_on_the_same_data(experiment, s
     second = train(experiment(seed=1), runs_dir=tmp_path / "runs", display=quiet())
     assert second.earlier is not None
     assert (second.earlier.name, second.earlier.score) == (first.run.name, first.score)
-    other = {"root": str(shapes), "split": {"val_fraction": 0.5}}
+    other = {"root": str(shapes), "split": {"val_fraction": 0.5, "test_fraction": 0}}
     assert train(experiment(data=other), runs_dir=tmp_path / "runs", display=quiet()).earlier is None
 
 
 def test_the_base_alone_is_evaluated_as_beside_an_adapter(experiment, tmp_path):
     outcome = train(experiment(), runs_dir=tmp_path / "runs", display=quiet())
-    evaluated = evaluate_base(experiment(), split="val", display=quiet())
-    assert evaluated.rows == 8
+    split, evaluated = evaluate_base(experiment(), split="val", display=quiet())
+    assert (split, evaluated.rows) == ("val", 8)
     assert evaluated.metrics == pytest.approx(dict(outcome.base))
 
 
@@ -326,7 +326,7 @@ def test_a_run_is_not_resumed_on_other_data(experiment, shapes, tmp_path):
 
     root = tmp_path / "copy"
     shutil.copytree(shapes, root)
-    data = {"root": str(root), "split": {"val_fraction": 0.25}}
+    data = {"root": str(root), "split": {"val_fraction": 0.25, "test_fraction": 0}}
     outcome = train(experiment(data=data), runs_dir=tmp_path / "runs", display=quiet())
     outcome.run.set_state("interrupted")
     table = root / "metadata.csv"
@@ -377,7 +377,7 @@ def test_too_many_bad_rows_stop_the_run_and_name_them(experiment, shapes, tmp_pa
     broken = tmp_path / "broken"
     shutil.copytree(shapes, broken)
     (broken / "images" / "red" / "red-circle-left.png").write_bytes(b"not a picture")
-    data = {"root": str(broken), "split": {"val_fraction": 0.25}}
+    data = {"root": str(broken), "split": {"val_fraction": 0.25, "test_fraction": 0}}
     with pytest.raises(DataError, match=r"line 2|metadata\.csv:2|:2") as error:
         train(experiment(data=data), runs_dir=tmp_path / "runs", display=quiet())
     assert "max_bad_share" in str(error.value.remedy)
@@ -388,7 +388,7 @@ def test_too_many_bad_rows_stop_the_run_and_name_them(experiment, shapes, tmp_pa
 
 
 def test_a_split_with_a_single_row_on_one_side_is_refused(experiment, shapes, tmp_path):
-    data = {"root": str(shapes), "split": {"val_fraction": 0.01}}
+    data = {"root": str(shapes), "split": {"val_fraction": 0.01, "test_fraction": 0}}
     with pytest.raises(DataError, match="leaves 1 validation row") as error:
         train(experiment(data=data), runs_dir=tmp_path / "runs", display=quiet())
     assert "val_fraction" in str(error.value.remedy)
@@ -496,7 +496,7 @@ def test_a_run_that_no_epoch_made_better_says_so_everywhere(experiment, tmp_path
 
     monkeypatch.setattr(ImageTextTask, "evaluate", graded)
     outcome = train(experiment(eval={"report": True}), runs_dir=tmp_path, display=quiet())
-    said = "No epoch beat the base: the adapter is the untrained one"
+    said = "No epoch beat the base, so the base is kept: the adapter is the untrained one"
     assert outcome.epoch == outcome.best_epoch == 0
     assert said in (outcome.run.path / "README.md").read_text() and said in outcome.run.report_file.read_text()
     assert verdict_of(outcome.run, outcome.comparison, monitor="recall@5", has_space=True).answer.headline == said

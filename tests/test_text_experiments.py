@@ -71,7 +71,7 @@ def experiment(bert, table, tmp_path):
             "name": task,
             "task": task,
             "model": str(bert),
-            "data": data[task] | {"split": {"val_fraction": 0.25}},
+            "data": data[task] | {"split": {"val_fraction": 0.25, "test_fraction": 0}},
             "adapter": {"method": "lora", "rank": 2},
             "train": QUICK,
             "eval": {"keep": "last", "report": False},
@@ -279,7 +279,7 @@ def test_over_long_texts_are_counted_and_told(experiment, tmp_path):
     texts = ["red " * 100, *(f"{colour} {place}" for colour in COLOURS for place in (*PLACES, *SHAPES))]
     file.write_text("first,second\n" + "".join(f"{text},blue {i}\n" for i, text in enumerate(texts)), encoding="utf-8")
     stream = io.StringIO()
-    config = experiment("text_pairs", data={"file": str(file), "split": {"val_fraction": 0.25}})
+    config = experiment("text_pairs", data={"file": str(file), "split": {"val_fraction": 0.25, "test_fraction": 0}})
     train(config, runs_dir=tmp_path / "runs", display=Display(Console(file=stream, width=200)))
     assert "1 of 13 first texts are longer than 64 tokens" in stream.getvalue()
 
@@ -393,7 +393,7 @@ def pretraining(tmp_path, **sections):
         "name": "tiny_bert",
         "task": "masked_lm",
         "model": {"scratch": "bert", **sizes},
-        "data": {"source": str(corpus), "split": {"val_fraction": 0.2}},
+        "data": {"source": str(corpus), "split": {"val_fraction": 0.2, "test_fraction": 0}},
         "adapter": {"method": "full"},
         "train": QUICK | {"epochs": 3},
         "wandb": {"mode": "disabled"},
@@ -452,7 +452,7 @@ def test_pretraining_goes_on_with_lora_from_a_saved_bert(tmp_path):
 
 @pytest.mark.parametrize("together", [["second"], ["colour"]])
 def test_which_texts_hold_rows_together_is_told_by_role(experiment, table, tmp_path, together):
-    data = {"file": str(table), "split": {"val_fraction": 0.25, "together": together}}
+    data = {"file": str(table), "split": {"val_fraction": 0.25, "test_fraction": 0, "together": together}}
     if together == ["colour"]:
         with pytest.raises(ConfigError, match="together"):
             experiment("text_pairs", data=data)

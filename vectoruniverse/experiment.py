@@ -26,7 +26,7 @@ from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.report.figures.style import undrawn
 from vectoruniverse.report.learning import sign_lines
-from vectoruniverse.report.run import kept_epochs, signs_of
+from vectoruniverse.report.run import signs_of
 from vectoruniverse.report.tables import trained_table
 from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.environment import environment
@@ -54,6 +54,7 @@ from vectoruniverse.tasks.results import (
     track_results,
     write_results,
 )
+from vectoruniverse.tasks.rows import lacks_test_rows
 from vectoruniverse.tasks.sharing import RunTimes, TimedTask
 from vectoruniverse.tasks.table import evaluated_base, setup
 from vectoruniverse.terminal import Display, counted
@@ -133,7 +134,7 @@ def evaluate_run(
     reference: str,
     *,
     runs_dir: Path,
-    split: str,
+    split: str | None,
     display: Display,
     place: str | None = None,
     settings: Sequence[str] = (),
@@ -143,49 +144,61 @@ def evaluate_run(
     Args:
         reference: the run.
         runs_dir: folder of the runs.
-        split: ``val`` or ``train``, of the run's own data.
+        split: ``test``, ``val`` or ``train``, of the run's own data; None: what the run reports, which is ``test``
+            where it has test rows.
         display: what a person sees.
         place: where other data is; all its rows are evaluated.
         settings: of other data, such as ``data.text={Title}``.
 
     Raises:
-        ConfigError: there is no such run, it has no adapter yet, or other data is to be evaluated by its training rows.
+        ConfigError: there is no such run, it has no adapter yet, it has no such rows, or a part of other data is asked
+            for.
         DataError: the data cannot be read, or is not the run's any more.
     """
     run = find_trained_run(runs_dir, reference)
     if place is not None or any(one.partition("=")[0].strip() not in NOT_OTHER_DATA for one in settings):
-        if split != "val":
-            raise ConfigError("other data has no training rows of this run", file="--split", remedy="leave it out")
+        if split is not None:
+            raise ConfigError(
+                "other data has no parts: all its rows are evaluated", file="--split", remedy="leave it out"
+            )
         return run, _beside_base_elsewhere(run, place, settings, display)
-    prepared, base, gone = _finished(run, split, display, settings)
-    return run, dataclasses.replace(beside_base(prepared, base, split), gone=gone)
+    _, comparison = _finished(run, split, display, settings)
+    return run, comparison
 
 
 def report_run(reference: str, *, runs_dir: Path, display: Display) -> Path:
     """Write a finished run's report.html and its figures again, from what its folder holds and its data."""
     run = find_trained_run(runs_dir, reference, kind="run or sweep")
     with run.lock():
-        prepared, base, gone = _finished(run, "val", display)
-        facts = card_facts(prepared, *kept_epochs(run), run.read_state().seconds)
-        if gone:
-            facts["gone"] = f"{gone} held-out rows that were evaluated when the run ended are not there any more"
-        report(run, prepared, beside_base(prepared, base, "val"), facts)
+        prepared, comparison = _finished(run, None, display)
+        facts = card_facts(prepared, run, run.read_state().seconds)
+        if gone := comparison.gone:
+            which = comparison.rows_are
+            facts["gone"] = f"{gone} {which} that were evaluated when the run ended are not there any more"
+        report(run, prepared, comparison, facts)
     if (lacking := undrawn()) is not None:
         display.say(lacking)
     return run.report_file
 
 
-def _finished(run: Run, split: str, display: Display, settings: Sequence[str] = ()) -> tuple[Prepared, Evaluation, int]:
-    """A finished run's model on the rows of its split, what its base reaches, and how many of the rows are gone."""
+def _finished(
+    run: Run, split: str | None, display: Display, settings: Sequence[str] = ()
+) -> tuple[Prepared, Comparison]:
+    """A finished run's model beside its base on the rows of a part; None: on those that it reports."""
     record = read_rows_of(run)
     experiment = locate_data(run, run_experiment(run, settings), record, display)
-    choice = None if record is None else RecordedRows(record, split, display.warn, run.adapter)
+    side = split or (record.reported if record is not None else "val")
+    if record is not None and side == "test" and not record.test:
+        raise lacks_test_rows()
+    choice = None if record is None else RecordedRows(record, side, display.warn, run.adapter)
     shared = setup(experiment).share(experiment, display, choice)
     if record is None:
         refuse_other_data(run, shared.data)
-    base = evaluated_base(experiment, shared, split)
-    gone = 0 if record is None else len(getattr(record, split)) - len(getattr(shared.data.split, split))
-    return setup(experiment).prepare(experiment, shared, run.adapter), base, gone
+    shared.data.refuse_missing(side)
+    base = evaluated_base(experiment, shared, side)
+    gone = 0 if record is None else len(getattr(record, side)) - len(getattr(shared.data.split, side))
+    prepared = setup(experiment).prepare(experiment, shared, run.adapter)
+    return prepared, dataclasses.replace(beside_base(prepared, base, side), gone=gone)
 
 
 def _beside_base_elsewhere(run: Run, place: str | None, settings: Sequence[str], display: Display) -> Comparison:
@@ -210,10 +223,16 @@ def _beside_base_elsewhere(run: Run, place: str | None, settings: Sequence[str],
     return dataclasses.replace(comparison, evaluated_on="other", source=str(place_of(experiment)), trained_on=seen)
 
 
-def evaluate_base(experiment: Experiment, *, split: str, display: Display) -> Evaluation:
-    """Evaluate the model of an experiment as it is, before any training."""
+def evaluate_base(experiment: Experiment, *, split: str | None, display: Display) -> tuple[str, Evaluation]:
+    """Evaluate the model of an experiment as it is, before any training, on a part; None: on what a run would report.
+
+    Raises:
+        ConfigError: the experiment has no test rows, and those are asked for.
+    """
     shared = setup(experiment).share(experiment, display)
-    return evaluated_base(experiment, shared, split)
+    side = split or shared.data.split.reported
+    shared.data.refuse_missing(side)
+    return side, evaluated_base(experiment, shared, side)
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,10 +381,10 @@ def _train(
     experiment: Experiment, run: Run, display: Display, interruption: Interruption, shared: Shared, started: float
 ) -> Outcome:
     """Evaluate the base → prepare → fit → conclude; the base is as it was afterwards."""
-    base = evaluated_base(experiment, shared, "val")
+    evaluated_base(experiment, shared, "val")
     prepared = setup(experiment).prepare(experiment, shared)
     try:
-        return _train_prepared(prepared, base, run, display, interruption, started)
+        return _train_prepared(prepared, shared, run, display, interruption, started)
     finally:
         prepared.release()
 
@@ -382,7 +401,7 @@ class Session:
 
 
 def _train_prepared(
-    prepared: Prepared, base: Evaluation, run: Run, display: Display, interruption: Interruption, started: float
+    prepared: Prepared, shared: Shared, run: Run, display: Display, interruption: Interruption, started: float
 ) -> Outcome:
     """Fit → conclude, with the trackers told of the end whatever it is."""
     experiment = prepared.experiment
@@ -400,11 +419,12 @@ def _train_prepared(
     if checkpoint is not None:
         display.say(f"resumed at step {checkpoint.step}")
     trackers = build_trackers(experiment, run, display, checkpoint.step if checkpoint else None)
+    base = evaluated_base(experiment, shared, "val")
     task = TimedTask(prepared.task, base if checkpoint is None and prepared.starts_as_base else None)
     session = Session(run, display, trackers, interruption, RunTimes(run.read_state(), started, task))
     try:
         trainer = _fit(prepared, task, session, checkpoint)
-        outcome = _conclude(prepared, base, session, trainer, task)
+        outcome = _conclude(prepared, shared, session, trainer, task)
     except (InterruptedTraining, KeyboardInterrupt):
         trackers.finish("interrupted")
         raise
@@ -448,9 +468,12 @@ def _build_trainer(prepared: Prepared, task: Task, observer: Observer, schedule:
     )
 
 
-def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: Trainer, task: TimedTask) -> Outcome:
-    """Put the parameters to keep back, evaluate them beside the base, write what a person wants to have."""
-    experiment, position, run = prepared.experiment, trainer.position, session.run
+def _conclude(prepared: Prepared, shared: Shared, session: Session, trainer: Trainer, task: TimedTask) -> Outcome:
+    """Put the parameters to keep back, evaluate them beside the base, write what a person wants to have.
+
+    Here, after the last decision, the test rows are evaluated for the first and only time.
+    """
+    experiment, run = prepared.experiment, session.run
     blends = experiment.eval.keep == "blend"
     kept = latest(run.checkpoints, "last" if experiment.eval.keep == "last" else "best", session.display.warn)
     assert kept is not None, "the first evaluation writes a checkpoint"
@@ -462,36 +485,60 @@ def _conclude(prepared: Prepared, base: Evaluation, session: Session, trainer: T
     prepared.save(run.adapter)
     for weights in run.adapter.rglob("*.safetensors"):
         share_as_other_files(weights)
-    epoch = trainer_state(kept).position.evaluated
-    comparison = beside_base(prepared, base, "val", None if blends else trainer.evaluation_at(kept.step))
-    times = session.times.facts()  # once: the card, the report and the record of a run tell the same time
-    outcome = Outcome(
-        run,
-        comparison,
-        experiment.eval.monitor,
-        position.best_epoch,
-        epoch,
-        times["seconds"],
-        task.step_seconds,
-        task.evaluation_seconds,
-        best_earlier(run, experiment.eval.monitor, prepared.data.fingerprint()),
-        blend,
-        forgetting,
-    )
+    trained_parameters, base = prepared.trained_parameters(), evaluated_base(experiment, shared, "val")
+    selection = beside_base(prepared, base, "val", None if blends else trainer.evaluation_at(kept.step))
+    prepared, comparison = _on_reported_rows(prepared, shared, run, selection)
+    try:
+        times = session.times.facts()  # once: the card, the report and the record of a run tell the same time
+        outcome = Outcome(
+            run,
+            comparison,
+            None if comparison is selection else selection,
+            trained_parameters,
+            experiment.eval.monitor,
+            trainer.position.best_epoch,
+            trainer_state(kept).position.evaluated,
+            times["seconds"],
+            task.step_seconds,
+            task.evaluation_seconds,
+            best_earlier(run, experiment.eval.monitor, prepared.data.fingerprint()),
+            blend,
+            forgetting,
+        )
+        _publish(prepared, outcome, session, trainer.position.step, times)
+    finally:
+        prepared.release()
+    return outcome
+
+
+def _on_reported_rows(
+    prepared: Prepared, shared: Shared, run: Run, selection: Comparison
+) -> tuple[Prepared, Comparison]:
+    """The run's adapter, as it was saved, beside its base on the test rows; where there are none, ``selection``."""
+    side, experiment = prepared.data.split.reported, prepared.experiment
+    if side == selection.split:
+        return prepared, selection
+    prepared.release()  # the base is evaluated without what was trained on it
+    base = evaluated_base(experiment, shared, side)
+    saved = setup(experiment).prepare(experiment, shared, run.adapter)
+    return saved, beside_base(saved, base, side)
+
+
+def _publish(prepared: Prepared, outcome: Outcome, session: Session, step: int, times: Mapping[str, float]) -> None:
+    """Write results and report, tell the trackers, and end the run."""
     findings = write_results(prepared, outcome)
     if (lacking := undrawn()) is not None:
         session.display.say(lacking)
-    track_results(session.trackers, prepared, outcome, findings, position.step)
-    run.set_state(
+    track_results(session.trackers, prepared, outcome, findings, step)
+    outcome.run.set_state(
         "finished",
-        best=comparison.adapted.metrics[experiment.eval.monitor],
-        epoch=epoch,
-        epochs=experiment.train.epochs,
+        best=outcome.score,
+        epoch=outcome.epoch,
+        epochs=prepared.experiment.train.epochs,
         **times,
         device=str(prepared.compute),
         peak_memory_bytes=peak_memory(prepared.compute.device),
     )
-    return outcome
 
 
 def plan_line(prepared: Prepared) -> str:
@@ -499,6 +546,6 @@ def plan_line(prepared: Prepared) -> str:
     counts, total = prepared.data.counts(), sum(p.numel() for p in prepared.model.parameters())
     bad = f" ({counts['set aside']} set aside)" if counts["set aside"] else ""
     return (
-        f"{counts['training']} training and {counts['validation']} validation rows{bad}; "
+        f"{prepared.data.counted_parts()}{bad}; "
         f"{prepared.trained_parameters():,} of {total:,} parameters trained; {prepared.compute.with_threads}"
     )

@@ -20,7 +20,11 @@ def swept(shapes, shared_cache, tmp_path_factory):
         "name": "shapes",
         "task": "image_text",
         "model": str(save_clip(root / "clip")),
-        "data": {"root": str(shapes), "split": {"val_fraction": 0.25}, "exclude": {"Category": ["yellow"]}},
+        "data": {
+            "root": str(shapes),
+            "split": {"val_fraction": 0.25, "test_fraction": 0},
+            "exclude": {"Category": ["yellow"]},
+        },
         "forgetting": {"include": {"Category": ["yellow"]}, "scales": [0.0, 1.0]},
         "adapter": {"method": "lora", "rank": 2},
         "train": {"epochs": 1, "batch_size": 12, "lr": 0.01, "device": "cpu", "precision": "fp32"},

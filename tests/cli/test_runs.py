@@ -54,7 +54,7 @@ def config(shapes, clip, tmp_path):
         "name": "shapes",
         "task": "image_text",
         "model": str(clip),
-        "data": {"root": str(shapes), "split": {"val_fraction": 0.25}},
+        "data": {"root": str(shapes), "split": {"val_fraction": 0.25, "test_fraction": 0}},
         "adapter": {"method": "lora", "rank": 2},
         "train": {"epochs": 1, "batch_size": 12, "lr": 0.01, "device": "cpu"},
         "eval": {"report": False},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -71,6 +72,56 @@ def test_one_group_cannot_be_divided() -> None:
         split_rows(["a", "b"], groups=["x", "x"], val_fraction=0.5, seed=0)
     with pytest.raises(DataError, match="the only row belongs to one group"):
         split_rows(["a"], groups=["x"], val_fraction=0.5, seed=0)
+
+
+def three_parts(keys: list[str], groups: list[str], val: float, test: float, seed: int) -> list[list[str]]:
+    """The slow obvious way: test groups in an order of their own, then validation groups from the rest."""
+    parts: dict[str, list[str]] = {"train": list(dict.fromkeys(groups)), "val": [], "test": []}
+    for part, share, salt, leave in (("test", test, f"{seed}|test", 2), ("val", val, f"{seed}", 1)):
+        wanted = share * len(keys)
+        for group in sorted(parts["train"], key=lambda one: hashlib.sha256(f"{salt}|{one}".encode()).hexdigest()):
+            have = sum(groups.count(one) for one in parts[part])
+            nearer = abs(have + groups.count(group) - wanted) < abs(have - wanted)
+            if nearer and len(parts["train"]) > leave:
+                parts["train"].remove(group)
+                parts[part].append(group)
+    return [sorted(key for key, group in zip(keys, groups, strict=True) if group in parts[part]) for part in parts]
+
+
+def test_three_parts_hold_groups_whole_have_their_shares_and_do_not_depend_on_the_order() -> None:
+    generator = random.Random(0)
+    for seed in range(8):
+        groups = [f"g{generator.randrange(40)}" for _ in KEYS]
+        split = split_rows(KEYS, groups=groups, val_fraction=0.15, test_fraction=0.2, seed=seed)
+        found = [named(part, KEYS) for part in split]
+        assert [sorted(part) for part in found] == three_parts(KEYS, groups, 0.15, 0.2, seed)
+        assert sorted(key for part in found for key in part) == sorted(KEYS)
+        of_part = [{groups[i] for i in part} for part in split]
+        assert not (of_part[0] & of_part[1] or of_part[0] & of_part[2] or of_part[1] & of_part[2])
+        assert abs(len(split.val) - 30) <= 5
+        assert abs(len(split.test) - 40) <= 5
+        order = generator.sample(range(len(KEYS)), len(KEYS))
+        keys, moved = [KEYS[i] for i in order], [groups[i] for i in order]
+        again = split_rows(keys, groups=moved, val_fraction=0.15, test_fraction=0.2, seed=seed)
+        assert [named(part, keys) for part in again] == found
+
+
+def test_without_a_test_part_division_and_fingerprint_are_as_they_were_before_there_was_one() -> None:
+    split = split_rows(KEYS, groups=KEYS, val_fraction=0.2, seed=3)
+    assert (split.reported, len(split.test)) == ("val", 0)
+    told = [(side, i) for side, part in (("train", split.train), ("val", split.val)) for i in part]
+    assert (
+        split.fingerprint("{}{};".format) == hashlib.sha256("".join(f"{s}{i};" for s, i in told).encode()).hexdigest()
+    )
+    three = split_rows(KEYS, groups=KEYS, val_fraction=0.2, test_fraction=0.2, seed=3)
+    assert three.reported == "test" and three.fingerprint("{}{};".format) != split.fingerprint("{}{};".format)
+
+
+def test_three_parts_need_three_groups() -> None:
+    shares = {"val_fraction": 0.3, "test_fraction": 0.3, "seed": 0}
+    assert [len(part) for part in split_rows(["a", "b", "c"], groups=["x", "y", "z"], **shares)] == [1, 1, 1]
+    with pytest.raises(DataError, match="all 3 rows belong to two groups, so they cannot be divided into training, v"):
+        split_rows(["a", "b", "c"], groups=["x", "y", "y"], **shares)
 
 
 def test_rows_of_one_picture_or_of_one_value_share_a_group() -> None:

@@ -214,6 +214,20 @@ def test_the_files_own_split_is_obeyed_and_said() -> None:
             divide_table(marked(*one_sided), val_fraction=0.5, seed=0)
 
 
+def test_a_column_s_test_rows_are_a_third_part_and_missing_validation_rows_are_drawn_from_training_rows() -> None:
+    shares = {"val_fraction": 0.25, "test_fraction": 0.25, "seed": 0}
+    found = divide_table(marked("train", "test", "val", "train", "test"), **shares)
+    assert [part.tolist() for part in found.split] == [[0, 3], [2], [1, 4]]
+    assert (found.held_out, found.left_out, found.split.reported) == ("val", 0, "test")
+    assert found.shared == 1  # t0 of the last row, a test row, is in the first one
+    drawn = divide_table(marked(*["test"] * 2, *["train"] * 14), **shares)
+    assert (drawn.held_out, drawn.split.test.tolist()) == ("test", [0, 1])
+    assert len(drawn.split.val) == 4 - len(drawn.split.val) % 4  # rows of one text stay together
+    assert sorted([*drawn.split.train, *drawn.split.val]) == list(range(2, 16))
+    without = divide_table(marked("train", "val", "train"), **shares)
+    assert (len(without.split.test), without.split.reported) == (0, "val")
+
+
 @pytest.mark.parametrize("word", ["Validation", "dev", "valid", "VAL"])
 def test_other_words_for_validation_are_understood(tmp_path: Path, word: str) -> None:
     file = table(tmp_path, f"q,s\na,Training\nb,{word}\nc,TEST\n")

@@ -26,7 +26,7 @@ def train_shapes(root: Path, shapes: Path, model: object = "clip", **sections: o
         "name": "shapes",
         "task": "image_text",
         "model": str(SAVE[model](root / "model")) if isinstance(model, str) and model in SAVE else model,
-        "data": {"root": str(shapes), "split": {"val_fraction": 0.25}},
+        "data": {"root": str(shapes), "split": {"val_fraction": 0.25, "test_fraction": 0}},
         "adapter": {"method": "lora", "rank": 2, "vision_targets": ["q_proj", "out_proj"], "text_targets": text},
         "train": {"epochs": 2, "batch_size": 12, "lr": 0.02, "device": "cpu", "precision": "fp32"},
         "eval": {"report": False, "keep": "last"},

@@ -131,7 +131,7 @@ def test_a_run_of_which_everything_was_trained_has_no_adapter_to_give(shapes, tm
 
 @pytest.mark.parametrize("fit", ["squash", "pad"])
 def test_other_ways_to_make_a_picture_square(fit, shapes, tmp_path):
-    data = {"root": str(shapes), "fit": fit, "cache_size": 40, "split": {"val_fraction": 0.25}}
+    data = {"root": str(shapes), "fit": fit, "cache_size": 40, "split": {"val_fraction": 0.25, "test_fraction": 0}}
     run = train_shapes(tmp_path, shapes, data=data)
     exported = export_run(str(run), "transformers", out=tmp_path / "out")
     readme = (exported.folder / "README.md").read_text()

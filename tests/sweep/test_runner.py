@@ -252,7 +252,7 @@ def test_a_sweep_belongs_to_one_process_and_a_folder_to_one_sweep(config, tmp_pa
 def test_a_run_is_not_resumed_on_other_data(config, shapes, tmp_path):
     copy = tmp_path / "shapes"
     shutil.copytree(shapes, copy)
-    data = {"root": str(copy), "split": {"val_fraction": 0.3}}
+    data = {"root": str(copy), "split": {"val_fraction": 0.3, "test_fraction": 0}}
     first = ranks(config(data=data), 1, runs=tmp_path / "runs")
     table = copy / "metadata.csv"
     table.write_text(table.read_text().replace("a red circle", "one red circle"))

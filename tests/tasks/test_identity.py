@@ -34,7 +34,7 @@ def write(shapes, tmp_path_factory):
             "name": "shapes",
             "task": "image_text",
             "model": str(folder / "clip"),
-            "data": {"root": str(shapes), "split": {"val_fraction": 0.25}},
+            "data": {"root": str(shapes), "split": {"val_fraction": 0.25, "test_fraction": 0}},
             "adapter": {"method": "lora", "rank": 2},
             "train": {"epochs": 1, "batch_size": 12, "lr": 0.01, "precision": "fp32", "device": "cpu"},
             "eval": {"report": False},

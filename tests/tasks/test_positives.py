@@ -41,7 +41,7 @@ def experiment(clip, tmp_path):
             "name": "shared",
             "task": "image_text",
             "model": str(clip),
-            "data": {"root": str(root), "split": {"val_fraction": 0.5}},
+            "data": {"root": str(root), "split": {"val_fraction": 0.5, "test_fraction": 0}},
             "adapter": {"method": "lora", "rank": 2},
             "train": {"epochs": 1, "batch_size": 8, "precision": "fp32", "device": "cpu"},
             "eval": {"report": False, "label_template": None},
@@ -106,7 +106,7 @@ def test_rows_that_say_the_same_again_change_no_number_of_retrieval(experiment, 
 
 def test_a_picture_with_five_captions_is_found_by_each_and_finds_any(experiment, tmp_path):
     rows = [(f"{i}.png", f"caption {c} of thing {i}", "") for i in range(20) for c in range(5)]
-    evaluated = evaluate_base(experiment(imagefolder(tmp_path / "captions", rows)), split="val", display=quiet())
+    _, evaluated = evaluate_base(experiment(imagefolder(tmp_path / "captions", rows)), split="val", display=quiet())
     image, text = evaluated.vectors["image"], evaluated.vectors["text"]
     of_picture = np.arange(50) // 5  # rows are ordered by their ids: the path, and a number behind it
     cosine = (image @ text.T).numpy()
@@ -126,7 +126,7 @@ def test_rows_without_a_group_are_drawn_one_by_one_and_those_of_one_picture_toge
     rows = [(f"{i}.png", f"thing {i}", f"channel {i // 4}" if i < 16 else "") for i in range(48)]
     rows += [(f"{i}.png", f"thing {i} again", "") for i in range(40, 48)]
     root = imagefolder(tmp_path / "groups", rows)
-    data = {"root": str(root), "split": {"val_fraction": 0.5, "group_by": "Channel"}}
+    data = {"root": str(root), "split": {"val_fraction": 0.5, "test_fraction": 0, "group_by": "Channel"}}
     outcome = train(experiment(root, data=data), runs_dir=tmp_path / "runs", display=quiet())
     assert outcome.run.read_evaluation().intervals_drawn_by == "Channel"
     found = load_file(outcome.run.path / PER_QUERY_FILE)
@@ -148,7 +148,7 @@ def test_a_row_that_is_not_evaluated_ties_no_groups_of_evaluated_ones_together(e
     root = imagefolder(tmp_path / "bridged", rows + bridges)
 
     class Recorded:
-        trained = tmp_path
+        trained, side = tmp_path, "val"
 
         def divide(self, named, file):
             train, val = (
@@ -157,7 +157,7 @@ def test_a_row_that_is_not_evaluated_ties_no_groups_of_evaluated_ones_together(e
             )
             return Split(train, val)
 
-    data = {"root": str(root), "split": {"group_by": "Channel"}}
+    data = {"root": str(root), "split": {"val_fraction": 0.2, "test_fraction": 0, "group_by": "Channel"}}
     found = share(experiment(root, data=data), quiet(), Recorded()).data
     assert found.units("val") == [f"column:channel {i // 4}" for i in range(12, 24)]
 
@@ -166,7 +166,11 @@ def test_the_forgetting_ledger_draws_the_groups_of_the_split(experiment, tmp_pat
     rows = [(f"{i}.png", f"thing {i}", f"{'new' if i < 24 else 'old'} {i // 6}") for i in range(48)]
     root = imagefolder(tmp_path / "ledger", rows)
     new = [f"new {i}" for i in range(4)]
-    data = {"root": str(root), "include": {"Channel": new}, "split": {"val_fraction": 0.5, "group_by": "Channel"}}
+    data = {
+        "root": str(root),
+        "include": {"Channel": new},
+        "split": {"val_fraction": 0.5, "test_fraction": 0, "group_by": "Channel"},
+    }
     asked = experiment(root, data=data)
     outcome = train(asked, runs_dir=tmp_path / "runs", display=quiet())
     forgetting = ForgettingConfig(exclude={"Channel": new}, scales=[0.0, 1.0])

@@ -101,7 +101,8 @@ def data_check(
     else:
         print_table(f"{report.metadata}", ("finding", "count", "severity", "first"), summary_rows(report))
         typer.echo(
-            f"{report.rows_usable} usable rows ({report.train_rows} training, {report.val_rows} validation), "
+            f"{report.rows_usable} usable rows ({report.train_rows} training, {report.val_rows} validation, "
+            f"{report.test_rows} test), "
             f"{report.rows_unusable} unusable ({report.bad_share:.1%}, allowed {allowed:.1%})"
         )
     if report.bad_share > allowed:

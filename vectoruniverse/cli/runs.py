@@ -63,7 +63,7 @@ def train(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train an adapter and evaluate it against its base on held-out rows."""
+    """Train an adapter and evaluate it against its base on rows that nothing was chosen on."""
     if (config is None) == (resume is None):
         raise UserError("give either --config FILE or --resume RUN", remedy="vu train --config quickstart.yaml")
     if resume is not None and (overrides or set_json or alpha_per_rank or dry_run):
@@ -99,7 +99,10 @@ def evaluate(
         str | None, typer.Option("--config", "-c", help="Evaluate an experiment's model as it is, before any training.")
     ] = None,
     overrides: SetOption = [],
-    split: Annotated[str, typer.Option(help="Rows of the experiment's own data: val or train.")] = "val",
+    split: Annotated[
+        str | None,
+        typer.Option(help="Rows of the experiment's own data: test, val or train; without it test, else val."),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="PLACE", help="Evaluate a RUN on all rows of other data: its folder, table or documents."),
@@ -112,7 +115,7 @@ def evaluate(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a run's adapter beside its base, on the rows it held out; or an experiment's encoders."""
+    """Evaluate a run's adapter beside its base, on its test rows; or an experiment's encoders."""
     _check_subject(run, config, split, data, overrides)
     from vectoruniverse import experiment as runner
     from vectoruniverse.evaluation.comparison import evaluation_record, spectra
@@ -135,7 +138,7 @@ def evaluate(
             record = {"run": found.name, **evaluation_record(comparison)}
         else:
             assert loaded is not None
-            evaluated = runner.evaluate_base(loaded, split=split, display=display)
+            split, evaluated = runner.evaluate_base(loaded, split=split, display=display)
             rows_are = f"{_kind_of_rows(loaded, split)} rows"
             rivals = beside_rivals(evaluated, None)
             record = {
@@ -157,10 +160,12 @@ def evaluate(
         _print_rivals(rivals)
 
 
-def _check_subject(run: str | None, config: str | None, split: str, data: str | None, overrides: list[str]) -> None:
+def _check_subject(
+    run: str | None, config: str | None, split: str | None, data: str | None, overrides: list[str]
+) -> None:
     """Refuse options of ``vu eval`` that do not go together."""
-    if split not in ("val", "train"):
-        raise UserError(f"--split {split!r} is neither val nor train")
+    if split not in (None, "test", "val", "train"):
+        raise UserError(f"--split {split!r} is none of test, val and train")
     if (run is None) == (config is None):
         raise UserError("give either a RUN or --config FILE", remedy="vu eval latest")
     if run is not None and (other := [given for given in overrides if not given.strip().startswith("data.")]):
@@ -173,17 +178,20 @@ def _check_subject(run: str | None, config: str | None, split: str, data: str | 
 
 def _kind_of_rows(loaded: Experiment, split: str) -> str:
     """What the rows of a split would be to a model that this experiment trains."""
-    return "held-out" if split == "val" and loaded.holds_out else "training"
+    held_out = "test" if split == "test" else "held-out"
+    return held_out if split != "train" and loaded.holds_out else "training"
 
 
-def _evaluate_encoders(loaded: TextPairsExperiment, split: str, page: Path | None, quiet: bool, as_json: bool) -> None:
+def _evaluate_encoders(
+    loaded: TextPairsExperiment, split: str | None, page: Path | None, quiet: bool, as_json: bool
+) -> None:
     """One table over the encoders of an experiment, and the page where it is wanted."""
     from vectoruniverse.tasks.text_pairs import page as encoder_page
     from vectoruniverse.tasks.text_pairs.encoders import answer
     from vectoruniverse.tasks.text_pairs.setup import evaluate_encoders, pair_findings
 
     with open_display(quiet) as display:
-        comparison = evaluate_encoders(loaded, split=split, display=display)
+        split, comparison = evaluate_encoders(loaded, split=split, display=display)
     rows = len(comparison.first)
     if page is not None:
         facts = {"pairs": f"{rows} of {loaded.data.file}, {_kind_of_rows(loaded, split)} rows"}
@@ -356,9 +364,12 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
 
         record = {"run": str(outcome.run.path), "best_epoch": outcome.best_epoch, "epoch": outcome.epoch}
         record |= {"kept": kept_words(outcome.epoch, outcome.best_epoch), "seconds": outcome.seconds}
+        record |= {"split": outcome.comparison.split, "base": outcome.base, "adapted": outcome.adapted}
+        if outcome.selection is not None:
+            chosen_on = outcome.selection
+            record["selection"] = {"base": chosen_on.base.metrics, "adapted": chosen_on.adapted.metrics}
         rivals = outcome.comparison.rivals
-        told = rivals and rivals.model_dump()
-        print_json({**record, "base": outcome.base, "adapted": outcome.adapted, "rivals": told})
+        print_json({**record, "rivals": rivals and rivals.model_dump()})
         return
     which = "best epoch" if outcome.epoch == outcome.best_epoch else "epoch"
     title = f"{outcome.run.name}: {outcome.comparison.rows_are}, {which} {outcome.epoch}, {outcome.seconds:.0f} s"

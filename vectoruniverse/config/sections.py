@@ -48,13 +48,28 @@ class Section(BaseModel):
 class Division(Section):
     """How rows are divided; a pure function of the seed and of the rows' content."""
 
-    val_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="Share of the rows held out for validation.")
+    val_fraction: float = Field(
+        0.15, gt=0.0, lt=1.0, description="Share of the rows held out for validation, which picks the epoch."
+    )
+    test_fraction: float = Field(
+        0.15,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the rows sealed until the end, which are what is reported; 0: validation rows are "
+        "reported, too.",
+    )
     seed: Seed = Field(42, description="Seed of the split; independent of the training seed.")
 
     @property
     def holds_out(self) -> bool:
         """Whether any row is evaluated that is not learned from."""
         return True
+
+    @model_validator(mode="after")
+    def _leaves_rows_to_train(self) -> Division:
+        if self.val_fraction + self.test_fraction >= 1.0:
+            raise ValueError("val_fraction and test_fraction leave no training rows; their sum must be below 1")
+        return self
 
 
 class SplitConfig(Division):
@@ -303,6 +318,11 @@ class Experiment(Section):
         """Whether any row is evaluated that is not learned from."""
         split: Division = getattr(self.data, "split")  # noqa: B009 # every task's data has one
         return split.holds_out
+
+    @property
+    def picks_epoch(self) -> bool:
+        """Whether validation rows decide which weights are kept, or when training stops."""
+        return self.eval.keep != "last" or self.train.early_stopping is not None
 
     @property
     def draws_base(self) -> bool:

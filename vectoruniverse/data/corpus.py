@@ -133,12 +133,12 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for sentence in sentences if not is_blank(sentence)]
 
 
-def divide_corpus(corpus: Corpus, *, val_fraction: float, seed: int) -> Split:
-    """Training and validation documents; equal documents lie on one side, also where they differ in case, spacing or
-    Unicode form only.
+def divide_corpus(corpus: Corpus, *, val_fraction: float, test_fraction: float = 0.0, seed: int) -> Split:
+    """Training, validation and test documents; equal documents lie in one part, also where they differ in case,
+    spacing or Unicode form only.
 
     Raises:
-        DataError: there is only one document.
+        DataError: there are fewer documents than parts.
     """
     ids = [document.id for document in corpus.rows]
     same = [caseless(" ".join(document.sentences)) for document in corpus.rows]
@@ -149,6 +149,7 @@ def divide_corpus(corpus: Corpus, *, val_fraction: float, seed: int) -> Split:
         ids,
         groups=[first[text] for text in same],
         val_fraction=val_fraction,
+        test_fraction=test_fraction,
         seed=seed,
         file=corpus.file,
         remedy="Use more documents: rows of a table, files of a folder, or parts of a file with a blank line between.",

@@ -1,4 +1,4 @@
-"""Training and validation rows: a pure function of the seed and of what the rows hold, not of their order in a file."""
+"""Training, validation and test rows: a pure function of the seed and of what the rows hold, not of their order."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,27 @@ from vectoruniverse.data.normalise import caseless
 from vectoruniverse.data.text_table import TextRow, TextTable
 from vectoruniverse.errors import DataError
 
+NO_ROWS = np.array([], dtype=np.int64)
+
 
 class Split(NamedTuple):
-    """Indices of the rows on either side, int64, each in ascending order of the rows' keys."""
+    """Indices of the rows of each part, int64, each in ascending order of the rows' keys.
+
+    ``train`` is learned from, ``val`` picks epochs and settings, ``test`` is what is reported; where ``test`` is empty,
+    ``val`` is reported, too.
+    """
 
     train: NDArray[np.int64]
     val: NDArray[np.int64]
+    test: NDArray[np.int64] = NO_ROWS
+
+    @property
+    def reported(self) -> str:
+        """Name of the part that is reported."""
+        return "test" if len(self.test) else "val"
 
     def fingerprint(self, told: Callable[[str, int], str]) -> str:
-        """sha256 over what is ``told`` of each row, by the name of its side and its index."""
+        """sha256 over what is ``told`` of each row, by the name of its part and its index."""
         digest = hashlib.sha256()
         for side, part in zip(self._fields, self, strict=True):
             for row in part:
@@ -33,15 +45,24 @@ class Split(NamedTuple):
         return digest.hexdigest()
 
 
+T = TypeVar("T")
+
+
+def by_part(split: Split, make: Callable[[NDArray[np.int64]], T]) -> dict[str, T]:
+    """What is made of the rows of each part, by its name; of ``test`` only where there are test rows."""
+    return {name: make(part) for name, part in split._asdict().items() if name != "test" or len(part)}
+
+
 @dataclass(frozen=True, slots=True)
 class TextSplit:
     """The division of a text table, and where it came from.
 
     Attributes:
-        split: positions of the rows on either side, each in ascending order of the rows' ids.
+        split: positions of the rows of each part, each in ascending order of the rows' ids.
         held_out: ``val`` or ``test``, as the file calls the rows that validate; ``drawn`` where the seed chose them.
-        left_out: number of rows on neither side: ``test`` rows of a file that has validation rows too.
-        shared: number of validation rows with a text that also occurs in a training row.
+        left_out: number of rows in no part: ``test`` rows of a file that has validation rows too, and no third part
+            is wanted.
+        shared: number of validation and test rows with a text that also occurs in a training row.
         groups: of each row of the table, where the seed chose: rows of one group stay on one side.
     """
 
@@ -57,51 +78,64 @@ def split_rows(
     *,
     groups: Sequence[str],
     val_fraction: float,
+    test_fraction: float = 0.0,
     seed: int,
     file: Path | None = None,
     remedy: str = "Use more rows, or group by another column (data.split.group_by).",
 ) -> Split:
-    """Divide rows so that each group lies wholly on one side.
+    """Divide rows so that each group lies wholly in one part.
 
     Groups are visited in ascending order of sha256("seed|group"); one goes to validation where that brings the
     number of validation rows nearer to ``val_fraction`` of all. A group too large for that is passed over. So the
-    same rows in another order give the same two sets, and a few rows more or less move few others.
+    same rows in another order give the same sets, and a few rows more or less move few others. Test rows are drawn
+    before, in an order of their own (sha256("seed|test|group")); validation rows are drawn from what they leave.
 
     Args:
         keys: a unique name of each row; orders the result.
         groups: the group of each row, such as ``group_rows`` gives.
         val_fraction: share of the rows wanted for validation, between 0 and 1.
+        test_fraction: share wanted for the test; 0 divides into two parts.
         seed: another seed, another division.
         file: for the message.
         remedy: what makes more groups.
 
     Raises:
-        DataError: the rows form fewer than two groups.
+        DataError: the rows form fewer groups than there are parts.
     """
     assert len(keys) == len(groups)
     assert len(set(keys)) == len(keys), "keys must be unique"
     assert 0.0 < val_fraction < 1.0, val_fraction
+    assert 0.0 <= test_fraction < 1.0 - val_fraction, test_fraction
     sizes = Counter(groups)
-    if len(sizes) < 2:
-        whole = "the only row belongs" if len(keys) == 1 else f"all {len(keys)} rows belong"
-        message = f"{whole} to one group, so they cannot be divided into training and validation"
-        raise DataError(message, file=file, remedy=remedy)
-    held_out = _choose(sizes, val_fraction * len(keys), seed)
-    return _sides(keys, [group not in held_out for group in groups], [group in held_out for group in groups])
+    _refuse_few_groups(sizes, test_fraction > 0, file, remedy)
+    test = _choose(sizes, test_fraction * len(keys), f"{seed}|test", leave=2) if test_fraction else set()
+    left = Counter({group: size for group, size in sizes.items() if group not in test})
+    val = _choose(left, val_fraction * len(keys), str(seed), leave=1)
+    return _parts(keys, ["test" if group in test else "val" if group in val else "train" for group in groups])
 
 
-def _sides(keys: Sequence[str], train: Sequence[bool], val: Sequence[bool]) -> Split:
-    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
-    return Split(order[np.array(train)[order]], order[np.array(val)[order]])
+def _refuse_few_groups(sizes: Counter[str], three: bool, file: Path | None, remedy: str) -> None:
+    count, parts = sizes.total(), "training, validation and test" if three else "training and validation"
+    if len(sizes) >= 2 + three:
+        return
+    whole = "the only row belongs" if count == 1 else f"all {count} rows belong"
+    to = "one group" if len(sizes) == 1 else "two groups"
+    raise DataError(f"{whole} to {to}, so they cannot be divided into {parts}", file=file, remedy=remedy)
 
 
-def _choose(sizes: Counter[str], wanted: float, seed: int) -> set[str]:
-    in_order = sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}|{group}".encode()).digest())
+def _parts(keys: Sequence[str], part_of: Sequence[str | None]) -> Split:
+    """Positions by the name of each row's part, in ascending order of the keys."""
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return Split(*(np.array([i for i in order if part_of[i] == part], dtype=np.int64) for part in Split._fields))
+
+
+def _choose(sizes: Counter[str], wanted: float, salt: str, *, leave: int) -> set[str]:
+    in_order = sorted(sizes, key=lambda group: hashlib.sha256(f"{salt}|{group}".encode()).digest())
     chosen: set[str] = set()
     count = 0
     for group in in_order:
         nearer = abs(count + sizes[group] - wanted) < abs(count - wanted)
-        if nearer and len(chosen) + 1 < len(sizes):
+        if nearer and len(chosen) + leave < len(sizes):
             chosen.add(group)
             count += sizes[group]
     return chosen or {min(in_order, key=sizes.__getitem__)}
@@ -138,9 +172,17 @@ def unite(groups: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64])
 
 
 def divide_table(
-    table: TextTable, *, val_fraction: float, seed: int, together: Sequence[str] | None = None
+    table: TextTable,
+    *,
+    val_fraction: float,
+    test_fraction: float = 0.0,
+    seed: int,
+    together: Sequence[str] | None = None,
 ) -> TextSplit:
-    """Obey the split column where the table was read with one, else draw so that no text is on both sides.
+    """Obey the split column where the table was read with one, else draw so that no text is in two parts.
+
+    A column that marks ``test`` rows and no validation rows has the latter drawn from its training rows; without a
+    third part, its test rows validate.
 
     Drawn, rows that share a text form a group, whichever of their columns it stands in, and groups that share a row
     are one: the pairs (a, b), (c, b) and (c, d) stay together. Texts that differ in case, spacing or Unicode form only
@@ -149,15 +191,17 @@ def divide_table(
     Args:
         table: what was read.
         val_fraction: share of the rows wanted for validation, between 0 and 1.
+        test_fraction: share wanted for the test; with a column, whether its ``test`` rows are a third part; 0: two
+            parts.
         seed: another seed, another division.
         together: roles whose equal texts hold rows together; None: all.
 
     Raises:
-        DataError: a side would be empty, or shared texts tie so many rows together that too few can be held out.
+        DataError: a part would be empty, or shared texts tie so many rows together that too few can be held out.
     """
     rows = table.rows
     if rows[0].split is None:
-        split, groups = _draw(table, val_fraction, seed, together)
+        split, groups = _draw(table, val_fraction, test_fraction, seed, together)
         return TextSplit(split, "drawn", shared=_count_shared(rows, split), groups=groups)
     counts = Counter(row.split for row in rows)
     held_out = "val" if counts["val"] else "test"
@@ -168,9 +212,28 @@ def divide_table(
                 file=table.file,
                 remedy="Mark some rows so, or name no split column and let them be drawn.",
             )
-    split = _sides([row.id for row in rows], *([row.split == side for row in rows] for side in ("train", held_out)))
-    left_out = counts["test"] if held_out == "val" else 0
-    return TextSplit(split, held_out, left_out, _count_shared(rows, split))
+    three = test_fraction > 0 and (held_out == "val" or val_fraction > 0)
+    part_of = _marked(table, held_out, val_fraction, seed, together) if three else _in_two(rows, held_out)
+    split = _parts([row.id for row in rows], part_of)
+    return TextSplit(split, held_out, sum(part is None for part in part_of), _count_shared(rows, split))
+
+
+def _in_two(rows: Sequence[TextRow], held_out: str) -> list[str | None]:
+    """Part of each row where the rows that the column calls ``held_out`` validate and there is no third part."""
+    return [{"train": "train", held_out: "val"}.get(row.split or "") for row in rows]
+
+
+def _marked(
+    table: TextTable, held_out: str, val_fraction: float, seed: int, together: Sequence[str] | None
+) -> list[str | None]:
+    """Part of each row as the column says, validation rows being drawn where it names none."""
+    part_of = [row.split for row in table.rows]
+    if held_out == "test":
+        train = replace(table, rows=[row for row in table.rows if row.split == "train"])
+        split, _ = _draw(train, val_fraction, 0.0, seed, together)
+        drawn = {train.rows[i].id for i in split.val}
+        part_of = ["val" if row.id in drawn else row.split for row in table.rows]
+    return part_of
 
 
 def fingerprint_table(table: TextTable, split: Split) -> str:
@@ -183,23 +246,27 @@ def fingerprint_table(table: TextTable, split: Split) -> str:
     return split.fingerprint(told)
 
 
-def _draw(table: TextTable, val_fraction: float, seed: int, together: Sequence[str] | None) -> tuple[Split, list[str]]:
+def _draw(
+    table: TextTable, val_fraction: float, test_fraction: float, seed: int, together: Sequence[str] | None
+) -> tuple[Split, list[str]]:
     rows, groups = table.rows, group_texts(table.rows, together)
     split = split_rows(
         [row.id for row in rows],
         groups=groups,
         val_fraction=val_fraction,
+        test_fraction=test_fraction,
         seed=seed,
         file=table.file,
         remedy="Use more rows, or name the texts that hold rows together in data.split.together.",
     )
-    if len(split.val) < 0.5 * val_fraction * len(rows):
-        raise DataError(
-            f"{max(Counter(groups).values())} of {len(rows)} rows hang together by the texts that they share, "
-            f"so only {len(split.val)} can be held out, not {val_fraction:.0%}",
-            file=table.file,
-            remedy="Group by one text only, or mark training and validation rows in a column.",
-        )
+    for part, share in ((split.val, val_fraction), (split.test, test_fraction)):
+        if len(part) < 0.5 * share * len(rows):
+            raise DataError(
+                f"{max(Counter(groups).values())} of {len(rows)} rows hang together by the texts that they share, "
+                f"so only {len(part)} can be held out, not {share:.0%}",
+                file=table.file,
+                remedy="Group by one text only, or mark training and validation rows in a column.",
+            )
     return split, groups
 
 
@@ -216,4 +283,4 @@ def group_texts(rows: Sequence[TextRow], together: Sequence[str] | None) -> list
 def _count_shared(rows: Sequence[TextRow], split: Split) -> int:
     texts = [{caseless(text) for text in row.texts.values()} for row in rows]
     trained = {text for i in split.train for text in texts[i]}
-    return sum(not trained.isdisjoint(texts[i]) for i in split.val)
+    return sum(not trained.isdisjoint(texts[i]) for i in (*split.val, *split.test))

@@ -97,7 +97,7 @@ class Comparison:
     """A base and what was made of it, evaluated by the same code.
 
     Attributes:
-        split: ``val`` or ``train``.
+        split: ``test``, ``val`` or ``train``.
         base, adapted: the models.
         paired: their intervals, under ``base`` and ``adapted``.
         drawn_by: what rows have in common that count as one draw, such as a column; None for single rows.
@@ -122,8 +122,9 @@ class Comparison:
     @property
     def rows_are(self) -> str:
         """What a person calls the rows."""
-        other = f"rows of other data ({self.source})"
-        return other if self.evaluated_on == "other" else f"{self.evaluated_on} rows"
+        if self.evaluated_on == "other":
+            return f"rows of other data ({self.source})"
+        return "test rows" if self.split == "test" else f"{self.evaluated_on} rows"
 
     @property
     def rows(self) -> int:
@@ -152,6 +153,17 @@ def spectra(evaluation: Evaluation) -> dict[str, list[float]]:
     if stacks:
         stacks["both"] = torch.cat(list(stacks.values()))
     return {name: spectrum(rows)[:SPECTRUM_LENGTH].tolist() for name, rows in stacks.items()}
+
+
+def selection_record(comparison: Comparison) -> dict[str, object]:
+    """What evaluation.json holds of the rows that picked the kept checkpoint."""
+    return {
+        "split": comparison.split,
+        "rows": comparison.rows,
+        "base": dict(comparison.base.metrics),
+        "adapted": dict(comparison.adapted.metrics),
+        "intervals": comparison.intervals,
+    }
 
 
 def evaluation_record(comparison: Comparison, **facts: object) -> dict[str, object]:

@@ -31,6 +31,7 @@ FACTS = {
     "best_epoch": "best_epoch",
     "epoch": "kept",
     "rows": "rows",
+    "split": "split",
     "evaluated_on": "evaluated_on",
     "data": "data",
     "drawn_by": "intervals_drawn_by",
@@ -60,11 +61,11 @@ def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]
 
     Returns:
         JSON values: ``runs`` (``name``, ``state``, ``best_epoch``, ``epoch`` (of the kept weights), ``rows``,
-        ``evaluated_on``, ``data``, ``trained_parameters``, ``seconds``, ``peak_memory_bytes``, in the order given);
-        ``monitor``; ``config``: dotted key → run → value, of settings that the result depends on, where they differ;
-        ``metrics``: metric → run → [value, low, high], the last two null without an interval; ``bases``: ``runs`` that
-        set out from a base and its ``metrics``, metric → [value, low, high]; ``differences``: run → metric →
-        [estimate, low, high] of its rows minus the first run's; ``no_differences``: run → why there are none;
+        ``split``, ``evaluated_on``, ``data``, ``trained_parameters``, ``seconds``, ``peak_memory_bytes``, in the order
+        given); ``monitor``; ``config``: dotted key → run → value, of settings that the result depends on, where they
+        differ; ``metrics``: metric → run → [value, low, high], the last two null without an interval; ``bases``:
+        ``runs`` that set out from a base and its ``metrics``, metric → [value, low, high]; ``differences``: run →
+        metric → [estimate, low, high] of its rows minus the first run's; ``no_differences``: run → why there are none;
         ``validation`` and ``loss``: run → list of [epoch, monitored metric] and of [step, loss].
 
     Raises:

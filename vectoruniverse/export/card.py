@@ -105,5 +105,5 @@ def _metrics(record: EvaluationRecord | None) -> list[str]:
     table = comparison_table(record.base, record.adapted, bounds) if record else None
     if record is None or table is None or not table.rows:
         return ["The run holds no evaluation."]
-    told = f"{grounds(f'{record.rows} {record.evaluated_on} rows', record.intervals_drawn_by)}:"
+    told = f"{grounds(f'{record.rows} {record.rows_are} rows', record.intervals_drawn_by)}:"
     return [told, markdown_table(table), *filter(None, [rivals_told(record.rivals, record.split)])]

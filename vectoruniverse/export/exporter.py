@@ -14,7 +14,7 @@ from vectoruniverse.export.formats import FORMATS, Peft, Transformers
 from vectoruniverse.export.packages import require_packages
 from vectoruniverse.models.source import BUILT_IN
 from vectoruniverse.runs.listing import find_trained_run
-from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.experiments import load_config_of
 from vectoruniverse.tasks.image_text.setup import as_image_text
 
 
@@ -52,7 +52,7 @@ def export_run(
     """
     require_packages(to)
     form = FORMATS[to]
-    as_image_text(load_experiment(find_trained_run(runs_dir, reference).config_file), "vu export")
+    as_image_text(load_config_of(find_trained_run(runs_dir, reference)), "vu export")
     loaded = load_run(reference, runs_dir=runs_dir, device="cpu", precision="fp32")
     if repo is not None:
         _refuse_base_that_stays_here(loaded, form)

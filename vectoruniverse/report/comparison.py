@@ -62,7 +62,7 @@ def answer(record: Record) -> Answer:
     if not gaps:
         return Answer("unclear", "No differences from A can be given", " ".join(without))
     told = [*(f"{letter} − A: {interval(*gap, sign=True)}." for letter, gap in gaps.items()), *without]
-    if rows_are(record) != "held-out":
+    if any(run["evaluated_on"] not in (None, "held-out") for run in record["runs"]):
         return Answer("unclear", f"{monitor} of training rows, which says nothing of others", " ".join(told))
     by_outcome: dict[Outcome, list[str]] = {}
     for letter, (_, low, high) in gaps.items():
@@ -78,9 +78,9 @@ def answer(record: Record) -> Answer:
 
 def rows_are(record: Record) -> str:
     """What the rows of all runs are called."""
-    return (
-        " and ".join(dict.fromkeys(run["evaluated_on"] for run in record["runs"] if run["evaluated_on"])) or "held-out"
-    )
+    evaluated = [run for run in record["runs"] if run["evaluated_on"]]
+    words = ("test" if run["split"] == "test" else run["evaluated_on"] for run in evaluated)
+    return " and ".join(dict.fromkeys(words)) or "held-out"
 
 
 def run_table(record: Record) -> Table:
@@ -161,7 +161,7 @@ def _wide(record: Record, frame: pd.DataFrame, runs: Sequence[str], sign: bool =
 
 
 def _plates(record: Record) -> Iterator[Plate]:
-    named, monitor, rows = letters(record), record["monitor"], rows_are(record)
+    named, monitor, rows = letters(record), record["monitor"], rows_are(record).replace("test", "validation")
     colours = colours_of(list(named.values()))
     reaches = {
         named[name]: (value, low, high)

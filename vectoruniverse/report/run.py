@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.metrics.catalogue import describe
 from vectoruniverse.report.figures.album import Plate, comparison_figures, history_figures, space_figures
 from vectoruniverse.report.figures.gallery import Gallery, TakePictures, choose_retrievals
 from vectoruniverse.report.figures.space import Embedded
@@ -63,18 +64,36 @@ def compared(comparison: Comparison, title: str = "") -> Table:
     return comparison_table(comparison.base.metrics, comparison.adapted.metrics, comparison.intervals, title)
 
 
-def page_chapters(comparison: Comparison) -> tuple[Chapter, ...]:
-    """Parts of a run's page: its rivals that cost nothing, where there are any, then those of every run."""
+def selection_table(run: Run) -> Table | None:
+    """Every metric on the rows that picked the kept checkpoint; None where those are the reported ones."""
+    record = run.read_evaluation()
+    if record is None or record.selection is None:
+        return None
+    chosen_on = record.selection
+    why = "Chosen on: they picked the epoch, so these numbers are optimistic" if record.picked else "Nothing was chosen"
+    title = f"{chosen_on.rows} validation rows. {why}"
+    return comparison_table(chosen_on.base, chosen_on.adapted, chosen_on.intervals, title)
+
+
+def page_chapters(run: Run, comparison: Comparison) -> tuple[Chapter, ...]:
+    """Parts of a run's page: its rivals that cost nothing, where there are any, then those of every run.
+
+    What the rows reached that picked the epoch stands with the curves, which are of those rows.
+    """
+    chosen_on = selection_table(run)
+    curves, *others = OF_A_RUN
+    chapters = (replace(curves, tables=[chosen_on] if chosen_on else []), *others)
     if (rivals := comparison.rivals) is None:
-        return OF_A_RUN
+        return chapters
     told = rivals_said(rivals, comparison.split)
-    return (Chapter("rivals", "Is the training worth it?", told, [rivals_table(rivals)]), *OF_A_RUN)
+    return (Chapter("rivals", "Is the training worth it?", told, [rivals_table(rivals)]), *chapters)
 
 
 def run_plates(run: Run, comparison: Comparison, *, monitor: str, has_space: bool) -> Iterator[Plate]:
     """The figures of every run: before and after, and what was logged while it ran."""
     yield from comparison_figures(comparison.base.metrics, comparison.adapted.metrics, comparison.intervals)
-    figures = history_figures(list(read_metrics(run.metrics_file)), monitor, rows=comparison.rows_are)
+    rows = "validation rows" if comparison.split == "test" else comparison.rows_are
+    figures = history_figures(list(read_metrics(run.metrics_file)), monitor, rows=rows)
     yield from (plate for plate in figures if has_space or plate.section != "health")
 
 
@@ -91,6 +110,7 @@ def verdict_of(run: Run, comparison: Comparison, *, monitor: str, has_space: boo
     held_out = comparison.evaluated_on == "held-out"
     found = answer(monitor, base, adapted, comparison.intervals, held_out=held_out)
     health = verdict(base, adapted, list(read_metrics(run.metrics_file))) if has_space else ()
+    found = replace(found, detail=" ".join(filter(None, (found.detail, selection_words(run, comparison, monitor)))))
     kept = filter(None, (kept_words(*kept_epochs(run)), blend_words(run.read_evaluation())))
     told = with_kept(found, ". ".join(kept) or None)
     worth = comparison.rivals and rivals_words(comparison.rivals, monitor)
@@ -115,6 +135,22 @@ def signs_of(run: Run, *, monitor: str, outcome: Outcome | None = None) -> list[
     """The signs that a run did not learn; ``outcome`` is what became of it on held-out rows, None if it was stopped."""
     history = list(read_metrics(run.metrics_file)) if run.metrics_file.is_file() else []
     return learning_signs(history, config=shlex.quote(str(run.config_file)), monitor=monitor, outcome=outcome)
+
+
+def selection_words(run: Run, comparison: Comparison, monitor: str) -> str:
+    """What the rows that picked the epoch said, and that they are optimistic; empty where nothing was picked on any."""
+    record = run.read_evaluation()
+    if record is None or comparison.evaluated_on != "held-out" or not record.picked:
+        return ""
+    if record.selection is None:
+        return "These rows also picked the epoch, so this is optimistic: the run has no test rows."
+    if comparison.split != "test":
+        return "These rows picked the epoch, so this is optimistic; vu eval evaluates the test rows."
+    base, adapted = record.selection.base.get(monitor), record.selection.adapted.get(monitor)
+    if base is None or adapted is None:
+        return ""
+    tell = describe(monitor).tell
+    return f"On the validation rows, which picked the epoch, it went from {tell(base)} to {tell(adapted)}: optimistic."
 
 
 def kept_epochs(run: Run) -> tuple[int | None, int | None]:

@@ -139,7 +139,7 @@ def kept_words(epoch: int | None, best_epoch: int | None) -> str | None:
     if epoch is None or best_epoch is None:
         return None
     if epoch == 0:
-        return "No epoch beat the base: the adapter is the untrained one"
+        return "No epoch beat the base, so the base is kept: the adapter is the untrained one"
     if best_epoch == 0:
         return f"No epoch beat the base; kept is epoch {epoch} all the same"
     return None if epoch == best_epoch else f"Kept is epoch {epoch}; the best one was epoch {best_epoch}"

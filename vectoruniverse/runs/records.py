@@ -222,11 +222,30 @@ class RivalsRecord(Record):
     models: dict[str, RivalRecord]
 
 
-class EvaluationRecord(Record):
-    """The kept checkpoint beside its base, on the held-out rows.
+class Selection(Record):
+    """The kept checkpoint beside its base on the rows that picked it, where others are reported.
+
+    These numbers are optimistic: of several epochs the luckiest on these rows is kept.
 
     Attributes:
-        split: ``val`` or ``train``.
+        split: ``val``.
+        rows: number of rows.
+        base, adapted: metrics of the two models.
+        intervals: as of ``EvaluationRecord``.
+    """
+
+    split: str
+    rows: int
+    base: dict[str, float] = Field(default_factory=dict)
+    adapted: dict[str, float]
+    intervals: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
+
+
+class EvaluationRecord(Record):
+    """The kept checkpoint beside its base, on the rows that are reported.
+
+    Attributes:
+        split: ``test``; ``val`` where there are no test rows; ``train``, or ``all`` of other data.
         evaluated_on: ``held-out``, or ``training`` where the model learned from the evaluated rows.
         rows: number of rows evaluated.
         rows_gone: how many of the run's rows were not there any more.
@@ -246,6 +265,8 @@ class EvaluationRecord(Record):
         blend: which scale of the adapter is kept; None where it is kept as it was trained.
         forgetting: what was gained and lost along the adapter's scale, where the experiment says what the base knew.
         rivals: what costs nothing beside the adapted model; None where nobody asked, or the task has none.
+        picked: whether the rows of ``val`` picked the epoch that is kept, or when training stopped.
+        selection: the same models on the rows that picked the checkpoint; None where those are the reported ones.
     """
 
     renamed: ClassVar[dict[str, str]] = {"judged": "evaluated_on", "judges_space": "has_space"}
@@ -271,6 +292,13 @@ class EvaluationRecord(Record):
     blend: BlendRecord | None = None
     forgetting: ForgettingRecord | None = None
     rivals: RivalsRecord | None = None
+    picked: bool = True
+    selection: Selection | None = None
+
+    @property
+    def rows_are(self) -> str:
+        """What a person calls the rows."""
+        return "test" if self.split == "test" else self.evaluated_on
 
     @property
     def kept(self) -> int:

@@ -73,10 +73,11 @@ def analyse_adapter(run: Run, bases: Bases, trained: dict[int, Run], ranks: Sequ
         values, own_rank = singular_values(layers), layers.rank
         cuts = [truncate(layers, rank) for rank in ranks]
         task, metric = build_task(experiment, shared.encoder, shared.pairs), experiment.eval.monitor
+        reported = shared.data.split.reported  # as the runs that it is compared with
         truncated = []
         for cut in cuts:
             layers.replace(cut.state, rank=cut.rank, alpha=cut.alpha)
-            truncated.append(_beside_trained(task.evaluate(), cut.rank, metric, run, trained.get(cut.rank)))
+            truncated.append(_beside_trained(task.evaluate(reported), cut.rank, metric, run, trained.get(cut.rank)))
     finally:
         adapter.remove()
     spectra = tower_spectra(values, (VISION_TOWER, TEXT_TOWER))

@@ -28,7 +28,7 @@ from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.runs.records import EvaluationRecord
-from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.experiments import load_config_of
 from vectoruniverse.tracking.jsonl import read_metrics
 
 Finished = Sequence[tuple[CellRecord, Run]]
@@ -37,7 +37,7 @@ Finished = Sequence[tuple[CellRecord, Run]]
 
 def finished_facts(run: Run, metric: str) -> dict[str, Any]:
     """What a finished run adds to its ``CellRecord``."""
-    experiment, evaluation, state = load_experiment(run.config_file), evaluation_of(run), run.read_state()
+    experiment, evaluation, state = load_config_of(run), evaluation_of(run), run.read_state()
     rank, alpha, stabilized = _lora_of(run, experiment.adapter)
     root = math.sqrt(rank) if rank and stabilized else rank
     same = evaluation.model_dump(include={"data", "intervals", "trained_parameters", "best_epoch", "has_space"})

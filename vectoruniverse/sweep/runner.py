@@ -27,7 +27,7 @@ from vectoruniverse.report.sweep.record import (
     Timing,
     key_of,
 )
-from vectoruniverse.runs.files import check_regular, read_bytes
+from vectoruniverse.runs.files import read_bytes
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
@@ -40,7 +40,7 @@ from vectoruniverse.sweep.grid import Cell, Grid
 from vectoruniverse.sweep.published import publish
 from vectoruniverse.sweep.sharing import Bases, peak, reset_peak
 from vectoruniverse.tasks.base import Shared
-from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.experiments import load_config_of
 from vectoruniverse.tasks.identity import describe_base, recorded_base
 from vectoruniverse.tasks.recorded_rows import DATA_FILE
 from vectoruniverse.tasks.results import Outcome
@@ -250,6 +250,7 @@ class _Sweep:
                 root=next(config["data"][key] for key in ("root", "file", "source") if key in config["data"]),
                 fingerprint=next(iter(fingerprints)) if len(fingerprints) == 1 else None,
                 rows=None if told is None else told.rows,
+                split="val" if told is None else told.split,
                 evaluated_on=None if told is None else told.evaluated_on,
             ),
             base=base_of(told) if told is not None and grid.one_base else None,
@@ -271,8 +272,7 @@ def find_cell_run(runs_dir: Path, cell: Cell, data: str) -> Run | None:
         if run.experiment != cell.experiment.name:
             continue
         try:
-            check_regular(run.config_file, inside=run.path)
-            same = fingerprint(load_experiment(run.config_file)) == wanted
+            same = fingerprint(load_config_of(run)) == wanted
             seen = read_bytes(run.path / DATA_FILE, limit=256, inside=run.path).decode("ascii").strip()
             held = recorded_base(run.path)
         except (UserError, ValueError):  # killed before it was described, or meddled with

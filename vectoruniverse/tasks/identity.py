@@ -19,9 +19,9 @@ from vectoruniverse.config.loading import file_fingerprint, read_config
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.models.source import open_source
-from vectoruniverse.runs.files import Record, check_regular, read_record
+from vectoruniverse.runs.files import Record, read_record
 from vectoruniverse.runs.folder import Run
-from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.experiments import load_config_of
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 
 BASE_FILE = "base.json"
@@ -90,8 +90,7 @@ def run_experiment(run: Run, settings: Sequence[str] = (), *, trained_model_only
         ConfigError: the settings cannot be read or were edited, or the base is another one now.
         DataError: ``base.json`` is damaged.
     """
-    check_regular(run.config_file, inside=run.path)
-    experiment = load_experiment(run.config_file, settings)
+    experiment = load_config_of(run, settings)
     held, file = recorded_base(run.path), run.config_file
     if held is not None and held.settings not in (None, file_fingerprint(read_config(file), file)):
         raise ConfigError(

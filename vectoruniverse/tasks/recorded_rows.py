@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from vectoruniverse.config.places import place_key, place_of, with_place
 from vectoruniverse.config.sections import Experiment
@@ -34,7 +35,7 @@ MIN_LEFT = 2
 EXAMPLES = 3
 """Rows that a message names."""
 
-SIDES = {"train": "training", "val": "held-out"}
+SIDES = {"train": "training", "val": "held-out", "test": "test"}
 
 DATA_FILE = "data.sha256"
 """Fingerprint of the data that a run is trained on, in the run folder."""
@@ -56,8 +57,9 @@ class RowRecord(Record):
         place: where the data was when the run began, absolute.
         beside: the same, relative to the run folder.
         train: rows that the run learns from, in the order of the split.
-        val: rows that it is evaluated on; the same where nothing is held out.
-        others: number of usable rows on neither side.
+        val: rows that pick the epoch; the same as ``train`` where nothing is held out.
+        test: rows that are reported; empty where there are two parts, and in records of earlier versions.
+        others: number of usable rows in no part.
     """
 
     version: Literal[1] = 1
@@ -65,7 +67,13 @@ class RowRecord(Record):
     beside: str
     train: list[NamedRow]
     val: list[NamedRow]
+    test: list[NamedRow] = Field(default_factory=list)
     others: int
+
+    @property
+    def reported(self) -> str:
+        """Name of the part that is reported."""
+        return "test" if self.test else "val"
 
 
 class FoundRows(NamedTuple):
@@ -99,13 +107,14 @@ def hold_to_data(run: Run, experiment: Experiment, data: Data[Any, Any]) -> None
     if not os.path.lexists(run.path / ROWS_FILE):
         where = place_of(experiment)
         rows = data.named_rows()
-        train, val = ([rows[i] for i in part] for part in data.split)
+        train, val, test = ([rows[i] for i in part] for part in data.split)
         record = RowRecord(
             place=str(where),
             beside=os.path.relpath(where, run.path.absolute()),
             train=train,
             val=val,
-            others=len(rows) - len({*train, *val}),
+            test=test,
+            others=len(rows) - len({*train, *val, *test}),
         )
         run.write_text(ROWS_FILE, json.dumps(record.model_dump(), ensure_ascii=False) + "\n")
 
@@ -174,7 +183,7 @@ def _normal(path: Path) -> Path:
 
 def find_rows(record: RowRecord, rows: Sequence[NamedRow]) -> FoundRows:
     """Find a run's rows by their ids, else by what they hold: ids of repeated rows depend on their number."""
-    noted = dict.fromkeys([*record.train, *record.val])
+    noted = dict.fromkeys([*record.train, *record.val, *record.test])
     by_id = {row.id: i for i, row in enumerate(rows)}
     at = {row: i for row in noted if (i := by_id.get(row.id)) is not None and _same(row, rows[i])}
     free: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -192,9 +201,8 @@ def find_rows(record: RowRecord, rows: Sequence[NamedRow]) -> FoundRows:
         wanted = {*rows}
         return [row for row in getattr(record, side) if row in wanted]
 
-    train, val = (np.array([at[row] for row in of(side, at)], dtype=np.int64) for side in SIDES)
     return FoundRows(
-        Split(train, val),
+        Split(*(np.array([at[row] for row in of(side, at)], dtype=np.int64) for side in SIDES)),
         {side: of(side, {*lost} - changed) for side in SIDES},
         {side: of(side, changed) for side in SIDES},
         max(0, len(left) - len(changed) - record.others),
@@ -211,7 +219,7 @@ class RecordedRows:
 
     Attributes:
         record: the run's.
-        side: ``val`` or ``train``, whichever is evaluated.
+        side: ``train``, ``val`` or ``test``, whichever is evaluated.
         tell: takes what a person should know.
         trained: folder of what the run trained.
     """
@@ -251,9 +259,10 @@ class EveryRow:
     """All rows of data that is not the run's own."""
 
     trained: Path
+    side: str = "val"
 
     def divide(self, rows: Sequence[NamedRow], file: Path) -> Split:
-        """Every row, ordered by id; on both sides, since a task has two."""
+        """Every row, ordered by id; in both parts that every task has."""
         del file
         everything = np.array(sorted(range(len(rows)), key=lambda i: rows[i].id), dtype=np.int64)
         return Split(everything, everything)

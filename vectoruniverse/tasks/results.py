@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +24,28 @@ from vectoruniverse.adapters.svd import (
 )
 from vectoruniverse.config.loading import dump_experiment, fingerprint
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.evaluation.comparison import Comparison, EvaluatedOn, compare_rows, evaluation_record
+from vectoruniverse.evaluation.comparison import (
+    Comparison,
+    EvaluatedOn,
+    compare_rows,
+    evaluation_record,
+    selection_record,
+)
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.rivals import beside_rivals
 from vectoruniverse.metrics.catalogue import ARROWS_READ, describe
 from vectoruniverse.report.figures.style import undrawn
 from vectoruniverse.report.ledger import ledger_chapter, ledger_frame, ledger_line, ledger_plate
 from vectoruniverse.report.page import write_page
-from vectoruniverse.report.run import Findings, blend_words, compared, page_chapters, run_plates, verdict_of
+from vectoruniverse.report.run import (
+    Findings,
+    blend_words,
+    compared,
+    kept_epochs,
+    page_chapters,
+    run_plates,
+    verdict_of,
+)
 from vectoruniverse.report.tables import grounds, model_card, rivals_told
 from vectoruniverse.report.verdict import kept_words
 from vectoruniverse.runs.durable import share_as_other_files
@@ -39,17 +54,20 @@ from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
 from vectoruniverse.runs.records import BlendRecord, EvaluationRecord, ForgettingRecord
 from vectoruniverse.tasks.base import Prepared
+from vectoruniverse.tasks.rows import Data
 from vectoruniverse.terminal import counted
 from vectoruniverse.tracking.contract import DataSet, Tracker, Trackers
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a training found on the held-out rows.
+    """What a training found.
 
     Attributes:
         run: the run.
-        comparison: the kept checkpoint beside the base.
+        comparison: the kept checkpoint beside the base, on the rows that are reported.
+        selection: the same on the rows that picked the checkpoint; None where those are the reported ones.
+        trained_parameters: number of parameters that were trained.
         monitor: the metric that picked the best checkpoint.
         best_epoch: epoch that reached the most; 0 is the model before the first step.
         epoch: epoch of the kept checkpoint, which all numbers are of: the best one, or the last one if that was asked
@@ -65,6 +83,8 @@ class Outcome:
 
     run: Run
     comparison: Comparison
+    selection: Comparison | None
+    trained_parameters: int
     monitor: str
     best_epoch: int
     epoch: int
@@ -116,7 +136,7 @@ def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evalu
     """The task's model beside its base on the same rows; ``adapted`` where it has been evaluated already."""
     units = prepared.units(split)
     column = None if units is None else prepared.data.grouped_by
-    rows: EvaluatedOn = "held-out" if split == "val" and prepared.data.holds_out else "training"
+    rows: EvaluatedOn = "held-out" if split != "train" and prepared.data.holds_out else "training"
     found = adapted or prepared.task.evaluate(split)
     paired = compare_rows({"adapted": found.per_query, "base": base.per_query}, "base", groups=units)
     return Comparison(split, base, found, paired, column, rows, rivals=beside_rivals(base, found, units))
@@ -134,15 +154,17 @@ def write_results(prepared: Prepared, outcome: Outcome) -> Findings:
             best_epoch=outcome.best_epoch,
             epoch=outcome.epoch,
             has_space=prepared.has_space,
-            trained_parameters=prepared.trained_parameters(),
+            trained_parameters=outcome.trained_parameters,
             adapter=adapter_spectra(prepared),
             blend=outcome.blend,
             forgetting=outcome.forgetting,
+            picked=prepared.experiment.picks_epoch,
+            selection=None if outcome.selection is None else selection_record(outcome.selection),
         )
     )
     write_per_query(run, prepared, comparison)
     run.write_record("evaluation.json", record)
-    facts = card_facts(prepared, outcome.epoch, outcome.best_epoch, outcome.seconds)
+    facts = card_facts(prepared, run, outcome.seconds)
     told = {"kept": blend_words(record), "forgotten": outcome.forgetting and ledger_line(outcome.forgetting)}
     card = model_card(
         name=run.name,
@@ -174,7 +196,7 @@ def report(run: Run, prepared: Prepared, comparison: Comparison, facts: Mapping[
         verdict=told.health,
         learning=told.learning,
         plates=plates,
-        chapters=[*page_chapters(comparison), ledger_chapter(ledger, "the adapter")],
+        chapters=[*page_chapters(run, comparison), ledger_chapter(ledger, "the adapter")],
         galleries=findings.galleries,
         facts={name: said.replace("`", "") for name, said in facts.items()},  # Markdown's, for the card
         tables=findings.tables,
@@ -192,7 +214,8 @@ def track_results(trackers: Trackers, prepared: Prepared, outcome: Outcome, find
     kept, counts = "best" if outcome.epoch == outcome.best_epoch else "last", data.counts()
     figures = {path.stem: path for path in sorted((outcome.run.path / "figures").glob("*.png"))}
     retrieved = [row for one in findings.galleries for row in (*one.best, *one.worst)]
-    source = DataSet(Path(data.source).name, data.fingerprint(), counts["training"] + counts["validation"])
+    rows = counts["training"] + counts["validation"] + counts.get("test", 0)
+    source = DataSet(Path(data.source).name, data.fingerprint(), rows)
     facts = {
         "method": experiment.adapter.method,
         "rank": max((layers.rank for layers in lora_layers(prepared.adapters.values())), default=None),
@@ -230,7 +253,7 @@ def adapter_spectra(prepared: Prepared) -> dict[str, dict[str, object]] | None:
 
 
 def write_per_query(run: Run, prepared: Prepared, comparison: Comparison) -> None:
-    """What the metrics are means of, row by row of the held-out rows, so that other statistics can be made of it.
+    """What the metrics are means of, row by row of the reported rows, so that other statistics can be made of it.
 
     ``per_query.safetensors`` holds ``base/<metric>`` and ``adapted/<metric>``, (N,) float32, NaN where a metric does
     not apply to a row; and ``drawn``, (N,) int64: rows of equal number count as one draw.
@@ -246,22 +269,37 @@ def write_per_query(run: Run, prepared: Prepared, comparison: Comparison) -> Non
     share_as_other_files(run.path / PER_QUERY_FILE)
 
 
-def card_facts(prepared: Prepared, epoch: int | None, best_epoch: int | None, seconds: float | None) -> dict[str, str]:
-    """What the model card and the report tell of a run; what is None is unknown."""
+def card_facts(prepared: Prepared, run: Run, seconds: float | None) -> dict[str, str]:
+    """What the model card and the report tell of a run that has its evaluation.json; ``seconds`` None: unknown."""
     experiment, data, counts = prepared.experiment, prepared.data, prepared.data.counts()
+    record = run.read_evaluation()
+    trained = None if record is None else record.trained_parameters
+    trained = prepared.trained_parameters() if trained is None else trained
     facts = {
         "base model": prepared.base_model(),
         "data": f"`{data.source}`, fingerprint `{data.fingerprint()[:16]}`",
-        "split": f"{counts['training']} training and {counts['validation']} held-out rows, {data.division()}",
+        "split": f"{data.counted_parts()}, {data.division()}",
+        "reported": reported_words(data, experiment),
         "set aside": counted(counts["set aside"], "row") if counts["set aside"] else "",
-        "trained": f"{prepared.adapter_words}, {prepared.trained_parameters():,} parameters",
+        "trained": f"{prepared.adapter_words}, {trained:,} parameters",
         **prepared.facts(),
-        "epoch": _epoch_words(epoch, best_epoch, experiment),
+        "epoch": _epoch_words(*kept_epochs(run), experiment),
         "time": f"{'unknown' if seconds is None else f'{seconds:.0f} s'} on {prepared.compute}",
         "made with": f"vectoruniverse {__version__}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}",
     }
     return {name: text for name, text in facts.items() if text}
+
+
+def reported_words(data: Data[Any, Any], experiment: Experiment) -> str:
+    """Which rows the numbers are of, and whether those picked anything."""
+    if not data.holds_out:
+        return ""
+    if len(data.split.test):
+        return "the test rows, which nothing was chosen on and which were evaluated once, at the end"
+    if not experiment.picks_epoch:
+        return "the validation rows"
+    return "the validation rows, which also picked the epoch, so the numbers are optimistic (there are no test rows)"
 
 
 def _epoch_words(epoch: int | None, best_epoch: int | None, experiment: Experiment) -> str:

@@ -13,6 +13,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from vectoruniverse.config.sections import Division
 from vectoruniverse.data.findings import Finding, Rows, RowT
 from vectoruniverse.data.splits import Split
+from vectoruniverse.errors import ConfigError
 from vectoruniverse.terminal import Display
 
 
@@ -39,11 +40,15 @@ class RowChoice(Protocol):
     """Decides which rows are evaluated, in place of the split that an experiment draws."""
 
     @property
+    def side(self) -> str:
+        """Part that is evaluated: ``train``, ``val`` or ``test``."""
+
+    @property
     def trained(self) -> Path:
         """Folder of what the run trained, with the tokenizer and the classes that it learned."""
 
     def divide(self, rows: Sequence[NamedRow], file: Path) -> Split:
-        """Positions of training and validation rows among ``rows``, which were read from ``file``."""
+        """Positions of the rows of each part among ``rows``, which were read from ``file``."""
 
 
 class Config(Protocol):
@@ -59,13 +64,13 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 @dataclass(frozen=True)
 class Data(ABC, Generic[ConfigT, RowT]):
-    """Rows, and their division into ``train`` and ``val``.
+    """Rows, and their division into ``train``, ``val`` and, where there is a third part, ``test``.
 
     Attributes:
         config: the experiment's section that they were made by.
         table: what was read.
-        split: positions of training and validation rows.
-        groups: of each row; rows of one group stay on one side, and count as one draw in intervals. None without.
+        split: positions of training, validation and test rows.
+        groups: of each row; rows of one group stay in one part, and count as one draw in intervals. None without.
     """
 
     config: ConfigT
@@ -107,7 +112,7 @@ class Data(ABC, Generic[ConfigT, RowT]):
 
     @property
     def left_out(self) -> int:
-        """Number of usable rows on neither side."""
+        """Number of usable rows in no part."""
         return 0
 
     def earlier_fingerprint(self) -> str:
@@ -116,12 +121,29 @@ class Data(ABC, Generic[ConfigT, RowT]):
 
     def counts(self) -> dict[str, int]:
         """Rows by what became of them."""
-        train, val = self.split
+        train, val, test = map(len, self.split)
         return {
-            "training": len(train),
-            "validation": len(val) * self.holds_out,
+            "training": train,
+            "validation": val * self.holds_out,
+            **({"test": test} if test else {}),
             "set aside": len(self.table.bad) + self.left_out,
         }
+
+    def counted_parts(self) -> str:
+        """How many rows each part has, in words."""
+        counts = self.counts()
+        if "test" not in counts:
+            return f"{counts['training']} training and {counts['validation']} validation rows, no test rows"
+        return f"{counts['training']} training, {counts['validation']} validation and {counts['test']} test rows"
+
+    def refuse_missing(self, split: str) -> None:
+        """Raise where a part is asked for that there is not.
+
+        Raises:
+            ConfigError: there are no test rows.
+        """
+        if split == "test" and not len(self.split.test):
+            raise lacks_test_rows()
 
     def units(self, split: str) -> Sequence[str] | None:
         """Group of each row of a split, which counts as one draw in intervals; None where each row does."""
@@ -129,6 +151,15 @@ class Data(ABC, Generic[ConfigT, RowT]):
             return None
         groups = [self.groups[i] for i in getattr(self.split, split)]
         return groups if len(set(groups)) < len(groups) else None
+
+
+def lacks_test_rows() -> ConfigError:
+    """That test rows are asked for where there are none."""
+    return ConfigError(
+        "there are no test rows: the data is divided into training and validation rows only",
+        key="data.split.test_fraction",
+        remedy="evaluate on val, which picked the epoch too, or train a new run with a test_fraction above 0",
+    )
 
 
 def digest(*parts: object) -> str:

@@ -1,4 +1,4 @@
-"""Texts: table → usable rows → training and validation rows."""
+"""Texts: table → usable rows → training, validation and test rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TextRows(Data[TextData, TextRow]):
     Only a drawn division has groups: where a file says who is held out, its rows may all share some stock text.
 
     Attributes:
-        divided: training and validation rows, and where the division came from.
+        divided: the rows of each part, and where the division came from.
         labels: class of each row (N,); None where the task has no classes.
         names: of the classes.
     """
@@ -57,7 +57,7 @@ class TextRows(Data[TextData, TextRow]):
 
     @property
     def left_out(self) -> int:
-        """``test`` rows of a file that has validation rows too."""
+        """``test`` rows of a file that has validation rows too, where no third part is wanted."""
         return self.divided.left_out
 
     def division(self) -> str:
@@ -117,7 +117,10 @@ def read_text_rows(
     if not config.holds_out and choice is None:
         display.warn("no rows are held out: the model is evaluated on the rows it learns from")
     if divided.shared and divided.held_out in ("val", "test"):
-        display.warn(f"{divided.shared} validation rows have a text that a training row has too")
+        which = "validation and test" if len(divided.split.test) else "validation"
+        display.warn(f"{divided.shared} {which} rows have a text that a training row has too")
+    if config.column is not None and config.test_fraction and choice is None and not len(divided.split.test):
+        display.warn(f"column {config.column} marks no test rows: the rows that pick the epoch are also reported")
     if label is None:
         return TextRows(data, table, divided.split, divided.groups, divided)
     if choice is not None:  # rows that are not evaluated may be of classes that the run never knew
@@ -151,7 +154,8 @@ def _chosen(table: TextTable, config: TextSplitConfig, choice: RowChoice) -> Tex
     split = choice.divide(_named(table), table.file)
     sides = {row.split for row in table.rows}
     held_out = "drawn" if config.column is None else "val" if "val" in sides else "test"
-    others = sum(row.split == "test" for row in table.rows) if held_out == "val" else 0
+    in_no_part = held_out == "val" and not len(split.test)
+    others = sum(row.split == "test" for row in table.rows) if in_no_part else 0
     groups = None
     if config.holds_out and config.column is None:  # of the chosen rows alone: no other row may tie them together
         chosen = np.unique(np.concatenate(split))
@@ -168,7 +172,13 @@ def _divide(table: TextTable, config: TextSplitConfig) -> TextSplit:
     roles = table.rows[0].texts.keys()
     if other := [role for role in config.together or () if role not in roles]:
         raise ConfigError(f"there is no {other[0]} text here, only {' and '.join(roles)}", key="data.split.together")
-    return divide_table(table, val_fraction=config.val_fraction, seed=config.seed, together=config.together)
+    return divide_table(
+        table,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+        together=config.together,
+    )
 
 
 class Tokenized(Protocol):

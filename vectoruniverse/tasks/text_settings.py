@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,13 +27,16 @@ class TextSplitConfig(Division):
     """How rows are divided; rows that share a text stay on one side."""
 
     val_fraction: float = Field(
-        0.2,
+        0.15,
         ge=0.0,
         lt=1.0,
-        description="Share of the rows held out for validation; 0 holds none out and evaluates on the training rows.",
+        description="Share of the rows held out for validation, which picks the epoch; 0 holds none out and evaluates "
+        "on the training rows.",
     )
     column: str | None = Field(
-        None, description="Column that says `train` or `val` of each row; null divides by val_fraction and seed."
+        None,
+        description="Column that says `train`, `val` (or `validation`, `dev`) or `test` of each row; null divides by "
+        "val_fraction, test_fraction and seed. Validation rows that it does not mark are drawn from its training rows.",
     )
     together: list[Literal["text", "first", "second"]] | None = Field(
         None,
@@ -47,9 +50,19 @@ class TextSplitConfig(Division):
         """Not where the share is 0 and no column says otherwise."""
         return self.column is not None or self.val_fraction > 0.0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_held_out(cls, given: Any) -> Any:
+        """Without validation rows there is no test either, unless it is asked for, which is refused."""
+        if isinstance(given, dict) and given.get("val_fraction") == 0 and given.get("column") is None:
+            return {"test_fraction": 0.0, **given}
+        return given
+
     @model_validator(mode="after")
     def _drawn(self) -> TextSplitConfig:
         drawn = self.column is None and self.val_fraction > 0.0
+        if self.val_fraction == 0.0 and self.test_fraction > 0.0 and self.column is None:
+            raise ValueError("test_fraction: needs validation rows, which pick the epoch; give a val_fraction, or 0")
         if self.together is not None and not drawn:
             raise ValueError(
                 "together: means nothing where rows are not drawn; remove it, or column, or val_fraction: 0"
@@ -65,7 +78,7 @@ class TextData(Section):
         "else to the experiment file."
     )
     encoding: Encoding = Field("utf-8", description="Encoding of the table, as in `cp949` or `utf-16`.")
-    split: TextSplitConfig = Field(default_factory=TextSplitConfig, description="Training and validation rows.")
+    split: TextSplitConfig = Field(default_factory=TextSplitConfig, description="Training, validation and test rows.")
     max_bad_share: Share = Field(0.01, description="Stop when more than this share of the rows cannot be used.")
 
 

@@ -51,4 +51,4 @@ class Task(Protocol):
         """Bring parameters back into their bounds after an update."""
 
     def evaluate(self, split: str = "val") -> Evaluation:
-        """Evaluate the model on ``val`` or ``train`` rows, in evaluation mode and without gradients."""
+        """Evaluate the model on ``val``, ``train`` or ``test`` rows, in evaluation mode and without gradients."""

@@ -25,7 +25,7 @@ def config(shapes, clip, tmp_path):
             "data": {
                 "root": str(shapes),
                 "include": {"Category": ["red", "green", "blue"]},
-                "split": {"val_fraction": 0.3},
+                "split": {"val_fraction": 0.3, "test_fraction": 0},
             },
             "adapter": {"method": "lora", "rank": 2},
             "train": {"epochs": 2, "batch_size": 8, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1},

@@ -69,7 +69,8 @@ def words(texts: Sequence[str]) -> list[int]:
 
 
 def config(root: Path, **settings: object) -> DataConfig:
-    split = SplitConfig(**{key: value for key, value in settings.items() if key in SPLIT})  # type: ignore[arg-type]
+    asked = {key: value for key, value in settings.items() if key in SPLIT}
+    split = SplitConfig(**{"test_fraction": 0.0, **asked})  # type: ignore[arg-type]
     others = {key: value for key, value in settings.items() if key not in SPLIT}
     return DataConfig(root=str(root), max_pixels=10_000, split=split, **others)  # type: ignore[arg-type]
 
@@ -325,7 +326,9 @@ def test_a_sound_folder_gives_no_finding_and_the_split_sizes(folder: Folder) -> 
     stages: list[tuple[str, int, int]] = []
     report = check(folder, val_fraction=0.25, on_progress=lambda *stage: stages.append(stage))
     assert (report.findings, report.bad_share, report.counts) == ((), 0.0, {})
-    assert (report.rows_usable, report.train_rows, report.val_rows) == (12, 9, 3)
+    assert (report.rows_usable, report.train_rows, report.val_rows, report.test_rows) == (12, 9, 3, 0)
+    three = check(folder, val_fraction=0.25, test_fraction=0.25)
+    assert (three.train_rows, three.val_rows, three.test_rows) == (6, 3, 3)
     assert {stage for stage, done, total in stages if done == total} == {
         "pictures",
         "looks of pictures",
@@ -459,7 +462,7 @@ HOSTILE = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1", "\x1b]0;x\x07",
 
 
 def report_of(*findings: Finding) -> DataReport:
-    return DataReport("data", CSV, findings, 3, 1, 2, 1, data_stats([]))
+    return DataReport("data", CSV, findings, 3, 1, 2, 1, 0, data_stats([]))
 
 
 @pytest.mark.parametrize("text", HOSTILE)

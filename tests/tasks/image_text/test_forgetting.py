@@ -119,7 +119,7 @@ def test_a_run_tells_what_it_lost_in_its_record_page_card_and_terminal(config, t
 class Chosen:
     """A choice of rows by position."""
 
-    trained = None
+    trained, side = None, "val"
 
     def __init__(self, split):
         self.split = split

@@ -72,11 +72,11 @@ def _metric(sweep: SweepRecord, statistics: Statistics, swept: Swept, cells: pd.
         statistics.base,
         swept,
         metric=sweep.metric,
-        evaluated_on=sweep.evaluated_on,
+        evaluated_on=sweep.rows_are,
         chosen=None if chosen is None else places[key_of(chosen)],
         title=title,
     )
-    rows = f"{statistics.queries:,} {sweep.evaluated_on} rows"
+    rows = f"{statistics.queries:,} {sweep.rows_are} rows"
     if statistics.groups is not None and statistics.groups < statistics.queries:
         rows += f" in {statistics.groups:,} groups drawn together"
     over = f" and {len(statistics.seeds)} seeds" if len(statistics.seeds) > 1 else "; one seed only"
@@ -109,10 +109,10 @@ def _curves(sweep: SweepRecord, swept: Swept, base: float | None) -> Iterator[Pl
         if cell.curve:
             curves.setdefault(places[key_of(cell.values)], []).append({one.epoch: one.value for one in cell.curve})
     if curves:
-        caption = (
-            f"{sweep.metric} of the {sweep.evaluated_on} rows by epoch: means over seeds, single ones behind them."
-        )
-        drawn = validation_curves(curves, base, swept, metric=sweep.metric, evaluated_on=sweep.evaluated_on)
+        tested = sweep.data.split == "test"
+        rows, base = ("validation", None) if tested else (sweep.evaluated_on, base)  # the base is known on test rows
+        caption = f"{sweep.metric} of the {rows} rows by epoch: means over seeds, single ones behind them."
+        drawn = validation_curves(curves, base, swept, metric=sweep.metric, evaluated_on=rows)
         yield Plate("validation", "After each epoch", "curves", caption, drawn)
 
 
@@ -174,9 +174,7 @@ def _truncation(sweep: SweepRecord, first: AdapterRecord, cells: pd.DataFrame, b
 def _space(sweep: SweepRecord, swept: Swept, cells: pd.DataFrame) -> Iterator[Plate]:
     ranks = _by_place(cells, "effective_rank")
     if any(ranks.values()):
-        caption = (
-            f"Directions that the embeddings of all {sweep.evaluated_on} rows use: median over seeds; dots: seeds."
-        )
+        caption = f"Directions that the embeddings of all {sweep.rows_are} rows use: median over seeds; dots: seeds."
         drawn = effective_ranks(ranks, sweep.base_metrics.get("effective_rank"), swept)
         yield Plate("effective_rank", "Directions in use", "health", caption, drawn)
     models = [(None, sweep.base_metrics), *zip(cells.index, (cell.metrics for cell in sweep.finished), strict=True)]

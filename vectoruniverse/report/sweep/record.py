@@ -181,6 +181,7 @@ class Data(Part):
     Attributes:
         fingerprint: None where cells differ in it.
         rows: evaluated; None before any cell is done.
+        split: part of the rows that cells report: ``test``, or ``val`` where there are no test rows.
         evaluated_on: ``held-out``, or ``training`` where a cell learned from the rows that it is evaluated on.
     """
 
@@ -189,6 +190,7 @@ class Data(Part):
     root: str
     fingerprint: str | None
     rows: int | None
+    split: str = "val"
     evaluated_on: str | None = None
 
 
@@ -267,6 +269,11 @@ class SweepRecord(Part):
     def evaluated_on(self) -> str:
         """What the rows are to the cells: ``held-out``, or ``training``; earlier records are of the former."""
         return self.data.evaluated_on or "held-out"
+
+    @property
+    def rows_are(self) -> str:
+        """What a person calls the rows."""
+        return "test" if self.data.split == "test" else self.evaluated_on
 
     @property
     def base_metrics(self) -> Mapping[str, float]:

@@ -100,7 +100,7 @@ def terminal_table(sweep: SweepRecord, found: Statistics) -> Table:
         "trained parameters": ("trained", "{:,}".format),
         "seconds": ("time", "{:.0f} s".format),
     }
-    title = f"{sweep.name}: {found.queries} {sweep.evaluated_on} rows, seeds {sweep.seeds}"
+    title = f"{sweep.name}: {found.queries} {sweep.rows_are} rows, seeds {sweep.seeds}"
     text = table(_value_frame(sweep), {"title": ("", str)} | _quality(found, "95 %") | costs, title=title)
     return replace(text, rows=[[cell.replace(NBSP, " ") for cell in row] for row in text.rows])
 

@@ -166,7 +166,7 @@ def facts(sweep: SweepRecord) -> dict[str, str]:
         "seeds": ", ".join(map(str, sweep.seeds)),
         "alpha": alpha_words(sweep.alpha),
         "data": sweep.data.root
-        + (f", {sweep.data.rows:,} {sweep.evaluated_on} rows" if sweep.data.rows is not None else ""),
+        + (f", {sweep.data.rows:,} {sweep.rows_are} rows" if sweep.data.rows is not None else ""),
         "fingerprint": sweep.data.fingerprint[:16] if sweep.data.fingerprint else "differs from cell to cell",
     }
     if (timing := sweep.timing) is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from vectoruniverse.data.splits import by_part
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics import classification as metrics
@@ -86,8 +87,7 @@ def share(
     def of(part: np.ndarray) -> Examples:
         return Examples([tokens.select(part) for tokens in inputs], labels[part], data.names)
 
-    examples = {"train": of(data.split.train), "val": of(data.split.val)}
-    return ClassificationShared(sharing_key(experiment), compute, data, {}, encoders, examples)
+    return ClassificationShared(sharing_key(experiment), compute, data, {}, encoders, by_part(data.split, of))
 
 
 def text_columns(experiment: ClassificationExperiment) -> dict[str, str]:
@@ -136,6 +136,7 @@ def build_task(
         model,
         train=examples["train"],
         val=examples["val"],
+        test=examples.get("test"),
         l1=experiment.loss.l1,
         l2=experiment.loss.l2,
         class_weights="balanced" if experiment.loss.balanced else None,

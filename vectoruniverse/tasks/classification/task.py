@@ -61,6 +61,7 @@ class ClassificationTask:
         *,
         train: Examples,
         val: Examples,
+        test: Examples | None = None,
         l1: float = 0.0,
         l2: float = 0.0,
         class_weights: ClassWeights | None = None,
@@ -72,14 +73,16 @@ class ClassificationTask:
             model: the classifier, with whatever is trained on it already in place.
             train: training rows.
             val: validation rows, of the same classes.
+            test: rows that are sealed until the end; None: there are none.
             l1: factor on Σ|w| of the trained weights (see `regularisation.penalised`).
             l2: factor on Σw² of them.
             class_weights: None: every row has the same say. ``balanced``: see `balanced_weights`.
             eval_batch: rows encoded at a time in evaluation.
         """
         assert list(train.names) == list(val.names) and len(train.names) == model.classifier.out_features
-        assert all(len(tokens) == len(part) for part in (train, val) for tokens in part.inputs)
+        assert all(len(tokens) == len(part) for part in (train, val, test or val) for tokens in part.inputs)
         self.model, self.train, self.val = model, train, val
+        self._test = test
         self._l1, self._l2, self._eval_batch = l1, l2, eval_batch
         weights = balanced_weights(train.labels, len(train.names)) if class_weights else np.ones(len(train.names))
         self._class_weights = torch.from_numpy(weights).float().to(model.device)
@@ -94,8 +97,10 @@ class ClassificationTask:
         return len(self.train)
 
     def part(self, split: str) -> Examples:
-        """Rows of ``train`` or ``val``."""
-        return {"train": self.train, "val": self.val}[split]
+        """Rows of ``train``, ``val`` or ``test``."""
+        part = {"train": self.train, "val": self.val, "test": self._test}[split]
+        assert part is not None, "there are no test rows"
+        return part
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The head, and whatever the adapter left open to training in the encoders, by path."""

@@ -1,4 +1,4 @@
-"""Data: metadata file → usable rows → decoded pictures → training and validation rows."""
+"""Data: metadata file → usable rows → decoded pictures → training, validation and test rows."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from pathlib import Path
 
 import numpy as np
 
+from vectoruniverse.config.sections import SplitConfig
 from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.data.findings import Finding
 from vectoruniverse.data.normalise import canonical, caseless, shown, spellings
 from vectoruniverse.data.pair_items import PairItems, number
-from vectoruniverse.data.splits import group_rows, split_rows
+from vectoruniverse.data.splits import Split, group_rows, split_rows
 from vectoruniverse.data.thumbnails import Pictures, PictureStore, default_cache_dir
 from vectoruniverse.errors import DataError
 from vectoruniverse.tasks.image_text.metadata import Metadata, Row, group_values
 from vectoruniverse.tasks.image_text.settings import DataConfig
 from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, tell_doubts
-from vectoruniverse.terminal import Display
+from vectoruniverse.terminal import Display, counted
 
 MIN_ROWS = 2
-"""Rows on either side of the split: one row alone has nothing to be told from."""
+"""Rows in each part of the split: one row alone has nothing to be told from."""
 
 
 @dataclass(frozen=True)
@@ -121,30 +122,37 @@ def decode(
         for i, name in zip(chosen, found, strict=True):
             groups[i] = name
     else:
-        ids, share = [row.id for row in rows], data.split.val_fraction
-        split = split_rows(ids, groups=groups, val_fraction=share, seed=data.split.seed)
+        split = divide([row.id for row in rows], groups, data.split)
     return ImageTextData(data, metadata, split, groups, pictures)
 
 
+def divide(ids: Sequence[str], groups: Sequence[str], config: SplitConfig) -> Split:
+    """The parts that ``data.split`` asks for; errors as of ``split_rows``."""
+    return split_rows(
+        ids, groups=groups, val_fraction=config.val_fraction, test_fraction=config.test_fraction, seed=config.seed
+    )
+
+
 def refuse_lone_rows(data: ImageTextData, choice: RowChoice | None = None) -> None:
-    """Raise where one side of the split, or what was chosen to be evaluated, has fewer rows than retrieval needs.
+    """Raise where a part of the split, or what was chosen to be evaluated, has fewer rows than retrieval needs.
 
     Raises:
         DataError: with the keys that change the split.
     """
-    if choice is not None and len(data.split.val) < MIN_ROWS:
-        raise DataError(
-            f"{len(data.split.val)} row{'s' * (len(data.split.val) != 1)} can be evaluated; retrieval needs {MIN_ROWS} "
-            "or more",
-            file=data.table.file,
-            remedy="give more rows",
-        )
-    for name, part in (("training", data.split.train), ("validation", data.split.val)):
-        if len(part) < MIN_ROWS:
+    if choice is not None:
+        if len(part := getattr(data.split, choice.side)) < MIN_ROWS:
+            raise DataError(
+                f"{counted(len(part), 'row')} can be evaluated; retrieval needs {MIN_ROWS} or more",
+                file=data.table.file,
+                remedy="give more rows",
+            )
+        return
+    for name, part in zip(("training", "validation", "test"), data.split, strict=True):
+        if len(part) < MIN_ROWS and (name != "test" or data.config.split.test_fraction):
             raise DataError(
                 f"the split leaves {len(part)} {name} row{'s' * (len(part) != 1)}; retrieval needs {MIN_ROWS} or more",
                 file=data.table.file,
-                remedy="give more rows, or change data.split.val_fraction or data.split.group_by",
+                remedy="give more rows, or change data.split: val_fraction, test_fraction or group_by",
             )
 
 

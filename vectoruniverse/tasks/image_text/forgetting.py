@@ -135,7 +135,7 @@ def known_rows(
     """
     filters = {"include": forgetting.include, "exclude": forgetting.exclude}
     asked = experiment.data.model_copy(update=filters)
-    config = asked.model_copy(update={"split": SplitConfig()})  # any division will do: another one follows
+    config = asked.model_copy(update={"split": SplitConfig(test_fraction=0.0)})  # another one follows
     metadata, used = read_rows(config), {row.id for row in data.rows}
     rows = [row for row in metadata.rows if row.id not in used]
     if len(rows) < 2:

@@ -55,7 +55,7 @@ class DataConfig(Section):
     exclude: dict[str, list[str]] = Field(
         default_factory=dict, description="Drop rows whose column (or one of its labels) is in the list."
     )
-    split: SplitConfig = Field(default_factory=SplitConfig, description="Training and validation rows.")
+    split: SplitConfig = Field(default_factory=SplitConfig, description="Training, validation and test rows.")
     max_bad_share: Share = Field(0.01, description="Stop when more than this share of the rows cannot be used.")
     max_pixels: int = Field(
         64_000_000, ge=1, le=1_000_000_000, description="Refuse pictures with more pixels (width x height)."

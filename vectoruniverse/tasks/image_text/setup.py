@@ -16,6 +16,7 @@ from vectoruniverse.adapters.apply import draws_dropout
 from vectoruniverse.adapters.methods import METHODS, put_on
 from vectoruniverse.config.losses import positive_pairs
 from vectoruniverse.config.sections import Experiment
+from vectoruniverse.data.splits import by_part
 from vectoruniverse.data.views import Augmentation
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.comparison import Comparison
@@ -158,13 +159,17 @@ def load_known(
 
 
 def evaluate_base(experiment: ImageTextExperiment, shared: ImageTextShared, split: str) -> Evaluation:
-    """What the base reaches, and beside it, on held-out rows, what its rivals that cost nothing do."""
+    """What the base reaches, and beside it, on the rows that are reported, what its rivals that cost nothing do.
+
+    Validation rows choose among those.
+    """
     task, data = build_task(experiment, shared.encoder, shared.pairs), shared.data
     found = task.evaluate(split)
-    held_out = split != "train" and not np.isin(getattr(data.split, split), data.split.train).any()
-    if not (held_out and experiment.eval.rivals):
+    held_out = split == data.split.reported and not np.isin(getattr(data.split, split), data.split.train).any()
+    if not (held_out and experiment.eval.rivals and len(data.split.val)):
         return found
-    rivals = free_rivals(task, experiment, choosing=(task.part(split), found), reported=(task.part(split), found))
+    picking = found if split == "val" else shared.evaluations.get("val") or task.evaluate("val")
+    rivals = free_rivals(task, experiment, choosing=(task.part("val"), picking), reported=(task.part(split), found))
     return dataclasses.replace(found, rivals=rivals)
 
 
@@ -287,13 +292,13 @@ class PreparedImageText(Prepared):
 def build_pairs(
     encoder: DualEncoder, data: ImageTextData, label_template: str | None, display: Display
 ) -> dict[str, Pairs]:
-    """Tokenize and number the rows of both splits; ``display`` is told of texts that are cut."""
+    """Tokenize and number the rows of every part; ``display`` is told of texts that are cut."""
     tokenized, items = encoder.tokenize([row.text for row in data.rows]), data.items()
     tell_truncated({"": tokenized}, encoder.max_tokens, display)
     keys = [row_key(row.id) for row in data.rows]
     labels = label_texts(data.rows, encoder, label_template)
     everything = Pairs(data.pictures, keys, tokenized, items, labels)
-    return {"train": everything.select(data.split.train), "val": everything.select(data.split.val)}
+    return by_part(data.split, everything.select)
 
 
 def build_task(
@@ -307,6 +312,7 @@ def build_task(
         encoder,
         train=pairs["train"],
         val=pairs["val"],
+        test=pairs.get("test"),
         loss=build_loss(experiment.loss, encoder),
         augmentation=augmentation(experiment.views),
         views=experiment.views.count,

@@ -107,6 +107,7 @@ class ImageTextTask:
         *,
         train: Pairs,
         val: Pairs,
+        test: Pairs | None = None,
         loss: ViewLoss,
         augmentation: Augmentation,
         views: int,
@@ -122,6 +123,7 @@ class ImageTextTask:
             encoder: the model, with whatever is trained on it already in place.
             train: training rows.
             val: validation rows.
+            test: rows that are sealed until the end; None: there are none.
             loss: what is minimised, of the views ``I``, ``I+``, ``T`` and ``T+``.
             augmentation: how views are made.
             views: 1 or 2 views of each picture per step.
@@ -132,6 +134,7 @@ class ImageTextTask:
             preserved: what training is held to beside the loss.
         """
         self.encoder, self.train, self.val = encoder, train, val
+        self._test = test
         self._loss, self._augmentation, self._text_is_random = loss, augmentation, text_is_random
         self._preserved = preserved
         self._views = views if augmentation.is_random else 1
@@ -151,8 +154,10 @@ class ImageTextTask:
         return len(self.train)
 
     def part(self, split: str) -> Pairs:
-        """Rows of ``train`` or ``val``."""
-        return {"train": self.train, "val": self.val}[split]
+        """Rows of ``train``, ``val`` or ``test``."""
+        part = {"train": self.train, "val": self.val, "test": self._test}[split]
+        assert part is not None, "there are no test rows"
+        return part
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Whatever the adapter left open to training, by its path in the model."""

@@ -19,7 +19,7 @@ class CorpusData(Section):
     )
     column: str = Field("review", description="Column of the documents (CSV, TSV).")
     encoding: Encoding = Field("utf-8", description="Encoding of the table or text files, as in `cp949` or `utf-16`.")
-    split: Division = Field(default_factory=Division, description="Training and validation documents.")
+    split: Division = Field(default_factory=Division, description="Training, validation and test documents.")
 
 
 class MaskingConfig(Section):

@@ -12,6 +12,7 @@ from vectoruniverse.adapters.base import Host
 from vectoruniverse.adapters.methods import put_on
 from vectoruniverse.data.corpus import Corpus, Document, divide_corpus, fingerprint_corpus, read_corpus
 from vectoruniverse.data.sentence_pairs import TokenizedDocuments, collect_documents
+from vectoruniverse.data.splits import by_part
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.pretraining import (
@@ -95,10 +96,11 @@ def share(experiment: MaskedLmExperiment, display: Display, choice: RowChoice | 
     compute = choose_compute(experiment.train.device, experiment.train.precision)
     data = read_documents(experiment.data, display, choice)
     bert = _load(experiment, compute, data, choice.trained if choice else None)
-    parts = {name: data.sentences(part) for name, part in (("train", data.split.train), ("val", data.split.val))}
-    documents = {
-        name: collect_documents(tokenize_sentences(bert.tokenizer, sentences)) for name, sentences in parts.items()
-    }
+
+    def of(part: np.ndarray) -> TokenizedDocuments:
+        return collect_documents(tokenize_sentences(bert.tokenizer, data.sentences(part)))
+
+    documents = by_part(data.split, of)
     words = ", ".join(f"{part} {count:,}" for part, count in parameter_counts(bert.model).items())
     display.say(f"parameters: {words}")
     return MaskedLmShared(sharing_key(experiment), compute, data, {}, bert, documents)
@@ -111,7 +113,10 @@ def read_documents(config: CorpusData, display: Display, choice: RowChoice | Non
     corpus = read_corpus(source, column=column, keys=("data.source", "data.column"), encoding=config.encoding)
     tell_doubts(corpus.doubts, source, display)
     if choice is None:
-        split = divide_corpus(corpus, val_fraction=config.split.val_fraction, seed=config.split.seed)
+        shares = config.split
+        split = divide_corpus(
+            corpus, val_fraction=shares.val_fraction, test_fraction=shares.test_fraction, seed=shares.seed
+        )
     else:
         split = choice.divide(_named(corpus), corpus.file)
     return Documents(config, corpus, split, None)
@@ -138,6 +143,7 @@ def build_task(experiment: MaskedLmExperiment, bert: PretrainingBert, shared: Ma
         bert.tokenizer,
         shared.documents["train"],
         shared.documents["val"],
+        shared.documents.get("test"),
         mask_share=experiment.masking.share,
         whole_word=experiment.masking.whole_word,
         nsp=experiment.next_sentence,

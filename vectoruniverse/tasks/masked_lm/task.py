@@ -38,6 +38,7 @@ class MaskedLmTask:
         tokenizer: Any,
         train: TokenizedDocuments,
         val: TokenizedDocuments,
+        test: TokenizedDocuments | None = None,
         *,
         mask_share: float,
         whole_word: bool,
@@ -54,6 +55,7 @@ class MaskedLmTask:
             tokenizer: its tokenizer.
             train: training documents.
             val: validation documents.
+            test: documents that are sealed until the end; None: there are none.
             mask_share: share of the tokens that are chosen as targets.
             whole_word: choose whole words.
             nsp: also predict whether B continues A; else rows are single segments.
@@ -75,6 +77,7 @@ class MaskedLmTask:
         marks = {"cls_id": int(tokenizer.cls_token_id), "sep_id": int(tokenizer.sep_token_id)}
         self.train = PackedDocuments(train, pairs=nsp, max_tokens=max_tokens, **marks)
         self.val = PackedDocuments(val, pairs=nsp, max_tokens=max_tokens, **marks)
+        self._test = None if test is None else PackedDocuments(test, pairs=nsp, max_tokens=max_tokens, **marks)
         self._counted = unigram_log_probabilities(train.ids, self._masking.ordinary)
 
     @property
@@ -83,8 +86,10 @@ class MaskedLmTask:
         return len(self.train)
 
     def part(self, split: str) -> PackedDocuments:
-        """Rows of ``train`` or ``val``."""
-        return {"train": self.train, "val": self.val}[split]
+        """Rows of ``train``, ``val`` or ``test``."""
+        part = {"train": self.train, "val": self.val, "test": self._test}[split]
+        assert part is not None, "there are no test rows"
+        return part
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Parameters open to training, by path; pooler and next-sentence head only where pairs are predicted."""

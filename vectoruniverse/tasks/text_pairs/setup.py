@@ -11,6 +11,7 @@ import torch
 
 from vectoruniverse.adapters.apply import draws_dropout
 from vectoruniverse.data.pair_items import same_texts
+from vectoruniverse.data.splits import by_part
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
@@ -90,7 +91,7 @@ def tokenize_pairs(encoder: TextEncoder, data: TextRows, display: Display) -> di
     def of(part: np.ndarray) -> TextPairs:
         return TextPairs(tokens["first"].select(part), tokens["second"].select(part), items.select(part))
 
-    return {"train": of(data.split.train), "val": of(data.split.val)}
+    return by_part(data.split, of)
 
 
 def evaluate_base(experiment: TextPairsExperiment, shared: TextPairsShared, split: str) -> Evaluation:
@@ -114,14 +115,23 @@ def prepare(experiment: TextPairsExperiment, shared: TextPairsShared, trained: P
     )
 
 
-def evaluate_encoders(experiment: TextPairsExperiment, *, split: str, display: Display) -> EncoderComparison:
+def evaluate_encoders(
+    experiment: TextPairsExperiment, *, split: str | None, display: Display
+) -> tuple[str, EncoderComparison]:
     """Evaluate the experiment's encoder and those beside it, one after another, each loaded once.
 
+    Args:
+        experiment: names them, and the pairs.
+        split: part that is evaluated; None: ``test`` where there is one, else ``val``. The part is returned, too.
+        display: what a person sees.
+
     Raises:
-        ConfigError: two encoders have the same name, or one cannot be loaded.
+        ConfigError: two encoders have the same name, one cannot be loaded, or there are no test rows.
     """
     compute = choose_compute(experiment.train.device, experiment.train.precision)
     data = read_pairs(experiment, display)
+    split = split or data.split.reported
+    data.refuse_missing(split)
     found: dict[str, Evaluation] = {}
     for name, config in named_encoders(experiment).items():
         display.say(f"encoder {name}")
@@ -132,7 +142,7 @@ def evaluate_encoders(experiment: TextPairsExperiment, *, split: str, display: D
         found[name] = build_task(experiment, encoder, tokenize_pairs(encoder, data, display)).evaluate(split)
     part = getattr(data.split, split)
     first, second = ([data.column(side)[i] for i in part] for side in SIDES)
-    return compare_encoders(found, first, second, metric=experiment.eval.monitor)
+    return split, compare_encoders(found, first, second, metric=experiment.eval.monitor)
 
 
 def named_encoders(experiment: TextPairsExperiment) -> dict[str, EncoderConfig | None]:
@@ -174,6 +184,7 @@ def build_task(
         encoder,
         train=pairs["train"],
         val=pairs["val"],
+        test=pairs.get("test"),
         loss=build_loss(experiment.loss, None),
         text_is_random=draws_dropout(encoder.module, encoder.module.config),
         recall_at=experiment.eval.recall_at,

@@ -52,6 +52,7 @@ class TextPairsTask:
         *,
         train: TextPairs,
         val: TextPairs,
+        test: TextPairs | None = None,
         loss: ViewLoss,
         text_is_random: bool,
         recall_at: Sequence[int],
@@ -63,6 +64,7 @@ class TextPairsTask:
             encoder: reads both sides, with whatever is trained on it already in place.
             train: training rows.
             val: validation rows.
+            test: rows that are sealed until the end; None: there are none.
             loss: what is minimised; views ``I`` and ``T`` are first and second texts, ``I+`` and ``T+`` other passes.
             text_is_random: whether dropout makes two passes of the same text differ (arXiv:2104.08821); else ``I+`` is
                 ``I`` and ``T+`` is ``T``, and they cost nothing.
@@ -70,6 +72,7 @@ class TextPairsTask:
             eval_batch: texts encoded at a time in evaluation.
         """
         self.encoder, self.train, self.val = encoder, train, val
+        self._test = test
         self.view_loss, self._text_is_random = loss, text_is_random
         self._recall_at, self._eval_batch = tuple(recall_at), eval_batch
 
@@ -79,8 +82,10 @@ class TextPairsTask:
         return len(self.train)
 
     def part(self, split: str) -> TextPairs:
-        """Rows of ``train`` or ``val``."""
-        return {"train": self.train, "val": self.val}[split]
+        """Rows of ``train``, ``val`` or ``test``."""
+        part = {"train": self.train, "val": self.val, "test": self._test}[split]
+        assert part is not None, "there are no test rows"
+        return part
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Whatever the adapter left open to training, by its path in the encoder."""

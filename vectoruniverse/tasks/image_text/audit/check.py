@@ -12,13 +12,13 @@ from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.data.findings import KINDS, FaultError, Finding
 from vectoruniverse.data.locate import CHANNEL
 from vectoruniverse.data.normalise import canonical
-from vectoruniverse.data.splits import split_rows
+from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import DataError
 from vectoruniverse.tasks.image_text.audit import near, picture_checks, row_checks
 from vectoruniverse.tasks.image_text.audit.picture_checks import Seen, seen
 from vectoruniverse.tasks.image_text.audit.report import DataReport
 from vectoruniverse.tasks.image_text.audit.stats import DataStats, TokenCounter, data_stats
-from vectoruniverse.tasks.image_text.data import decode_pictures, group_by
+from vectoruniverse.tasks.image_text.data import decode_pictures, divide, group_by
 from vectoruniverse.tasks.image_text.metadata import Metadata, Row, read_metadata
 from vectoruniverse.tasks.image_text.settings import DataConfig
 
@@ -57,7 +57,8 @@ def check_data(
     pictures = seen(data.metadata, [found.rows[i] for i in usable], decoded.select(usable))
     stats = data_stats(pictures.rows, token_counts=token_counts, max_tokens=max_tokens)
     groups, flat = _compare(pictures, on_progress)
-    val, divided = _divide(pictures, groups, data)
+    split, divided = _divide(pictures, groups, data)
+    train_rows, val_rows, test_rows = map(len, split or ((), (), ()))
     findings = [
         *found.bad,
         *found.doubts,
@@ -74,15 +75,15 @@ def check_data(
         *_orphans(found, data),
         *divided,
     ]
-    val_rows = len(val or ())
     return DataReport(
         root=str(Path(data.root).expanduser()),
         metadata=data.metadata,
         findings=_in_order(findings),
         rows_usable=len(usable),
         rows_unusable=len(found.bad) + len(decoded.errors),
-        train_rows=0 if val is None else len(usable) - val_rows,
+        train_rows=train_rows,
         val_rows=val_rows,
+        test_rows=test_rows,
         stats=stats,
     )
 
@@ -98,7 +99,7 @@ def _unreadable(data: DataConfig, error: DataError) -> DataReport:
         elsewhere = "" if error.file is None else f"{error.file}: "
         found = Finding("unreadable_table", elsewhere + error.message, data.metadata)
     root = str(Path(data.root).expanduser())
-    return DataReport(root, data.metadata, (found,), 0, unusable, 0, 0, data_stats([]))
+    return DataReport(root, data.metadata, (found,), 0, unusable, 0, 0, 0, data_stats([]))
 
 
 def _row_findings(found: Metadata, rows: Sequence[Row], data: DataConfig, stats: DataStats) -> list[Finding]:
@@ -140,19 +141,15 @@ def _compare(pictures: Seen, tell: Progress) -> tuple[list[list[int]], list[int]
     return [shaped[group].tolist() for group in groups], np.flatnonzero(is_flat).tolist()
 
 
-def _divide(
-    pictures: Seen, groups: Sequence[Sequence[int]], data: DataConfig
-) -> tuple[frozenset[int] | None, list[Finding]]:
-    """Positions of validation rows, found exactly as training finds them, and what is wrong with the division."""
+def _divide(pictures: Seen, groups: Sequence[Sequence[int]], data: DataConfig) -> tuple[Split | None, list[Finding]]:
+    """Positions of the rows of each part, found exactly as training finds them, and what is wrong with the division."""
     rows, config = pictures.rows, data.split
     joined = group_by(config.group_by, rows, pictures.decoded)
     try:
-        ids = [row.id for row in rows]
-        split = split_rows(ids, groups=joined, val_fraction=config.val_fraction, seed=config.seed)
+        split = divide([row.id for row in rows], joined, config)
     except DataError as error:
         return None, [Finding("no_split", error.message, data.metadata)]
-    val = frozenset(split.val.tolist())
-    return val, list(picture_checks.leak_findings(pictures, groups, val))
+    return split, list(picture_checks.leak_findings(pictures, groups, split))
 
 
 def _in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -18,6 +18,7 @@ from vectoruniverse.data.decoding import FORMATS, PictureError, pillow_warnings_
 from vectoruniverse.data.findings import Finding, Place
 from vectoruniverse.data.locate import on_disk
 from vectoruniverse.data.pair_items import number
+from vectoruniverse.data.splits import Split
 from vectoruniverse.data.thumbnails import Pictures
 from vectoruniverse.tasks.image_text.audit.near import Looks, looks
 from vectoruniverse.tasks.image_text.metadata import Metadata, Row
@@ -137,17 +138,20 @@ def near_findings(pictures: Seen, groups: Sequence[Sequence[int]]) -> Iterator[F
         yield Finding("near_picture", f"{len(group)} nearly identical pictures", *first, (*others,))
 
 
-def leak_findings(pictures: Seen, groups: Sequence[Sequence[int]], val: Collection[int]) -> Iterator[Finding]:
-    """Groups of alike pictures with rows on both sides of the split; ``val`` are positions of validation rows."""
+def leak_findings(pictures: Seen, groups: Sequence[Sequence[int]], split: Split) -> Iterator[Finding]:
+    """Groups of alike pictures with rows in several parts of the split."""
+    parts = {"test": split.test, "validation": split.val, "training": split.train}
+    part_of = {position: name for name, part in parts.items() for position in part.tolist()}
     group_of = {square: index for index, group in enumerate(groups) for square in group}
     keys = [group_of.get(square, f"alone {square}") for square in pictures.squares]
     for positions in _grouped(keys):
-        held_out = [position for position in positions if position in val]
-        trained = [position for position in positions if position not in val]
-        if held_out and trained:
-            reason = f"alike pictures: {len(held_out)} rows in validation, {len(trained)} in training"
-            first, *others = map(pictures.place, [*held_out, *trained])
-            yield Finding("leak", reason, *first, (*others,))
+        found = {name: [i for i in positions if part_of[i] == name] for name in parts}
+        (most_sealed, *_), *rest = ((name, rows) for name, rows in found.items() if rows)
+        if rest:
+            counts = f"{len(found[most_sealed])} rows in {most_sealed}, "
+            counts += ", ".join(f"{len(rows)} in {name}" for name, rows in rest)
+            first, *others = map(pictures.place, [i for rows in found.values() for i in rows])
+            yield Finding("leak", f"alike pictures: {counts}", *first, (*others,))
 
 
 def orphan_findings(metadata: Metadata, folder: Path) -> Iterator[Finding]:

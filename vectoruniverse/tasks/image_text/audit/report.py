@@ -22,8 +22,9 @@ class DataReport:
         findings: in the order of ``KINDS``, then of lines.
         rows_usable: rows with a text and a decoded picture.
         rows_unusable: rows set aside.
-        train_rows: rows on the training side of the configured split.
-        val_rows: rows on the validation side.
+        train_rows: training rows of the configured split.
+        val_rows: its validation rows.
+        test_rows: its test rows.
         stats: labels and lengths of the usable rows.
     """
 
@@ -34,6 +35,7 @@ class DataReport:
     rows_unusable: int
     train_rows: int
     val_rows: int
+    test_rows: int
     stats: DataStats
 
     @property
@@ -68,6 +70,7 @@ def report_json(report: DataReport) -> str:
         "bad_share": report.bad_share,
         "train_rows": report.train_rows,
         "val_rows": report.val_rows,
+        "test_rows": report.test_rows,
         "counts": report.counts,
         "stats": report.stats.summary(),
         "findings": [
