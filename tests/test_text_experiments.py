@@ -237,6 +237,7 @@ def test_columns_of_the_note_work(bert, tmp_path):
     rows = [
         f"빨간 원 {n},파란 원 {n}" for n in ("one", "two", "left", "right", "a", "the", "on", "square", "red", "blue")
     ]
+    rows += [row.replace("원", "circle") for row in rows]
     file.write_text("\n".join(["질문_1,질문_2", *rows]), encoding="utf-8-sig")
     config = {
         "name": "questions",

@@ -157,10 +157,9 @@ def evaluate_run(
     """
     run = find_trained_run(runs_dir, reference)
     if place is not None or any(one.partition("=")[0].strip() not in NOT_OTHER_DATA for one in settings):
-        if split is not None:
-            raise ConfigError(
-                "other data has no parts: all its rows are evaluated", file="--split", remedy="leave it out"
-            )
+        if split not in (None, "val"):
+            said = f"other data has no {split} rows of this run: all its rows are evaluated"
+            raise ConfigError(said, file="--split", remedy="leave it out")
         return run, _beside_base_elsewhere(run, place, settings, display)
     _, comparison = _finished(run, split, display, settings)
     return run, comparison

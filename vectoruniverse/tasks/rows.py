@@ -8,13 +8,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from vectoruniverse.config.sections import Division
 from vectoruniverse.data.findings import Finding, Rows, RowT
 from vectoruniverse.data.splits import Split
-from vectoruniverse.errors import ConfigError
-from vectoruniverse.terminal import Display
+from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.terminal import Display, counted
+
+MIN_ROWS = 2
+"""Rows in each part of the split, where one looks for its partner: one alone has nothing to be told from."""
 
 
 class NamedRow(NamedTuple):
@@ -151,6 +154,29 @@ class Data(ABC, Generic[ConfigT, RowT]):
             return None
         groups = [self.groups[i] for i in getattr(self.split, split)]
         return groups if len(set(groups)) < len(groups) else None
+
+
+def refuse_lone_rows(data: Data[Any, Any], choice: RowChoice | None = None) -> None:
+    """Raise where a part of the split, or what was chosen to be evaluated, has fewer rows than retrieval needs.
+
+    Raises:
+        DataError: with the keys that change the split.
+    """
+    if choice is not None:
+        if len(part := getattr(data.split, choice.side)) < MIN_ROWS:
+            raise DataError(
+                f"{counted(len(part), 'row')} can be evaluated; retrieval needs {MIN_ROWS} or more",
+                file=data.table.file,
+                remedy="give more rows",
+            )
+        return
+    for name, part in zip(("training", "validation", "test"), data.split, strict=True):
+        if len(part) < MIN_ROWS and (name != "test" or len(part)):
+            raise DataError(
+                f"the split leaves {len(part)} {name} row{'s' * (len(part) != 1)}; retrieval needs {MIN_ROWS} or more",
+                file=data.table.file,
+                remedy="give more rows, or change data.split: val_fraction, test_fraction or group_by",
+            )
 
 
 def lacks_test_rows() -> ConfigError:

@@ -19,14 +19,10 @@ from vectoruniverse.data.normalise import canonical, caseless, shown, spellings
 from vectoruniverse.data.pair_items import PairItems, number
 from vectoruniverse.data.splits import Split, group_rows, split_rows
 from vectoruniverse.data.thumbnails import Pictures, PictureStore, default_cache_dir
-from vectoruniverse.errors import DataError
 from vectoruniverse.tasks.image_text.metadata import Metadata, Row, group_values
 from vectoruniverse.tasks.image_text.settings import DataConfig
 from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, tell_doubts
-from vectoruniverse.terminal import Display, counted
-
-MIN_ROWS = 2
-"""Rows in each part of the split: one row alone has nothing to be told from."""
+from vectoruniverse.terminal import Display
 
 
 @dataclass(frozen=True)
@@ -131,29 +127,6 @@ def divide(ids: Sequence[str], groups: Sequence[str], config: SplitConfig) -> Sp
     return split_rows(
         ids, groups=groups, val_fraction=config.val_fraction, test_fraction=config.test_fraction, seed=config.seed
     )
-
-
-def refuse_lone_rows(data: ImageTextData, choice: RowChoice | None = None) -> None:
-    """Raise where a part of the split, or what was chosen to be evaluated, has fewer rows than retrieval needs.
-
-    Raises:
-        DataError: with the keys that change the split.
-    """
-    if choice is not None:
-        if len(part := getattr(data.split, choice.side)) < MIN_ROWS:
-            raise DataError(
-                f"{counted(len(part), 'row')} can be evaluated; retrieval needs {MIN_ROWS} or more",
-                file=data.table.file,
-                remedy="give more rows",
-            )
-        return
-    for name, part in zip(("training", "validation", "test"), data.split, strict=True):
-        if len(part) < MIN_ROWS and (name != "test" or data.config.split.test_fraction):
-            raise DataError(
-                f"the split leaves {len(part)} {name} row{'s' * (len(part) != 1)}; retrieval needs {MIN_ROWS} or more",
-                file=data.table.file,
-                remedy="give more rows, or change data.split: val_fraction, test_fraction or group_by",
-            )
 
 
 def _named(rows: Sequence[Row], pictures: Pictures) -> list[NamedRow]:

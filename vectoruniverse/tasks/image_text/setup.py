@@ -27,7 +27,7 @@ from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, lo
 from vectoruniverse.report.run import Findings, Rows, retrieval_findings
 from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.base import Prepared, Shared
-from vectoruniverse.tasks.image_text.data import ImageTextData, decode, refuse_lone_rows
+from vectoruniverse.tasks.image_text.data import ImageTextData, decode
 from vectoruniverse.tasks.image_text.forgetting import Side, known_rows, ledger, refuse_lone_group
 from vectoruniverse.tasks.image_text.metadata import Row, read_rows
 from vectoruniverse.tasks.image_text.model import (
@@ -39,7 +39,7 @@ from vectoruniverse.tasks.image_text.model import (
 from vectoruniverse.tasks.image_text.rivals import free_rivals
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ViewsConfig
 from vectoruniverse.tasks.image_text.task import ImageTextTask, LabelTexts, Pairs, Preserved
-from vectoruniverse.tasks.rows import RowChoice
+from vectoruniverse.tasks.rows import RowChoice, refuse_lone_rows
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_rows import tell_truncated
 from vectoruniverse.terminal import Display

@@ -23,7 +23,7 @@ from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.figures.space import spectra
 from vectoruniverse.report.run import Findings
 from vectoruniverse.tasks.base import Prepared, Shared
-from vectoruniverse.tasks.rows import RowChoice
+from vectoruniverse.tasks.rows import RowChoice, refuse_lone_rows
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_encoders import base_words, load_encoder, load_named, put_adapters
 from vectoruniverse.tasks.text_pairs.encoders import EncoderComparison, compare_encoders
@@ -77,7 +77,9 @@ def share(experiment: TextPairsExperiment, display: Display, choice: RowChoice |
 def read_pairs(experiment: TextPairsExperiment, display: Display, choice: RowChoice | None = None) -> TextRows:
     """The pairs of an experiment."""
     config = experiment.data
-    return read_text_rows(config, {"first": config.first, "second": config.second}, display=display, choice=choice)
+    data = read_text_rows(config, {"first": config.first, "second": config.second}, display=display, choice=choice)
+    refuse_lone_rows(data, choice)
+    return data
 
 
 def tokenize_pairs(encoder: TextEncoder, data: TextRows, display: Display) -> dict[str, TextPairs]:
