@@ -533,9 +533,9 @@ def test_rivals_are_left_out_where_nobody_asks_for_them(experiment, monkeypatch)
     embedded = []
     told = ImageTextTask.embed
     monkeypatch.setattr(ImageTextTask, "embed", lambda task, pairs: (embedded.append(len(pairs)), told(task, pairs))[1])
-    assert evaluate_base(experiment(eval={"rivals": False}), split="val", display=quiet()).rivals is None
+    assert evaluate_base(experiment(eval={"rivals": False}), split="val", display=quiet())[1].rivals is None
     assert embedded == [8]
-    assert evaluate_base(experiment(), split="val", display=quiet()).rivals is not None
+    assert evaluate_base(experiment(), split="val", display=quiet())[1].rivals is not None
     assert embedded == [8, 8, 24], "the training rows are embedded once, the others not again"
 
 

@@ -43,7 +43,7 @@ def load_config_of(run: Run, overrides: Sequence[str] = ()) -> Experiment:
         ConfigError: they cannot be read.
     """
     check_regular(run.config_file, inside=run.path)
-    settings = parse(loading.read_config(run.config_file), str(run.config_file)).value
+    settings = parse(loading.read_config(loading.find_config(run.config_file)), str(run.config_file)).value
     data = settings.get("data") if isinstance(settings, dict) else None
     split = data.get("split", {}) if isinstance(data, dict) else None
     earlier = [
