@@ -318,6 +318,9 @@ def test_wandb_is_written_offline_for_real_and_without_a_warning(experiment, tmp
     outcome = train(experiment(wandb={"mode": "offline"}), runs_dir=tmp_path / "runs", display=display)
     assert "warning" not in stream.getvalue()
     (written,) = outcome.run.path.rglob("run-*.wandb")
+    deadline = time.monotonic() + 30  # the service of wandb writes in a process of its own
+    while written.stat().st_size <= 1000 and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert written.stat().st_size > 1000
 
 
