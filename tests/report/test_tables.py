@@ -82,7 +82,13 @@ def test_rivals_stand_beside_base_and_adapted_model():
     }
     told = RivalsRecord(chosen_by="recall@5", fitted_on=1592, best={"recall@5": "base"}, models=models)
     table = rivals_table(told)
-    assert table.columns == ("model", "recall@5 ↑", "zero_shot/accuracy@1 ↑", "adapted ahead in recall@5", "chosen")
+    assert table.columns == (
+        "model",
+        "recall@5, mean of both ↑",
+        "zero-shot label, top 1 ↑",
+        "adapted ahead in recall@5",
+        "chosen",
+    )
     assert table.rows == [
         ("base", "0.100", "", "+0.300 [+0.200,\N{NO-BREAK SPACE}+0.400]", "as it is"),
         ("linear probe", "", "0.700", "", "strength 1"),
@@ -92,7 +98,7 @@ def test_rivals_stand_beside_base_and_adapted_model():
     said = rivals_told(told, "val")
     assert "of 1,592 training rows" in said and "on these very rows" in said and "| linear probe |" in said
     assert "on the val rows" in rivals_told(told, "test")
-    assert "recall@5 of the adapted model: It beats the best rival that costs nothing (the base itself) by 30.0" in said
-    assert "zero_shot/accuracy@1 of the adapted model" not in said, "nothing was compared by labels"
+    assert "recall@5, mean of both: It beats the best rival that costs nothing (the base itself) by 30.0" in said
+    assert "top 1: It" not in said, "nothing was compared by labels"
     alone = {name: one.model_copy(update={"adapted_ahead": {}}) for name, one in models.items()}
     assert "adapted ahead in recall@5" not in rivals_table(told.model_copy(update={"models": alone})).columns

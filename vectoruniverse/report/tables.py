@@ -12,7 +12,7 @@ import pandas as pd
 
 from vectoruniverse.adapters.apply import ParameterCount
 from vectoruniverse.data.findings import spreadsheet_cell
-from vectoruniverse.metrics.catalogue import ARROWS, ARROWS_READ, Metric, in_order, signed
+from vectoruniverse.metrics.catalogue import ARROWS_READ, Metric, describe, in_order, signed
 from vectoruniverse.report.verdict import rivals_words
 from vectoruniverse.runs.durable import write_durably, write_errors_are_told
 from vectoruniverse.runs.records import RivalsRecord
@@ -87,7 +87,7 @@ def rivals_table(rivals: RivalsRecord) -> Table:
         cells = [_number(metric, one.reached[metric.name]) if metric.name in one.reached else "" for metric in metrics]
         gap = one.adapted_ahead.get(monitor)
         rows.append((name, *cells, *(interval(*gap, sign=True) if gap else "" for _ in lead), one.how))
-    return Table("", ("model", *(metric.name + ARROWS[metric.better] for metric in metrics), *lead, "chosen"), rows)
+    return Table("", ("model", *(metric.marked for metric in metrics), *lead, "chosen"), rows)
 
 
 def metric_table(metrics: Mapping[str, float]) -> Table:
@@ -164,8 +164,8 @@ def rivals_said(rivals: RivalsRecord, split: str) -> list[str]:
         rivals: what each reached.
         split: of the evaluated rows.
     """
-    told = ((metric, rivals_words(rivals, metric)) for metric in (rivals.chosen_by, "zero_shot/accuracy@1"))
-    return [rivals_grounds(rivals, split), *(f"{metric} of the adapted model: {said}" for metric, said in told if said)]
+    told = [(name, rivals_words(rivals, name)) for name in (rivals.chosen_by, "zero_shot/accuracy@1")]
+    return [rivals_grounds(rivals, split), *(f"{describe(name).label}: {said}" for name, said in told if said)]
 
 
 def rivals_told(rivals: RivalsRecord | None, split: str) -> str:
