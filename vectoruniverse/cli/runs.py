@@ -117,10 +117,6 @@ def evaluate(
 ) -> None:
     """Evaluate a run's adapter beside its base, on its test rows; or an experiment's encoders."""
     _check_subject(run, config, split, data, overrides)
-    from vectoruniverse import experiment as runner
-    from vectoruniverse.evaluation.comparison import evaluation_record, spectra
-    from vectoruniverse.evaluation.rivals import beside_rivals
-    from vectoruniverse.report.tables import metric_table
     from vectoruniverse.tasks.experiments import load_experiment
     from vectoruniverse.tasks.text_pairs.settings import TextPairsExperiment
 
@@ -130,34 +126,43 @@ def evaluate(
         return
     if out is not None:
         raise UserError("--out goes with --config FILE of task text_pairs; the page of a run: vu report RUN")
+    if loaded is not None:
+        _evaluate_base(loaded, split, quiet, as_json)
+        return
+    from vectoruniverse import experiment as runner
+    from vectoruniverse.evaluation.comparison import evaluation_record
+
+    assert run is not None
     with open_display(quiet) as display:
-        if run is not None:
-            found, comparison = runner.evaluate_run(
-                run, runs_dir=runs_dir, split=split, display=display, place=data, settings=overrides
-            )
-            record = {"run": found.name, **evaluation_record(comparison)}
-        else:
-            assert loaded is not None
-            split, evaluated = runner.evaluate_base(loaded, split=split, display=display)
-            rows_are = f"{_kind_of_rows(loaded, split)} rows"
-            rivals = beside_rivals(evaluated, None)
-            record = {
-                "split": split,
-                "rows": evaluated.rows,
-                "base": dict(evaluated.metrics),
-                "spectra": spectra(evaluated),
-                "rivals": rivals and rivals.model_dump(),
-            }
+        found, comparison = runner.evaluate_run(
+            run, runs_dir=runs_dir, split=split, display=display, place=data, settings=overrides
+        )
+        record = {"run": found.name, **evaluation_record(comparison)}
     if as_json:
         print_json(record)
-    elif run is not None:
-        _print_comparison(f"{found.name}: {comparison.rows} {comparison.rows_are}", comparison)
-        if comparison.evaluated_on == "held-out":
-            _print_verdict(found, comparison)
-    else:
-        table = metric_table(evaluated.metrics)
-        print_table(f"{evaluated.rows} {rows_are}, base model", table.columns, table.rows)
-        _print_rivals(rivals)
+        return
+    _print_comparison(f"{found.name}: {comparison.rows} {comparison.rows_are}", comparison)
+    if comparison.evaluated_on == "held-out":
+        _print_verdict(found, comparison)
+
+
+def _evaluate_base(loaded: Experiment, split: str | None, quiet: bool, as_json: bool) -> None:
+    """The model of an experiment as it is, with the rivals that cost nothing."""
+    from vectoruniverse import experiment as runner
+    from vectoruniverse.evaluation.comparison import spectra
+    from vectoruniverse.evaluation.rivals import beside_rivals
+    from vectoruniverse.report.tables import metric_table
+
+    with open_display(quiet) as display:
+        split, evaluated = runner.evaluate_base(loaded, split=split, display=display)
+        rivals = beside_rivals(evaluated, None)
+    if as_json:
+        record = {"split": split, "rows": evaluated.rows, "base": dict(evaluated.metrics)}
+        print_json({**record, "spectra": spectra(evaluated), "rivals": rivals and rivals.model_dump()})
+        return
+    table = metric_table(evaluated.metrics)
+    print_table(f"{evaluated.rows} {_kind_of_rows(loaded, split)} rows, base model", table.columns, table.rows)
+    _print_rivals(rivals)
 
 
 def _check_subject(
