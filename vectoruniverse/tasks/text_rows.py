@@ -114,13 +114,7 @@ def read_text_rows(
     )
     tell_doubts(table.doubts, table.file, display)
     divided = _divide(table, config) if choice is None else _chosen(table, config, choice)
-    if not config.holds_out and choice is None:
-        display.warn("no rows are held out: the model is evaluated on the rows it learns from")
-    if divided.shared and divided.held_out in ("val", "test"):
-        which = "validation and test" if len(divided.split.test) else "validation"
-        display.warn(f"{divided.shared} {which} rows have a text that a training row has too")
-    if config.column is not None and config.test_fraction and choice is None and not len(divided.split.test):
-        display.warn(f"column {config.column} marks no test rows: the rows that pick the epoch are also reported")
+    _tell_division(divided, config, display, drawn=choice is None)
     if label is None:
         return TextRows(data, table, divided.split, divided.groups, divided)
     if choice is not None:  # rows that are not evaluated may be of classes that the run never knew
@@ -139,6 +133,17 @@ def read_text_rows(
             remedy="give more rows of it, leave it out, or change data.split",
         )
     return TextRows(data, table, divided.split, divided.groups, divided, labels, known)
+
+
+def _tell_division(divided: TextSplit, config: TextSplitConfig, display: Display, *, drawn: bool) -> None:
+    """Warn of parts that are not apart; ``drawn``: as the experiment says, not as a run noted its rows."""
+    if not config.holds_out and drawn:
+        display.warn("no rows are held out: the model is evaluated on the rows it learns from")
+    if divided.shared and divided.held_out in ("val", "test"):
+        which = "validation and test" if len(divided.split.test) else "validation"
+        display.warn(f"{divided.shared} {which} rows have a text that a training row has too")
+    if config.column is not None and config.test_fraction and drawn and not len(divided.split.test):
+        display.warn(f"column {config.column} marks no test rows: the rows that pick the epoch are also reported")
 
 
 def _named(table: TextTable) -> list[NamedRow]:
