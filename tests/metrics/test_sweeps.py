@@ -6,11 +6,12 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from vectoruniverse.metrics import sweeps
 from vectoruniverse.metrics.answers import answer
 from vectoruniverse.metrics.intervals import Interval, mean_interval
-from vectoruniverse.metrics.sweeps import SweepSummary, smallest_not_worse, summarise_sweep
+from vectoruniverse.metrics.sweeps import SweepSummary, differences, smallest_not_worse, summarise_sweep
 
 Array = NDArray[np.float64]
 RANKS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -116,6 +117,52 @@ def test_intervals_at_once_are_dunnett_s() -> None:
     assert low == pytest.approx(-high, rel=0.05)
 
 
+def test_differences_of_one_seed_hold_at_once_by_the_multivariate_t() -> None:
+    """By the distribution of the largest of correlated t, integrated by scipy; a pair by its interval alone."""
+    stats = pytest.importorskip("scipy.stats")
+    outcomes = np.random.default_rng(7).normal(size=(5, 1, 90)) + np.arange(5)[:, None, None] / 10
+    found = differences(cells(outcomes), 4.0, seed=0, samples=40_000)
+    assert list(found) == [1.0, 2.0, 8.0, 16.0]
+    gaps = outcomes[[0, 1, 3, 4], 0] - outcomes[2, 0]
+    largest = stats.multivariate_t(shape=np.corrcoef(gaps), df=89, seed=0)
+    factor = brentq(lambda t: largest.cdf(np.full(4, t)) - 0.975, 1.5, 4, xtol=1e-3)
+    reach = factor * gaps.std(axis=1, ddof=1) / math.sqrt(90)
+    for ours, gap, far in zip(found.values(), gaps, reach, strict=True):
+        assert ours == pytest.approx((gap.mean(), gap.mean() - far, gap.mean() + far), abs=0.05 * far)
+    (pair,) = differences(cells(outcomes[:2]), 1.0, seed=0, samples=40_000).values()
+    assert pair == pytest.approx(mean_interval(outcomes[1, 0] - outcomes[0, 0]), abs=0.03 * width(pair))
+
+
+def test_differences_of_seeds_are_those_of_the_repeated_measures() -> None:
+    """The slow way: the largest t of each of many sweeps whose values are all alike, one after another."""
+    seeds = np.random.default_rng(5).normal(size=(4, 3)) * 0.01 + np.array([[0.3], [0.5], [0.5], [0.7]])
+    hard = np.tile([-0.3, 0.3], 25)  # the same for every value, so it cancels out
+    found = differences(cells(seeds[:, :, None] + hard), 8.0, seed=0, samples=40_000)
+    residual = seeds - seeds.mean(axis=1, keepdims=True) - seeds.mean(axis=0) + seeds.mean()
+    error = math.sqrt(2 * (residual**2).sum() / (3 * 2) / 3)
+    random, largest = np.random.default_rng(1), []
+    for _ in range(40_000):
+        drawn, spread = random.normal(size=4), math.sqrt(random.chisquare(6) / 6)
+        largest.append(max(drawn[i] - drawn[3] for i in range(3)) / math.sqrt(2) / spread)
+    reach = float(np.quantile(largest, 0.975)) * error
+    for i, value in enumerate((1.0, 2.0, 4.0)):
+        gap = seeds[i].mean() - seeds[3].mean()
+        assert found[value] == pytest.approx((gap, gap - reach, gap + reach), abs=0.05 * reach)
+
+
+def test_a_difference_does_not_depend_on_how_values_are_named() -> None:
+    outcomes = np.random.default_rng(0).random((3, 2, 60))
+    forth = differences(cells(outcomes, (1, 2, 4)), 1, seed=0, samples=20_000)
+    back = differences(cells(-outcomes, (1, 2, 4)), 1, seed=0, samples=20_000)
+    for value, gap in forth.items():
+        other = back[value]
+        assert gap.estimate == pytest.approx(-other.estimate)
+        assert (gap.low, gap.high) == pytest.approx((-other.high, -other.low), abs=0.03 * width(gap))
+    assert differences(cells(outcomes[:1]), 1.0, seed=0) == {}
+    with pytest.raises(ValueError, match="no cell has the value 3; there are 1, 2, 4"):
+        differences(cells(outcomes, (1, 2, 4)), 3, seed=0)
+
+
 def test_chance_in_single_queries_is_counted_once() -> None:
     """Cells that differ by chance in their queries only: the mean is that of S · N independent outcomes."""
     outcomes = np.random.default_rng(2).normal(size=(2, 30, 400))
@@ -153,6 +200,17 @@ def test_groups_are_drawn_whole() -> None:
 
 
 # --- coverage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("own", "common", "seeds"), [(0.0, 0.0, 3), (0.1, 0.1, 3), (0.3, 0.0, 3), (0.0, 0.0, 1)])
+def test_of_equal_values_none_is_called_different_too_often(own: float, common: float, seeds: int) -> None:
+    random, false, experiments = np.random.default_rng(1), 0, 300
+    for trial in range(experiments):
+        hits, _, _ = an_experiment(random, (0.2,) * 5, seeds=seeds, own=own, common=common)
+        found = differences(cells(hits), 4.0, seed=trial, samples=1000)
+        false += any(not holds(gap, 0.0) for gap in found.values())
+    assert false / experiments <= 0.07  # 0.05, and 1.6 standard errors of 300 experiments
 
 
 @pytest.mark.slow
@@ -221,6 +279,15 @@ def test_values_ascend_and_equal_seeds_give_equal_results() -> None:
     assert [v.value for v in found.values] == [1, 8, 16]
     assert found == summarise_sweep(dict(reversed(grid.items())), base, seed=3, samples=100)
     assert found != summarise_sweep(grid, base, seed=4, samples=100)
+
+
+def test_the_best_is_the_one_that_other_queries_have_picked() -> None:
+    outcomes = np.random.default_rng(0).random((3, 2, 50)) + np.array([0.0, 0.3, 0.1])[:, None, None]
+    own, told = summary_of(outcomes), summary_of(outcomes, best=4.0)
+    assert (own.best.value, told.best.value) == (2.0, 4.0)
+    assert told.values == own.values
+    with pytest.raises(ValueError, match="no cell has the value 8; there are 1, 2, 4"):
+        summary_of(outcomes, best=8.0)
 
 
 def test_means_stay_where_outcomes_lie() -> None:

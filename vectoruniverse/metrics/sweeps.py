@@ -33,7 +33,7 @@ Shapes: V values, S seeds, N queries, G groups of queries (each query alone: G =
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +75,7 @@ class SweepSummary:
         queries: N.
         level: confidence level of the intervals.
         groups: G, which were drawn; N where each query was drawn alone.
+        chosen: the value that other queries have picked as the best; None where none has.
     """
 
     values: tuple[ValueSummary, ...]
@@ -84,10 +85,15 @@ class SweepSummary:
     queries: int
     level: float
     groups: int
+    chosen: float | None = None
 
     @property
     def best(self) -> ValueSummary:
-        """The value with the highest mean, the smallest of equals. That mean is somewhat flattered by the choice."""
+        """The chosen value, whose mean is not flattered by the choice; where none was chosen, the value with the
+        highest mean, the smallest of equals, whose mean is somewhat flattered by it.
+        """
+        if self.chosen is not None:
+            return next(value for value in self.values if value.value == self.chosen)
         return max(self.values, key=lambda value: value.mean.estimate)
 
 
@@ -99,6 +105,7 @@ def summarise_sweep(
     groups: ArrayLike | None = None,
     samples: int = 2000,
     level: float = 0.95,
+    best: float | None = None,
 ) -> SweepSummary:
     """Means, gains over the base and shortfalls behind the best, with intervals over seeds and queries.
 
@@ -116,16 +123,18 @@ def summarise_sweep(
         groups: id of each query (N,); queries of one id (a channel, a title) are drawn together. None: each alone.
         samples: D, number of draws.
         level: confidence level of all intervals.
+        best: the value that other queries, such as validation rows, have picked; None: these pick it.
 
     Raises:
         ValueError: no cells, no seed that all values share, outcomes that are not finite or of different lengths,
-            fewer than two groups, or samples or level out of range.
+            fewer than two groups, a best value that no cell has, or samples or level out of range.
     """
-    if samples < 1 or not 0 < level < 1:
-        raise ValueError(f"samples must be at least 1 and level within (0, 1), got {samples} and {level}")
+    _check(samples, level)
     values, seeds, outcomes = _grid(cells)
+    if best is not None:
+        _place(values, best)
     before = _vector(base, outcomes.shape[2])
-    means, draws = _draws(outcomes, before, groups, samples, seed)
+    means, draws = _draws(outcomes, before[None], groups, samples, seed)
     gain = _at_once(means[:-1] - means[-1], draws[:, :-1] - draws[:, -1:], level)
     summaries = tuple(
         ValueSummary(
@@ -139,7 +148,50 @@ def summarise_sweep(
     )
     left_out = tuple(sorted(cell for cell in cells if cell[1] not in seeds))
     drawn = int(group_index(groups, len(before)).max()) + 1
-    return SweepSummary(summaries, _alone(means[-1], draws[:, -1], level), seeds, left_out, len(before), level, drawn)
+    reached = _alone(means[-1], draws[:, -1], level)
+    return SweepSummary(summaries, reached, seeds, left_out, len(before), level, drawn, best)
+
+
+def differences(
+    cells: Mapping[tuple[float, int], ArrayLike],
+    reference: float,
+    *,
+    seed: int,
+    groups: ArrayLike | None = None,
+    samples: int = 2000,
+    level: float = 0.95,
+) -> dict[float, Interval]:
+    """How far each other value stands above one of them, with intervals over seeds and queries that hold all at once.
+
+    Both their lower bounds together and their upper bounds together hold with probability (1 + level) / 2 (max-t, a
+    simulated Dunnett's test). A single difference has the interval that it has by itself. The reference must not have
+    been picked by these outcomes: beside the luckiest of several, others look worse than they are.
+
+    Args:
+        cells: as in ``summarise_sweep``; all values tell of the seeds' variance.
+        reference: the value that is subtracted.
+        seed: of the draws; equal seeds give equal results.
+        groups: id of each query (N,); queries of one id are drawn together. None: each alone.
+        samples: D, number of draws.
+        level: confidence level of all intervals.
+
+    Returns:
+        By value, ascending, without the reference.
+
+    Raises:
+        ValueError: as ``summarise_sweep``, or a reference that no cell has.
+    """
+    _check(samples, level)
+    values, _, outcomes = _grid(cells)
+    place = _place(values, reference)
+    means, draws = _draws(outcomes, np.empty((0, outcomes.shape[2])), groups, samples, seed)
+    others = np.arange(len(values)) != place
+    if not others.any():
+        return {}
+    gaps = means[others] - means[place]
+    bounds = _at_once(gaps, draws[:, others] - draws[:, [place]], level)
+    found = (Interval(*map(float, gap)) for gap in zip(gaps, *bounds, strict=True))
+    return dict(zip((value for value in values if value != reference), found, strict=True))
 
 
 def smallest_not_worse(summary: SweepSummary, *, margin: float | None = None) -> ValueSummary | None:
@@ -166,6 +218,17 @@ def smallest_not_worse(summary: SweepSummary, *, margin: float | None = None) ->
     return next((value for value in summary.values if value.shortfall.high <= margin), None)
 
 
+def _check(samples: int, level: float) -> None:
+    if samples < 1 or not 0 < level < 1:
+        raise ValueError(f"samples must be at least 1 and level within (0, 1), got {samples} and {level}")
+
+
+def _place(values: Sequence[float], value: float) -> int:
+    if value not in values:
+        raise ValueError(f"no cell has the value {value:g}; there are {', '.join(f'{one:g}' for one in values)}")
+    return values.index(value)
+
+
 def _grid(cells: Mapping[tuple[float, int], ArrayLike]) -> tuple[list[float], tuple[int, ...], Array]:
     """Values (V,) ascending, the seeds (S,) that all of them have, and their outcomes (V, S, N)."""
     values = sorted({value for value, _ in cells})
@@ -185,10 +248,13 @@ def _vector(outcomes: ArrayLike, queries: int) -> Array:
     return vector
 
 
-def _draws(outcomes: Array, before: Array, groups: ArrayLike | None, samples: int, seed: int) -> tuple[Array, Array]:
-    """Means (V + 1,) of the values and, last, the base, and draws of what they may truly be (D, V + 1)."""
+def _draws(outcomes: Array, beside: Array, groups: ArrayLike | None, samples: int, seed: int) -> tuple[Array, Array]:
+    """Means (V + B,) and draws of what they may truly be (D, V + B).
+
+    They are of the values with outcomes (V, S, N), and of B models (B, N) beside them that no seed changes.
+    """
     of_queries, of_seeds = np.random.default_rng(seed).spawn(2)
-    columns = np.concatenate([outcomes.mean(axis=1), before[None]])
+    columns = np.concatenate([outcomes.mean(axis=1), beside])
     means = columns.mean(axis=1)
     index = group_index(groups, columns.shape[1])
     sizes = np.bincount(index).astype(np.float64)
@@ -197,9 +263,10 @@ def _draws(outcomes: Array, before: Array, groups: ArrayLike | None, samples: in
     draws = _query_draws(_by_group(columns, index), sizes, samples, of_queries)
     if outcomes.shape[1] > 1:
         noise = _noise(outcomes, index, sizes)
-        draws[:, :-1] += _seed_draws(outcomes.mean(axis=2), noise, samples, of_seeds)
+        draws[:, : len(outcomes)] += _seed_draws(outcomes.mean(axis=2), noise, samples, of_seeds)
     # Few seeds have wide intervals; a mean still lies where outcomes lie.
-    return means, np.clip(draws, min(outcomes.min(), before.min()), max(outcomes.max(), before.max()))
+    every = np.concatenate([outcomes.ravel(), beside.ravel()])
+    return means, np.clip(draws, every.min(), every.max())
 
 
 def _by_group(columns: Array, index: NDArray[np.intp]) -> Array:
