@@ -14,7 +14,7 @@ import pytest
 
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.report.sweep import page as sweep_page
-from vectoruniverse.report.sweep.plates import axis_of, updates
+from vectoruniverse.report.sweep.plates import axis_of, sweep_plates, updates
 from vectoruniverse.report.sweep.record import AdapterRecord, SweepRecord, read_sweep
 from vectoruniverse.report.sweep.words import adapter_words, enough
 from vectoruniverse.runs.files import write_record
@@ -258,6 +258,48 @@ def test_several_keys_and_hostile_texts_are_values_without_an_order(record, tmp_
     swept = axis_of(SweepRecord.model_validate(changed))
     assert not swept.ordered and list(swept.labels) == [0, 1, 2, 3, 4]
     assert swept.labels[0] == "text b, lr 1"
+
+
+def over_two_keys(record: dict, first: list, second: list) -> dict:
+    """The record as of a sweep over two keys; of the pairs of values, as many as there are ranks are done."""
+    changed = copy.deepcopy(record) | {"over": {"train.lr": first, "adapter.bias": second}, "adapters": []}
+    pairs = [{"train.lr": x, "adapter.bias": y} for x in first for y in second]
+    values = dict(zip(LEVELS, pairs, strict=False))
+    for entry in changed["cells"]:
+        entry["values"] = values[entry["rank"]]
+    found = changed["statistics"]
+    for entry, rank in zip(found["values"], LEVELS, strict=True):
+        entry["values"] = values[rank]
+    return changed | {"statistics": found | {"best": values[8], "smallest_not_worse": None}}
+
+
+def test_a_sweep_over_two_keys_draws_a_map_and_writes_its_numbers(record, tmp_path):
+    changed = over_two_keys(record, [0.01, 2e-5, 0.001], ["none", "all"])
+    page = write_sweep_page(changed, tmp_path)
+    assert "recall@5 by train.lr and adapter.bias" in text_of(page) and (tmp_path / "figures/heat_map.svg").is_file()
+    with (tmp_path / "tables" / "heat_map.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["train.lr"], row["adapter.bias"], float(row["mean"])) for row in rows] == [
+        ("0.01", "none", 0.605),
+        ("0.01", "all", 0.69),
+        ("2e-05", "none", 0.735),
+        ("2e-05", "all", 0.741),
+        ("0.001", "none", 0.732),
+    ]
+    assert [float(row["mean high"]) for row in rows] == pytest.approx([m + 0.034 for m in LEVELS.values()])
+    sweep = SweepRecord.model_validate(changed)
+    plate = next(plate for plate in sweep_plates(sweep, title="") if plate.name == "heat_map")
+    axes = plate.figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["2e-05", "0.001", "0.01"]  # numbers ascend
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["none", "all"]  # names stay as they were given
+    assert (axes.patches[0].get_x(), axes.patches[0].get_y()) == (0, 1)
+
+
+def test_a_sweep_over_one_key_or_one_that_cannot_be_compared_has_no_map(record, tmp_path):
+    write_sweep_page(record, tmp_path / "one")
+    beyond = over_two_keys(record, [1, 2, 3], [1, 2]) | {"statistics": {"reason": "cells differ in data"}}
+    write_sweep_page(beyond, tmp_path / "two")
+    assert not list(tmp_path.rglob("heat_map.*"))
 
 
 def cuts(*seeds: dict[int, tuple[float, float]]) -> list[AdapterRecord]:

@@ -17,6 +17,7 @@ from vectoruniverse.report.figures.adapter import (
     singular_values,
     truncation,
 )
+from vectoruniverse.report.figures.heat import heat_map
 from vectoruniverse.report.figures.runs import colours_of, curves_together, reached
 from vectoruniverse.report.figures.sweeps import (
     Point,
@@ -95,6 +96,54 @@ def test_curves_are_means_over_seeds_at_epochs_that_all_reached():
     assert mean_curve(seeds) == pytest.approx({0: 0.1, 1: 0.4})
     figure = validation_curves({1.0: seeds, 4.0: [{0: 0.1, 1: 0.7}]}, 0.1, RANKS, metric="recall@5")
     assert {"rank 1", "rank 4", "base"} == set(texts(figure.axes[0]))
+
+
+def two_keys(values, marked=(), metric="recall@5", title=""):
+    """A map whose axes have the values 0.001, 0.01 and 1, 4, 16."""
+    ticks = {"x_ticks": ["0.001", "0.01"], "y_ticks": ["1", "4", "16"]}
+    return heat_map(values, x_label="lr", y_label="rank", **ticks, metric=metric, marked=marked, title=title)
+
+
+def test_a_map_has_a_number_in_each_cell_that_was_tried_and_outlines_the_marked():
+    values = {("0.001", "1"): 0.25, ("0.001", "16"): 0.5, ("0.01", "4"): 0.75}
+    figure = two_keys(values, marked=[("0.01", "4")], title="x" * 200)
+    axes = figure.axes[0]
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    assert shown == {(0.5, 0.5): "0.250", (0.5, 2.5): "0.500", (1.5, 1.5): "0.750"}
+    (mesh,) = axes.collections
+    assert mesh.get_array().filled(np.nan) == pytest.approx(
+        np.array([[0.25, np.nan], [np.nan, 0.75], [0.5, np.nan]]), nan_ok=True
+    )
+    outer = axes.patches[0].get_bbox()
+    assert (outer.x0, outer.y0, outer.x1, outer.y1) == (1, 1, 2, 2)
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["0.001", "0.01"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["1", "4", "16"]
+    assert axes.get_title(loc="left") == "recall@5 ↑" and style.png(figure)
+
+
+def test_a_map_is_brightest_at_the_better_end_and_its_numbers_stand_out():
+    for metric, best in (("recall@5", 2.0), ("median_rank", 1.0)):
+        figure = two_keys({("0.001", "1"): 1.0, ("0.01", "1"): 2.0}, metric=metric)
+        (mesh,) = figure.axes[0].collections
+        bright = {value: sum(mesh.to_rgba(value)[:3]) for value in (1.0, 2.0)}
+        assert max(bright, key=bright.get) == best
+        inks = {float(text.get_text()): text.get_color() for text in figure.axes[0].texts}
+        assert inks.pop(best) == style.INK and set(inks.values()) == {"white"}
+
+
+def test_numbers_of_a_map_with_many_columns_do_not_run_into_each_other():
+    ticks = [str(i) for i in range(20)]
+    values = {(x, "1"): 1000.0 + int(x) for x in ticks}
+    figure = heat_map(values, x_label="a" * 90, y_label="b", x_ticks=ticks, y_ticks=["1"], metric="loss")
+    style.png(figure)
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+@pytest.mark.parametrize(("values", "says"), [({}, "no cell"), ({("0.1", "1"): 1.0}, "no tick is for")])
+def test_a_map_without_cells_or_of_cells_beside_it_is_refused(values, says):
+    with pytest.raises(ValueError, match=says):
+        two_keys(values)
 
 
 def test_energy_is_that_of_all_layers_and_marks_where_it_is_reached():

@@ -22,7 +22,7 @@ LABEL_CHARACTERS = 40
 """A longer tick label is cut."""
 
 SHORT_LABEL = 6
-"""Longer labels are turned, so that they do not run into each other."""
+"""Longer labels are turned."""
 
 ASIDE = 0.07
 """Inches that seeds stand beside their mean."""
@@ -61,13 +61,18 @@ def value_axis(axes: Axes, swept: Swept, places: Sequence[float], *, named: bool
     axes.xaxis.set_major_locator(FixedLocator(list(places)))
     axes.xaxis.set_major_formatter(FixedFormatter(labels))
     axes.xaxis.set_minor_locator(NullLocator())
+    turn_long_labels(axes, labels)
+    if named:
+        axes.set_xlabel(drawable(swept.name))
+
+
+def turn_long_labels(axes: Axes, labels: Sequence[str]) -> None:
+    """Turn the x axis' labels where one is long, so that they do not run into each other."""
     if max(map(len, labels)) > SHORT_LABEL:
         axes.tick_params(axis="x", labelrotation=25)
         for tick in axes.get_xticklabels():
             tick.set_horizontalalignment("right")
             tick.set_rotation_mode("anchor")
-    if named:
-        axes.set_xlabel(drawable(swept.name))
 
 
 def metric_axis(axis: Axis, metric: str) -> None:

@@ -14,6 +14,7 @@ from vectoruniverse.report.figures.adapter import (
     truncation,
 )
 from vectoruniverse.report.figures.album import Plate
+from vectoruniverse.report.figures.heat import heat_map
 from vectoruniverse.report.figures.sweeps import (
     Point,
     Position,
@@ -33,8 +34,9 @@ from vectoruniverse.report.sweep.record import (
     key_of,
     label_of,
     places_of,
+    shown,
 )
-from vectoruniverse.report.sweep.tables import MIB, cell_frame
+from vectoruniverse.report.sweep.tables import MIB, cell_frame, map_frame, ticks_of
 
 
 def sweep_plates(sweep: SweepRecord, *, title: str) -> Iterator[Plate]:
@@ -45,6 +47,7 @@ def sweep_plates(sweep: SweepRecord, *, title: str) -> Iterator[Plate]:
     cells = cell_frame(sweep)
     cells = cells[cells["state"] == "finished"]
     if sweep.compared is not None:
+        yield from _map(sweep, sweep.compared, title)
         yield _metric(sweep, sweep.compared, swept, cells, title)
     yield from _costs(cells, swept)
     yield from _curves(sweep, swept, base)
@@ -61,6 +64,28 @@ def axis_of(sweep: SweepRecord) -> Swept:
     places, ordered = places_of(cell.values for cell in sweep.cells)
     labels = {places[key_of(cell.values)]: label_of(cell.values) for cell in sweep.cells}
     return Swept(sweep.swept_name, dict(sorted(labels.items())), ordered)
+
+
+def _map(sweep: SweepRecord, statistics: Statistics, title: str) -> Iterator[Plate]:
+    """Of a sweep over two keys."""
+    if (frame := map_frame(sweep)).empty:
+        return
+    across, upwards = sweep.over
+    drawn = heat_map(
+        {(x, y): mean.estimate for x, y, mean in frame.itertuples(index=False)},
+        x_label=across,
+        y_label=upwards,
+        x_ticks=ticks_of(sweep, across),
+        y_ticks=ticks_of(sweep, upwards),
+        metric=sweep.metric,
+        marked=[(shown(statistics.best[across]), shown(statistics.best[upwards]))],
+        title=title,
+    )
+    caption = (
+        f"{sweep.metric} of the {sweep.rows_are} rows, means over seeds; outlined: the best. Neighbours of the best "
+        "may be as good: the table tells. Empty: not tried, or not done."
+    )
+    yield Plate("heat_map", f"{sweep.metric} by {across} and {upwards}", "answer", caption, drawn)
 
 
 def _metric(sweep: SweepRecord, statistics: Statistics, swept: Swept, cells: pd.DataFrame, title: str) -> Plate:

@@ -310,7 +310,7 @@ def places_of(combinations: Iterable[Values]) -> tuple[dict[str, float], bool]:
     """
     distinct = {key_of(values): values for values in combinations}
     numbers = [value for values in distinct.values() for value in values.values()]
-    if all(len(values) == 1 for values in distinct.values()) and all(map(_is_number, numbers)):
+    if all(len(values) == 1 for values in distinct.values()) and all(map(is_number, numbers)):
         return {key: float(number) for key, number in zip(distinct, numbers, strict=True)}, True
     return {key: float(i) for i, key in enumerate(distinct)}, False
 
@@ -335,5 +335,6 @@ def shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a swept value is a number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)

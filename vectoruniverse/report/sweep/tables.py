@@ -11,7 +11,7 @@ import pandas as pd
 from vectoruniverse.metrics.catalogue import ARROWS, describe
 from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.report.ledger import ledger_frame
-from vectoruniverse.report.sweep.record import Statistics, SweepRecord, key_of, label_of, shown, title_of
+from vectoruniverse.report.sweep.record import Statistics, SweepRecord, is_number, key_of, label_of, shown, title_of
 from vectoruniverse.report.tables import NBSP, Table, interval, table
 
 MIB = 2**20
@@ -46,13 +46,14 @@ def cell_frame(sweep: SweepRecord) -> pd.DataFrame:
 
 
 def csv_frames(sweep: SweepRecord) -> dict[str, pd.DataFrame]:
-    """``values``, ``curves``, ``layers``, ``truncation`` and ``forgetting``, as far as they are known."""
+    """``values``, ``heat_map``, ``curves``, ``layers``, ``truncation`` and ``forgetting``, as far as they are known."""
     points = [(label_of(cell.values), cell.seed, point) for cell in sweep.finished for point in cell.curve]
     layers = [(adapter.seed, path, layer) for adapter in sweep.adapters for path, layer in adapter.layers.items()]
     most = max((len(layer.singular_values) for _, _, layer in layers), default=0)
     cuts = [(adapter, cut) for adapter in sweep.adapters for cut in adapter.truncated]
     frames = {
         "values": _columns_apart(_value_frame(sweep).drop(columns="title"), "mean", "gain", "shortfall"),
+        "heat_map": _columns_apart(map_frame(sweep), "mean"),
         "curves": _frame(
             (sweep.swept_name, "seed", "epoch", sweep.metric),
             [(label, seed, point.epoch, point.value) for label, seed, point in points],
@@ -71,6 +72,21 @@ def csv_frames(sweep: SweepRecord) -> dict[str, pd.DataFrame]:
         "forgetting": ledger_frame(sweep.forgetting),
     }
     return {name: frame for name, frame in frames.items() if len(frame)}
+
+
+def map_frame(sweep: SweepRecord) -> pd.DataFrame:
+    """Of a sweep over two keys, a row for each pair of values: both as text, and the metric's mean; else no rows."""
+    values = sweep.compared.values if sweep.compared and len(sweep.over) == 2 else []
+    rows = [(*(shown(one.values[key]) for key in sweep.over), one.mean) for one in values]
+    return _frame((*sweep.over, "mean"), rows)
+
+
+def ticks_of(sweep: SweepRecord, key: str) -> list[str]:
+    """All values of a swept key as they stand on an axis: numbers ascending, anything else as it comes."""
+    values = [cell.values[key] for cell in sweep.cells]
+    if all(map(is_number, values)):
+        values.sort()
+    return list(dict.fromkeys(map(shown, values)))
 
 
 def value_table(sweep: SweepRecord) -> Table | None:
