@@ -67,9 +67,10 @@ def heat_map(
             _outline(axes, x_ticks.index(x), y_ticks.index(y))
         for (row, column), value in np.ndenumerate(table):
             if np.isfinite(value):
-                bold = "bold" if (x_ticks[column], y_ticks[row]) in marked else "normal"
-                place = {"ha": "center", "va": "center", "fontsize": 8.5, "fontweight": bold}
-                axes.text(column + 0.5, row + 0.5, what.tell(value), color=_legible(drawn, value), **place)
+                number = axes.text(column + 0.5, row + 0.5, what.tell(value), ha="center", va="center", fontsize=8.5)
+                number.set_color(_legible(drawn, value))
+                if (x_ticks[column], y_ticks[row]) in marked:
+                    number.set_fontweight("bold")
         axes.set_title(f"{drawable(metric)}{ARROWS[what.better]}", fontsize=9.5)
         figure.colorbar(drawn, ax=axes, aspect=25)
         if title:
@@ -106,5 +107,5 @@ def _outline(axes: Axes, column: int, row: int) -> None:
 
 def _legible(drawn: QuadMesh, value: float) -> str:
     """Ink on light cells, white on dark ones."""
-    red, green, blue, _ = drawn.to_rgba(value)
+    red, green, blue, _ = drawn.to_rgba(np.array(value))
     return INK if 0.299 * red + 0.587 * green + 0.114 * blue > LIGHT else "white"
