@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vectoruniverse.data.splits import Split, divide_table, fingerprint_table
+from vectoruniverse.data.splits import Split
+from vectoruniverse.data.text_splits import divide_table, fingerprint_table
 from vectoruniverse.data.text_table import TextRow, TextTable, encode_labels, read_text_table
 from vectoruniverse.errors import ConfigError, DataError
 

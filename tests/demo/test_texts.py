@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vectoruniverse.data.corpus import read_corpus
-from vectoruniverse.data.splits import divide_table
+from vectoruniverse.data.text_splits import divide_table
 from vectoruniverse.data.text_table import encode_labels, read_text_table
 from vectoruniverse.demo import texts as demo_texts
 from vectoruniverse.demo.docstrings import Docstring, read_docstrings

@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from vectoruniverse.data.normalise import shortened, shown, spellings
-from vectoruniverse.data.splits import Split, TextSplit, divide_table, fingerprint_table, group_texts
+from vectoruniverse.data.splits import Split
+from vectoruniverse.data.text_splits import TextSplit, divide_table, fingerprint_table, group_texts
 from vectoruniverse.data.text_table import TextRow, TextTable, encode_labels, read_text_table
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, tell_doubts
