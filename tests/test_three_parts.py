@@ -23,7 +23,7 @@ from vectoruniverse.experiment import evaluate_base, evaluate_run, report_run, r
 from vectoruniverse.report.run import verdict_of
 from vectoruniverse.sweep.grid import make_grid, parse_over
 from vectoruniverse.sweep.runner import run_sweep
-from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.experiments import load_config_of, load_experiment
 from vectoruniverse.tasks.image_text.task import ImageTextTask
 from vectoruniverse.tasks.table import setup
 from vectoruniverse.terminal import Display
@@ -297,6 +297,54 @@ def test_a_column_says_which_rows_are_which_and_all_three_are_used(experiment, t
     assert [len(rows[part]) for part in ("train", "val", "test")] == [32, 8, 8] and rows["others"] == 0
     two = experiment("text_pairs", split={"column": "part", "test_fraction": 0})
     assert setup(two).share(two, quiet()).data.counts() == {"training": 32, "validation": 8, "set aside": 8}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_over_all_folds_each_row_is_a_test_row_once_and_what_belongs_together_stays_so(experiment, task):
+    datas = []
+    for fold in range(3):
+        config = experiment(task, split={"folds": 3, "fold": fold})
+        datas.append(setup(config).share(config, quiet()).data)
+    rows = datas[0].named_rows()
+    assert sorted(i for data in datas for i in data.split.test) == list(range(len(rows)))
+    for fold, data in enumerate(datas):
+        assert f"fold {fold + 1} of 3" in data.division()
+        assert sorted(i for part in data.split for i in part) == list(range(len(rows)))
+        assert len(data.split.test) == pytest.approx(len(rows) / 3, abs=1)
+        groups = data.groups or [row.content for row in rows]
+        assert len({group for part in data.split for group in {groups[i] for i in part}}) == sum(
+            len({groups[i] for i in part}) for part in data.split
+        )
+    assert len({data.fingerprint() for data in datas}) == 3
+
+
+def test_a_run_of_one_fold_says_which_and_is_the_same_when_it_is_read_again(experiment, tmp_path):
+    runs = tmp_path / "runs"
+    outcome = train(experiment("text_pairs", split={"folds": 3, "fold": 1}), runs_dir=runs, display=quiet())
+    assert (outcome.comparison.split, outcome.comparison.rows) == ("test", 16)
+    assert "seed 42, fold 2 of 3, rows that share any text together" in (outcome.run.path / "README.md").read_text()
+    split = load_config_of(outcome.run).data.split
+    assert (split.folds, split.fold, split.test_fraction) == (3, 1, 1 / 3)
+    _, again = evaluate_run("latest", runs_dir=runs, split=None, display=quiet())
+    assert again.adapted.metrics == pytest.approx(dict(outcome.adapted), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "split", "said"),
+    [
+        ("image_text", {"folds": 3, "fold": 3}, "data.split.fold: must be below folds, 3, got 3"),
+        ("masked_lm", {"fold": 1}, "data.split.fold: needs folds, the number of them, got 1"),
+        ("image_text", {"folds": 5, "test_fraction": 0.15}, "data.split.test_fraction: 5 folds make it 0.2; remove it"),
+        ("text_pairs", {"folds": 5, "test_fraction": 0}, "data.split.test_fraction: 5 folds make it 0.2; remove it"),
+        ("image_text", {"folds": 2, "val_fraction": 0.5}, "val_fraction and one of 2 folds leave no training rows"),
+        ("text_pairs", {"folds": 2, "val_fraction": 0}, "data.split.folds: need validation rows"),
+        ("text_pairs", {"folds": 2, "column": "part"}, "data.split.folds: the column says which rows are the test"),
+    ],
+)
+def test_folds_that_contradict_the_other_keys_are_refused(experiment, task, split, said):
+    with pytest.raises(ConfigError) as caught:
+        experiment(task, split=split)
+    assert said in str(caught.value)
 
 
 def test_the_command_line_names_the_rows(experiment, tmp_path):

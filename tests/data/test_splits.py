@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vectoruniverse.data.splits import group_rows, split_rows
+from vectoruniverse.data.splits import Split, group_rows, split_rows
 from vectoruniverse.errors import DataError
 
 YOUTUBE = Path(__file__).resolve().parents[3] / "shared/data/youtube_metadata.csv"
@@ -124,6 +124,60 @@ def test_three_parts_need_three_groups() -> None:
         split_rows(["a", "b", "c"], groups=["x", "y", "y"], **shares)
 
 
+def folds_of(keys: list[str], groups: list[str], folds: int, seed: int) -> list[list[str]]:
+    """The slow obvious way: largest groups first, each into the fold with the fewest rows."""
+    of_fold: list[list[str]] = [[] for _ in range(folds)]
+    digest = {group: hashlib.sha256(f"{seed}|fold|{group}".encode()).hexdigest() for group in groups}
+    for group in sorted({*groups}, key=lambda one: (-groups.count(one), digest[one])):
+        fewest = min(of_fold, key=len)  # the first of equals
+        fewest += [key for key, of in zip(keys, groups, strict=True) if of == group]
+    return [sorted(fold) for fold in of_fold]
+
+
+def test_every_row_is_a_test_row_in_exactly_one_fold_and_groups_stay_whole_in_any_order_of_rows() -> None:
+    generator = random.Random(1)
+    for seed, folds in enumerate((2, 3, 5, 10)):
+        groups = [f"g{int(generator.random() ** 1.5 * 80)}" for _ in KEYS]  # of 1 to 15 rows
+        shares = {"val_fraction": 0.15, "seed": seed, "folds": folds}
+        splits = [split_rows(KEYS, groups=groups, **shares, fold=fold) for fold in range(folds)]
+        assert [named(split.test, KEYS) for split in splits] == folds_of(KEYS, groups, folds, seed)
+        assert sorted(i for split in splits for i in split.test) == list(range(len(KEYS)))
+        order = generator.sample(range(len(KEYS)), len(KEYS))
+        keys, moved = [KEYS[i] for i in order], [groups[i] for i in order]
+        for fold, split in enumerate(splits):
+            assert sorted(i for part in split for i in part) == list(range(len(KEYS)))
+            of_part = [{groups[i] for i in part} for part in split]
+            assert not (of_part[0] & of_part[1] or of_part[0] & of_part[2] or of_part[1] & of_part[2])
+            assert abs(len(split.test) - len(KEYS) / folds) <= 3
+            assert abs(len(split.val) - 30) <= 5
+            again = split_rows(keys, groups=moved, **shares, fold=fold)
+            assert [named(part, keys) for part in again] == [named(part, KEYS) for part in split]
+        other = split_rows(KEYS, groups=groups, **{**shares, "seed": seed + 100})
+        assert named(other.test, KEYS) != named(splits[0].test, KEYS)
+
+
+def test_rows_that_are_alone_make_folds_of_one_size() -> None:
+    sizes = [len(split_rows(KEYS, groups=KEYS, val_fraction=0.1, seed=0, folds=7, fold=i).test) for i in range(7)]
+    assert sizes == [29, 29, 29, 29, 28, 28, 28]
+
+
+def test_folds_of_few_groups_or_of_one_that_is_most_rows_are_refused_in_every_fold() -> None:
+    def divide(groups: str, folds: int, fold: int) -> Split:
+        keys = [f"{i}" for i in range(len(groups))]
+        return split_rows(keys, groups=list(groups), val_fraction=0.2, seed=0, folds=folds, fold=fold)
+
+    for fold in range(2):
+        with pytest.raises(DataError, match="3 groups cannot be divided into 2 folds with training and validation"):
+            divide("abc", 2, fold)
+        assert [len(part) for part in divide("abcd", 2, fold)] == [1, 1, 2]
+    assert [len(part) for part in divide("abc", 3, 2)] == [1, 1, 1]
+    with pytest.raises(DataError, match="3 groups cannot be divided into 4 folds") as caught:
+        divide("abcabc", 4, 1)
+    assert (caught.value.key, "Ask for fewer folds" in str(caught.value.remedy)) == ("data.split.folds", True)
+    with pytest.raises(DataError, match="one group has 20 of 28 rows, so 4 folds cannot be of one size"):
+        divide("a" * 20 + "bcdefghi", 4, 3)
+
+
 def test_rows_of_one_picture_or_of_one_value_share_a_group() -> None:
     pictures = ["p3", "p1", "p1", "p2", "p9"]
     assert group_rows(pictures, None) == [f"picture:{name}" for name in pictures]
@@ -157,13 +211,33 @@ def test_long_chains_are_followed_to_the_end() -> None:
     assert set(group_rows(pictures, values)) == {"column:000000"}
 
 
-def test_channels_of_the_real_youtube_rows_never_straddle() -> None:
+def youtube() -> list[dict[str, str]]:
     if not YOUTUBE.is_file():
         pytest.skip("the YouTube rows are not beside the checkout")
     with YOUTUBE.open(encoding="utf-8", newline="") as stream:
-        rows = list({row["Id"]: row for row in csv.DictReader(stream)}.values())
+        return list({row["Id"]: row for row in csv.DictReader(stream)}.values())
+
+
+def test_channels_of_the_real_youtube_rows_never_straddle() -> None:
+    rows = youtube()
     keys = [row["Id"] for row in rows]
     channels = [row["Channel"] for row in rows]
     split = split_rows(keys, groups=group_rows(keys, channels), val_fraction=0.2, seed=42)
     assert not {channels[i] for i in split.train} & {channels[i] for i in split.val}
     assert abs(len(split.val) / len(rows) - 0.2) < 0.005
+
+
+@pytest.mark.parametrize("folds", [5, 10])
+def test_every_channel_of_the_real_youtube_rows_is_a_test_channel_once(folds: int) -> None:
+    rows = youtube()
+    keys, channels = [row["Id"] for row in rows], [row["Channel"] for row in rows]
+    groups = group_rows(keys, channels)
+    tested: list[str] = []
+    for fold in range(folds):
+        split = split_rows(keys, groups=groups, val_fraction=0.15, seed=42, folds=folds, fold=fold)
+        assert abs(len(split.test) / len(rows) - 1 / folds) < 0.003
+        assert abs(len(split.val) / len(rows) - 0.15) < 0.005
+        of_part = [{channels[i] for i in part} for part in split]
+        assert not (of_part[0] & of_part[1] or of_part[0] & of_part[2] or of_part[1] & of_part[2])
+        tested += of_part[2]
+    assert sorted(tested) == sorted({*channels})

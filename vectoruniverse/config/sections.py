@@ -59,16 +59,46 @@ class Division(Section):
         "reported, too.",
     )
     seed: Seed = Field(42, description="Seed of the split; independent of the training seed.")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=1_000,
+        description="Divide the rows into so many folds of about equal size, of which one is the test part, in place "
+        "of test_fraction; null: no folds.",
+    )
+    fold: int = Field(0, ge=0, le=999, description="Which of the folds is the test part, from 0.")
 
     @property
     def holds_out(self) -> bool:
         """Whether any row is evaluated that is not learned from."""
         return True
 
+    @property
+    def drawn(self) -> str:
+        """What rows are drawn by, in words."""
+        return f"seed {self.seed}" + ("" if self.folds is None else f", fold {self.fold + 1} of {self.folds}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_of_a_fold(cls, given: Any) -> Any:
+        """With folds the test has one row in so many, also in the file that is written of it."""
+        folds = given.get("folds") if isinstance(given, dict) else None
+        return {"test_fraction": 1 / folds, **given} if isinstance(folds, int) and folds > 1 else given
+
+    @model_validator(mode="after")
+    def _has_the_fold(self) -> Division:
+        if self.fold >= (self.folds or 1):
+            bound = "needs folds, the number of them" if self.folds is None else f"must be below folds, {self.folds}"
+            raise ValueError(f"fold: {bound}, got {self.fold}")
+        return self
+
     @model_validator(mode="after")
     def _leaves_rows_to_train(self) -> Division:
+        if self.folds is not None and self.test_fraction != 1 / self.folds:
+            raise ValueError(f"test_fraction: {self.folds} folds make it {1 / self.folds}; remove it, or folds")
         if self.val_fraction + self.test_fraction >= 1.0:
-            raise ValueError("val_fraction and test_fraction leave no training rows; their sum must be below 1")
+            test = "test_fraction" if self.folds is None else f"one of {self.folds} folds"
+            raise ValueError(f"val_fraction and {test} leave no training rows; their sum must be below 1")
         return self
 
 

@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 from vectoruniverse.data.findings import Finding, Rows
 from vectoruniverse.data.normalise import caseless
-from vectoruniverse.data.splits import Split, split_rows
+from vectoruniverse.data.splits import Shares, Split, split_rows
 from vectoruniverse.data.text_file import MAX_BYTES, read_text_file, refuse_unreadable
 from vectoruniverse.data.text_table import is_blank, numbered, read_text_table
 from vectoruniverse.errors import ConfigError, DataError
@@ -133,9 +133,9 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for sentence in sentences if not is_blank(sentence)]
 
 
-def divide_corpus(corpus: Corpus, *, val_fraction: float, test_fraction: float = 0.0, seed: int) -> Split:
+def divide_corpus(corpus: Corpus, **shares: Unpack[Shares]) -> Split:
     """Training, validation and test documents; equal documents lie in one part, also where they differ in case,
-    spacing or Unicode form only.
+    spacing or Unicode form only; arguments as for ``split_rows``.
 
     Raises:
         DataError: there are fewer documents than parts.
@@ -148,9 +148,7 @@ def divide_corpus(corpus: Corpus, *, val_fraction: float, test_fraction: float =
     return split_rows(
         ids,
         groups=[first[text] for text in same],
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
+        **shares,
         file=corpus.file,
         remedy="Use more documents: rows of a table, files of a folder, or parts of a file with a blank line between.",
     )

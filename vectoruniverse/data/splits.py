@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,16 @@ def by_part(split: Split, make: Callable[[NDArray[np.int64]], T]) -> dict[str, T
     return {name: make(part) for name, part in split._asdict().items() if name != "test" or len(part)}
 
 
+class Shares(TypedDict):
+    """What ``split_rows`` is told of the parts that rows are drawn for."""
+
+    val_fraction: float
+    test_fraction: NotRequired[float]
+    seed: int
+    folds: NotRequired[int | None]
+    fold: NotRequired[int]
+
+
 def split_rows(
     keys: Sequence[str],
     *,
@@ -56,6 +67,8 @@ def split_rows(
     val_fraction: float,
     test_fraction: float = 0.0,
     seed: int,
+    folds: int | None = None,
+    fold: int = 0,
     file: Path | None = None,
     remedy: str = "Use more rows, or group by another column (data.split.group_by).",
 ) -> Split:
@@ -66,28 +79,72 @@ def split_rows(
     same rows in another order give the same sets, and a few rows more or less move few others. Test rows are drawn
     before, in an order of their own (sha256("seed|test|group")); validation rows are drawn from what they leave.
 
+    With ``folds`` the test rows are one of so many parts of about equal size, as ``fold_groups`` makes them, so that
+    over all folds each row is a test row once.
+
     Args:
         keys: a unique name of each row; orders the result.
         groups: the group of each row, such as ``group_rows`` gives.
         val_fraction: share of the rows wanted for validation, between 0 and 1.
         test_fraction: share wanted for the test; 0 divides into two parts.
         seed: another seed, another division.
+        folds: number of folds, of which one is the test part, whatever ``test_fraction`` is; None: no folds.
+        fold: which of them, from 0.
         file: for the message.
         remedy: what makes more groups.
 
     Raises:
-        DataError: the rows form fewer groups than there are parts.
+        DataError: the rows form fewer groups than there are parts, or one group is too large for so many folds.
     """
     assert len(keys) == len(groups)
     assert len(set(keys)) == len(keys), "keys must be unique"
     assert 0.0 < val_fraction < 1.0, val_fraction
     assert 0.0 <= test_fraction < 1.0 - val_fraction, test_fraction
     sizes = Counter(groups)
-    _refuse_few_groups(sizes, test_fraction > 0, file, remedy)
-    test = _choose(sizes, test_fraction * len(keys), f"{seed}|test", leave=2) if test_fraction else set()
+    if folds is None:
+        _refuse_few_groups(sizes, test_fraction > 0, file, remedy)
+        test = _choose(sizes, test_fraction * len(keys), f"{seed}|test", leave=2) if test_fraction else set()
+    else:
+        test = fold_groups(sizes, folds, seed, file=file, remedy=remedy)[fold]
     left = Counter({group: size for group, size in sizes.items() if group not in test})
     val = _choose(left, val_fraction * len(keys), str(seed), leave=1)
     return parts_by_name(keys, ["test" if group in test else "val" if group in val else "train" for group in groups])
+
+
+def fold_groups(
+    sizes: Counter[str], folds: int, seed: int, *, file: Path | None = None, remedy: str | None = None
+) -> list[set[str]]:
+    """The groups of each fold: largest groups first, each into the fold that has the fewest rows so far.
+
+    Equal sizes are visited in ascending order of sha256("seed|fold|group"). Of folds with equally few rows the first
+    is filled.
+
+    Args:
+        sizes: number of rows of each group.
+        folds: how many.
+        seed: another seed, other folds.
+        file: for the message.
+        remedy: what makes more groups.
+
+    Raises:
+        DataError: a fold is less than half as large as it should be, or leaves fewer than two groups beside it, as
+            training and validation need.
+    """
+    in_order = sorted(_shuffled(sizes, f"{seed}|fold"), key=sizes.__getitem__, reverse=True)
+    found: list[set[str]] = [set() for _ in range(folds)]
+    filled = [(0, number) for number in range(folds)]
+    for group in in_order:
+        rows, number = filled[0]
+        found[number].add(group)
+        heapq.heapreplace(filled, (rows + sizes[group], number))
+    fault = ""
+    if min(map(len, found)) == 0 or max(map(len, found)) > len(sizes) - 2:
+        fault = f"{len(sizes)} groups cannot be divided into {folds} folds with training and validation groups beside"
+    elif filled[0][0] < 0.5 * sizes.total() / folds:
+        fault = f"one group has {sizes[in_order[0]]} of {sizes.total()} rows, so {folds} folds cannot be of one size"
+    if fault:
+        raise DataError(fault, file=file, key="data.split.folds", remedy=f"Ask for fewer folds. {remedy or ''}".strip())
+    return found
 
 
 def _refuse_few_groups(sizes: Counter[str], three: bool, file: Path | None, remedy: str) -> None:
@@ -106,7 +163,7 @@ def parts_by_name(keys: Sequence[str], part_of: Sequence[str | None]) -> Split:
 
 
 def _choose(sizes: Counter[str], wanted: float, salt: str, *, leave: int) -> set[str]:
-    in_order = sorted(sizes, key=lambda group: hashlib.sha256(f"{salt}|{group}".encode()).digest())
+    in_order = _shuffled(sizes, salt)
     chosen: set[str] = set()
     count = 0
     for group in in_order:
@@ -115,6 +172,11 @@ def _choose(sizes: Counter[str], wanted: float, salt: str, *, leave: int) -> set
             chosen.add(group)
             count += sizes[group]
     return chosen or {min(in_order, key=sizes.__getitem__)}
+
+
+def _shuffled(groups: Iterable[str], salt: str) -> list[str]:
+    """Groups in an order that depends on nothing but their names and the salt."""
+    return sorted(groups, key=lambda group: hashlib.sha256(f"{salt}|{group}".encode()).digest())
 
 
 def group_rows(pictures: Sequence[str], column: Sequence[str] | None) -> list[str]:

@@ -6,9 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 from vectoruniverse.data.normalise import caseless
-from vectoruniverse.data.splits import Split, group_rows, parts_by_name, split_rows
+from vectoruniverse.data.splits import Shares, Split, group_rows, parts_by_name, split_rows
 from vectoruniverse.data.text_table import TextRow, TextTable
 from vectoruniverse.errors import DataError
 
@@ -33,14 +34,7 @@ class TextSplit:
     groups: list[str] | None = None
 
 
-def divide_table(
-    table: TextTable,
-    *,
-    val_fraction: float,
-    test_fraction: float = 0.0,
-    seed: int,
-    together: Sequence[str] | None = None,
-) -> TextSplit:
+def divide_table(table: TextTable, *, together: Sequence[str] | None = None, **shares: Unpack[Shares]) -> TextSplit:
     """Obey the split column where the table was read with one, else draw so that no text is in two parts.
 
     A column that marks ``test`` rows and no validation rows has the latter drawn from its training rows; without a
@@ -52,19 +46,18 @@ def divide_table(
 
     Args:
         table: what was read.
-        val_fraction: share of the rows wanted for validation, between 0 and 1.
-        test_fraction: share wanted for the test; with a column, whether its ``test`` rows are a third part; 0: two
-            parts.
-        seed: another seed, another division.
         together: roles whose equal texts hold rows together; None: all.
+        **shares: as for ``split_rows``. With a column there are no folds, and a ``test_fraction`` above 0 says that its
+            ``test`` rows are a third part.
 
     Raises:
         DataError: a part would be empty, or shared texts tie so many rows together that too few can be held out.
     """
     rows = table.rows
     if rows[0].split is None:
-        split, groups = _draw(table, val_fraction, test_fraction, seed, together)
+        split, groups = _draw(table, together, **shares)
         return TextSplit(split, "drawn", shared=_count_shared(rows, split), groups=groups)
+    assert shares.get("folds") is None, "a column says which rows are the test"
     counts = Counter(row.split for row in rows)
     held_out = "val" if counts["val"] else "test"
     for name, wanted in (("train", "train"), (held_out, "val or test")):
@@ -74,8 +67,8 @@ def divide_table(
                 file=table.file,
                 remedy="Mark some rows so, or name no split column and let them be drawn.",
             )
-    three = test_fraction > 0 and (held_out == "val" or val_fraction > 0)
-    part_of = _marked(table, held_out, val_fraction, seed, together) if three else _in_two(rows, held_out)
+    three = shares.get("test_fraction", 0.0) > 0 and (held_out == "val" or shares["val_fraction"] > 0)
+    part_of = _marked(table, held_out, together, shares) if three else _in_two(rows, held_out)
     split = parts_by_name([row.id for row in rows], part_of)
     return TextSplit(split, held_out, sum(part is None for part in part_of), _count_shared(rows, split))
 
@@ -85,14 +78,12 @@ def _in_two(rows: Sequence[TextRow], held_out: str) -> list[str | None]:
     return [{"train": "train", held_out: "val"}.get(row.split or "") for row in rows]
 
 
-def _marked(
-    table: TextTable, held_out: str, val_fraction: float, seed: int, together: Sequence[str] | None
-) -> list[str | None]:
+def _marked(table: TextTable, held_out: str, together: Sequence[str] | None, shares: Shares) -> list[str | None]:
     """Part of each row as the column says, validation rows being drawn where it names none."""
     part_of = [row.split for row in table.rows]
     if held_out == "test":
         train = replace(table, rows=[row for row in table.rows if row.split == "train"])
-        split, _ = _draw(train, val_fraction, 0.0, seed, together)
+        split, _ = _draw(train, together, val_fraction=shares["val_fraction"], seed=shares["seed"])
         drawn = {train.rows[i].id for i in split.val}
         part_of = ["val" if row.id in drawn else row.split for row in table.rows]
     return part_of
@@ -108,20 +99,16 @@ def fingerprint_table(table: TextTable, split: Split) -> str:
     return split.fingerprint(told)
 
 
-def _draw(
-    table: TextTable, val_fraction: float, test_fraction: float, seed: int, together: Sequence[str] | None
-) -> tuple[Split, list[str]]:
+def _draw(table: TextTable, together: Sequence[str] | None, **shares: Unpack[Shares]) -> tuple[Split, list[str]]:
     rows, groups = table.rows, group_texts(table.rows, together)
     split = split_rows(
         [row.id for row in rows],
         groups=groups,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
+        **shares,
         file=table.file,
         remedy="Use more rows, or name the texts that hold rows together in data.split.together.",
     )
-    for part, share in ((split.val, val_fraction), (split.test, test_fraction)):
+    for part, share in ((split.val, shares["val_fraction"]), (split.test, shares.get("test_fraction", 0.0))):
         if len(part) < 0.5 * share * len(rows):
             raise DataError(
                 f"{max(Counter(groups).values())} of {len(rows)} rows hang together by the texts that they share, "

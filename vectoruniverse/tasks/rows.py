@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from vectoruniverse.config.sections import Division
 from vectoruniverse.data.findings import Finding, Rows, RowT
-from vectoruniverse.data.splits import Split
+from vectoruniverse.data.splits import Shares, Split
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.terminal import Display, counted
 
@@ -37,6 +37,17 @@ class NamedRow(NamedTuple):
 
     def __str__(self) -> str:
         return self.shown or self.id
+
+
+def shares(config: Division) -> Shares:
+    """What ``data.split`` of any task says of the parts that rows are drawn for."""
+    return Shares(
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+        folds=config.folds,
+        fold=config.fold,
+    )
 
 
 class RowChoice(Protocol):
@@ -175,7 +186,7 @@ def refuse_lone_rows(data: Data[Any, Any], choice: RowChoice | None = None) -> N
             raise DataError(
                 f"the split leaves {len(part)} {name} row{'s' * (len(part) != 1)}; retrieval needs {MIN_ROWS} or more",
                 file=data.table.file,
-                remedy="give more rows, or change data.split: val_fraction, test_fraction or group_by",
+                remedy="give more rows, or change data.split: val_fraction, test_fraction, folds or group_by",
             )
 
 

@@ -14,7 +14,7 @@ from vectoruniverse.data.splits import Split
 from vectoruniverse.data.text_splits import TextSplit, divide_table, fingerprint_table, group_texts
 from vectoruniverse.data.text_table import TextRow, TextTable, encode_labels, read_text_table
 from vectoruniverse.errors import ConfigError, DataError
-from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, tell_doubts
+from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, shares, tell_doubts
 from vectoruniverse.tasks.text_settings import TextData, TextSplitConfig
 from vectoruniverse.terminal import Display
 
@@ -68,7 +68,7 @@ class TextRows(Data[TextData, TextRow]):
         if self.divided.held_out != "drawn":
             return f"as column `{self.config.split.column}` says"
         whose = " or ".join(self.config.split.together or ["any"])
-        return f"seed {self.config.split.seed}, rows that share {whose} text together"
+        return f"{self.config.split.drawn}, rows that share {whose} text together"
 
     def column(self, role: str) -> list[str]:
         """The texts of a role, row by row."""
@@ -178,13 +178,7 @@ def _divide(table: TextTable, config: TextSplitConfig) -> TextSplit:
     roles = table.rows[0].texts.keys()
     if other := [role for role in config.together or () if role not in roles]:
         raise ConfigError(f"there is no {other[0]} text here, only {' and '.join(roles)}", key="data.split.together")
-    return divide_table(
-        table,
-        val_fraction=config.val_fraction,
-        test_fraction=config.test_fraction,
-        seed=config.seed,
-        together=config.together,
-    )
+    return divide_table(table, together=config.together, **shares(config))
 
 
 class Tokenized(Protocol):

@@ -54,15 +54,17 @@ class TextSplitConfig(Division):
     @classmethod
     def _nothing_held_out(cls, given: Any) -> Any:
         """Without validation rows there is no test either, unless it is asked for, which is refused."""
-        if isinstance(given, dict) and given.get("val_fraction") == 0 and given.get("column") is None:
-            return {"test_fraction": 0.0, **given}
-        return given
+        drawn = isinstance(given, dict) and given.get("column") is None and given.get("folds") is None
+        return {"test_fraction": 0.0, **given} if drawn and given.get("val_fraction") == 0 else given
 
     @model_validator(mode="after")
     def _drawn(self) -> TextSplitConfig:
         drawn = self.column is None and self.val_fraction > 0.0
         if self.val_fraction == 0.0 and self.test_fraction > 0.0 and self.column is None:
-            raise ValueError("test_fraction: needs validation rows, which pick the epoch; give a val_fraction, or 0")
+            or_none = "test_fraction: needs validation rows, which pick the epoch; give a val_fraction, or 0"
+            raise ValueError(or_none if self.folds is None else "folds: need validation rows; give a val_fraction")
+        if self.folds is not None and self.column is not None:
+            raise ValueError("folds: the column says which rows are the test; remove folds, or column")
         if self.together is not None and not drawn:
             raise ValueError(
                 "together: means nothing where rows are not drawn; remove it, or column, or val_fraction: 0"

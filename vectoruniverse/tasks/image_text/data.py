@@ -21,7 +21,7 @@ from vectoruniverse.data.splits import Split, group_rows, split_rows
 from vectoruniverse.data.thumbnails import Pictures, PictureStore, default_cache_dir
 from vectoruniverse.tasks.image_text.metadata import Metadata, Row, group_values
 from vectoruniverse.tasks.image_text.settings import DataConfig
-from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, tell_doubts
+from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, shares, tell_doubts
 from vectoruniverse.terminal import Display
 
 
@@ -45,7 +45,7 @@ class ImageTextData(Data[DataConfig, Row]):
         """How rows were divided, in words."""
         split = self.config.split
         together = f"grouped by `{split.group_by}`" if split.group_by else "identical pictures together"
-        return f"seed {split.seed}, {together}"
+        return f"{split.drawn}, {together}"
 
     def named_rows(self) -> list[NamedRow]:
         """Every usable row: its picture is what it is, its text and labels are what is right about it."""
@@ -124,9 +124,7 @@ def decode(
 
 def divide(ids: Sequence[str], groups: Sequence[str], config: SplitConfig) -> Split:
     """The parts that ``data.split`` asks for; errors as of ``split_rows``."""
-    return split_rows(
-        ids, groups=groups, val_fraction=config.val_fraction, test_fraction=config.test_fraction, seed=config.seed
-    )
+    return split_rows(ids, groups=groups, **shares(config))
 
 
 def _named(rows: Sequence[Row], pictures: Pictures) -> list[NamedRow]:

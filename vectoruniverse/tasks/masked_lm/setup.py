@@ -27,7 +27,7 @@ from vectoruniverse.models.source import find_source
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.masked_lm.settings import CorpusData, MaskedLmExperiment
 from vectoruniverse.tasks.masked_lm.task import MaskedLmTask
-from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, tell_doubts
+from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, shares, tell_doubts
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_encoders import text_targets
 from vectoruniverse.terminal import Display
@@ -75,7 +75,7 @@ class Documents(Data[CorpusData, Document]):
 
     def division(self) -> str:
         """How documents were divided, in words."""
-        return f"seed {self.config.split.seed}, equal documents together"
+        return f"{self.config.split.drawn}, equal documents together"
 
     def sentences(self, part: np.ndarray) -> list[tuple[str, ...]]:
         """Documents of a side, sentence by sentence."""
@@ -113,10 +113,7 @@ def read_documents(config: CorpusData, display: Display, choice: RowChoice | Non
     corpus = read_corpus(source, column=column, keys=("data.source", "data.column"), encoding=config.encoding)
     tell_doubts(corpus.doubts, source, display)
     if choice is None:
-        shares = config.split
-        split = divide_corpus(
-            corpus, val_fraction=shares.val_fraction, test_fraction=shares.test_fraction, seed=shares.seed
-        )
+        split = divide_corpus(corpus, **shares(config.split))
     else:
         split = choice.divide(_named(corpus), corpus.file)
     return Documents(config, corpus, split, None)
