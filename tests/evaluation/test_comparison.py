@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vectoruniverse.evaluation.comparison import compare_rows, means
-from vectoruniverse.metrics.intervals import difference_interval, mean_interval
+from vectoruniverse.metrics.intervals import difference_interval, intervals_at_once, mean_interval
 
 
 def compared(base, adapted, groups=None):
@@ -49,12 +49,12 @@ def test_missing_values_drop_their_row_for_both_models():
 
 
 def test_any_number_of_models_is_the_pairs_of_them():
-    """Against the bootstraps themselves, with groups whose names do not stand in the order of their numbers."""
+    """Against the intervals themselves, with groups whose names do not stand in the order of their numbers."""
     generator = np.random.default_rng(1)
     models = {name: {"m": generator.random(40), "n": generator.random(40)} for name in "abc"}
     models["c"] = {"m": models["c"]["m"]}
     groups = [str(i // 3) for i in range(40)]
-    found, ahead = (compare_rows(models, "b", groups=groups, ahead=ahead) for ahead in (False, True))
+    found, ahead = (compare_rows(models, "b", groups=groups, ahead=ahead, family="each") for ahead in (False, True))
     assert {name: list(gaps) for name, gaps in found.differences.items()} == {"a": ["m", "n"], "c": ["m"]}
     for name, gaps in found.differences.items():
         for metric, gap in gaps.items():
@@ -67,3 +67,46 @@ def test_any_number_of_models_is_the_pairs_of_them():
 def test_a_metric_that_the_reference_lacks_has_no_difference():
     found = compare_rows({"a": {}, "b": {"m": np.arange(4.0)}}, "a")
     assert found.differences == {"b": {}} and found.reached["b"]["m"].estimate == 1.5
+
+
+def test_differences_from_one_model_hold_at_once_and_metrics_are_not_adjusted():
+    generator = np.random.default_rng(1)
+    models = {name: {"m": generator.random(60), "n": generator.random(60)} for name in "abcd"}
+    groups = np.arange(60) // 3
+    found = compare_rows(models, "b", groups=groups)
+    for metric in "mn":
+        gaps = [models[name][metric] - models["b"][metric] for name in "acd"]
+        assert [found.differences[name][metric] for name in "acd"] == intervals_at_once(gaps, groups)
+    alone = compare_rows(models, "b", groups=groups, family="each")
+    assert found.reached == alone.reached
+    two = {name: models[name] for name in "ab"}
+    assert compare_rows(two, "b", groups=groups) == compare_rows(two, "b", groups=groups, family="each")
+
+
+ONE_IN_TWENTY = 0.05 + 2 * (0.05 * 0.95 / 300) ** 0.5
+"""And what chance adds to it in 300 experiments (two standard errors); ``scripts/check_coverage`` simulates more."""
+
+
+def false_claims(random: np.random.Generator, runs: int, *, picked: bool) -> dict[str, float]:
+    """Share of experiments with five equal models, 25 unequal groups of rows, in which some difference is claimed."""
+    claimed = dict.fromkeys(("each", "reference", "pairs"), 0)
+    for _ in range(runs):
+        groups = np.repeat(np.arange(25), random.integers(1, 9, 25))
+        hard = random.normal(size=25)[groups] + random.normal(size=len(groups))
+        hits = hard + random.normal(size=(5, 25))[:, groups] / 2 + random.normal(size=(5, len(groups))) > 0
+        models = {str(i): {"m": one.astype(float)} for i, one in enumerate(hits)}
+        reference = str(int(hits.mean(axis=1).argmax())) if picked else "0"
+        for family in claimed:
+            gaps = compare_rows(models, reference, groups=groups, family=family).differences.values()
+            claimed[family] += any(gap["m"].low > 0 or gap["m"].high < 0 for gap in gaps)
+    return {family: count / runs for family, count in claimed.items()}
+
+
+def test_of_equal_models_at_most_one_experiment_in_twenty_claims_a_difference():
+    found = false_claims(np.random.default_rng(0), 300, picked=False)
+    assert found["reference"] <= ONE_IN_TWENTY < 0.1 < found["each"]
+
+
+def test_a_reference_that_the_rows_picked_claims_too_much_unless_all_pairs_hold():
+    found = false_claims(np.random.default_rng(0), 300, picked=True)
+    assert found["pairs"] <= ONE_IN_TWENTY < found["reference"] < found["each"]

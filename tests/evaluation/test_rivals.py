@@ -29,6 +29,7 @@ from vectoruniverse.evaluation.rivals import (
     ridge_maps,
     sample,
 )
+from vectoruniverse.metrics.intervals import intervals_at_once
 
 WIDTH, CLASSES = 12, 4
 
@@ -180,6 +181,12 @@ def test_the_adapted_model_is_compared_with_each_rival_on_the_same_rows():
     both = {"rival": rivals.values["CCA"], "adapted": adapted.per_query}
     gap = compare_rows(both, "adapted", groups=groups, ahead=True).differences["rival"]["recall@5"]
     assert record.models["CCA"].adapted_ahead["recall@5"] == pytest.approx(list(gap))
+    picked = beside_rivals(base, adapted, groups, picked=True)
+    others = [base.per_query, *(rivals.values[name] for name in ("centred", "ridge map", "CCA"))]
+    leads = intervals_at_once([adapted.per_query["recall@5"] - other["recall@5"] for other in others], groups)
+    told = [one.adapted_ahead["recall@5"] for one in picked.models.values() if one.adapted_ahead]
+    assert told == [pytest.approx(list(lead)) for lead in leads]
+    assert picked.at_once and not record.at_once
     assert gap.estimate == pytest.approx(
         record.models["adapted"].reached["recall@5"] - record.models["CCA"].reached["recall@5"]
     )

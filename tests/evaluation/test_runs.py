@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.runs import compare_runs, flatten
-from vectoruniverse.metrics.intervals import difference_interval, mean_interval
+from vectoruniverse.metrics.intervals import difference_interval, intervals_at_once, mean_interval
 from vectoruniverse.report.comparison import answer, config_table, difference_table, metric_table, write_compare_page
 
 HOSTILE = "</style><script>1</script>"
@@ -87,6 +87,24 @@ def test_the_answer_says_what_was_drawn(tmp_path):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"intervals_drawn_by": "Studio"}))
     said = answer(compare_runs(["one", "two"], runs_dir=tmp_path)).detail
     assert "paired over the same groups of rows with the same Studio;" in said
+
+
+def test_differences_of_several_runs_hold_at_once_and_the_page_says_so(tmp_path):
+    shares = {"one": 0.5, "two": 0.6, "three": 0.8}
+    rows = {name: hits(share, seed) for seed, (name, share) in enumerate(shares.items())}
+    for name, one in rows.items():
+        make_run(tmp_path / "runs", name, one, drawn=np.arange(200) // 4)
+    record = compare_runs(list(rows), runs_dir=tmp_path / "runs")
+    gaps = intervals_at_once([rows[name] - rows["one"] for name in ("two", "three")], np.arange(200) // 4)
+    for name, gap in zip(("two", "three"), gaps, strict=True):
+        assert record["differences"][name]["recall@5"] == pytest.approx(list(gap))
+    held = "The intervals of the 2 differences in a metric hold at once"
+    assert held in difference_table(record).note and held in answer(record).detail
+    write_compare_page(record, tmp_path / "page.html")
+    source = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert source.index("</table>", source.index('id="differences"')) < source.rindex(held)
+    two = compare_runs(["one", "two"], runs_dir=tmp_path / "runs")
+    assert difference_table(two).note == "" and "at once" not in answer(two).detail
 
 
 def test_bases_have_columns_of_their_own_one_where_all_set_out_from_the_same(tmp_path):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.optimize import brentq
 
-from vectoruniverse.metrics.intervals import difference_interval, mean_interval
+from vectoruniverse.metrics.intervals import difference_interval, intervals_at_once, largest_t, mean_interval
 
 
 def test_of_single_rows_it_is_student_s_t() -> None:
@@ -34,6 +35,32 @@ def test_of_unequal_groups_it_is_the_slow_jackknife_over_them() -> None:
     reach = stats.t.ppf(0.975, effective - 1) * error
     expected = (values.mean(), values.mean() - reach, values.mean() + reach)
     assert mean_interval(values, groups) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("count", "shared", "degrees"), [(2, 0.0, 9.0), (4, 0.5, 17.4), (6, 0.9, 90.0)])
+def test_several_at_once_reach_as_far_as_the_multivariate_t(count: int, shared: float, degrees: float) -> None:
+    """Integrated by scipy: the box that holds all of so many equally correlated t."""
+    correlation = shared + (1 - shared) * np.eye(count)
+    parts = np.linalg.cholesky(correlation) * np.arange(1, count + 1)[:, None]  # of unequal errors
+    largest = stats.multivariate_t(shape=correlation, df=degrees, seed=0)
+    held = brentq(lambda t: largest.cdf(np.full(count, t), lower_limit=np.full(count, -t)) - 0.95, 1, 9, xtol=1e-3)
+    assert largest_t(parts, degrees, 0.95) == pytest.approx(held, rel=0.015)
+
+
+def test_several_at_once_are_those_alone_widened_by_one_factor() -> None:
+    random = np.random.default_rng(0)
+    shared, groups = random.normal(size=60), np.arange(60) // 4
+    values = [shared + scale * random.normal(size=60) for scale in (0.3, 1.0, 3.0)]
+    found = intervals_at_once([*values, np.full(60, 0.5)], groups)
+    assert found[3] == (0.5, 0.5, 0.5), "what does not vary has no share in it"
+    alone = [mean_interval(one, groups) for one in values]
+    factors = [(one.high - one.low) / (own.high - own.low) for one, own in zip(found[:3], alone, strict=True)]
+    assert factors == pytest.approx([factors[0]] * 3)
+    bonferroni = stats.t.ppf(1 - 0.025 / 3, 14) / stats.t.ppf(0.975, 14)
+    assert 1.05 < factors[0] < bonferroni
+    assert intervals_at_once([values[0]], groups) == [alone[0]]
+    twice = intervals_at_once([values[0], 2 * values[0], -values[0]], groups)[0]
+    assert twice == pytest.approx(alone[0], abs=0.02), "what always errs together is one comparison"
 
 
 def test_pairing_removes_what_both_share() -> None:

@@ -94,7 +94,12 @@ def test_rivals_stand_beside_base_and_adapted_model():
         ("linear probe", "", "0.700", "", "strength 1"),
         ("adapted", "0.400", "0.500", "", "trained"),
     ]
-    assert rivals_told(None, "val") == ""
+    assert rivals_told(None, "val") == "" and table.note == "", "of a single lead there is nothing to say"
+    both = models | {"CCA": models["base"]}
+    several = told.model_copy(update={"models": both})
+    assert rivals_table(several).note == "The interval of each lead is by itself."
+    at_once = rivals_table(several.model_copy(update={"at_once": True}))
+    assert markdown_table(at_once).endswith(f"|\n\n{at_once.note}") and "2 leads in a metric hold" in at_once.note
     said = rivals_told(told, "val")
     assert "of 1,592 training rows" in said and "on these very rows" in said and "| linear probe |" in said
     assert "on the val rows" in rivals_told(told, "test")

@@ -8,9 +8,10 @@ from torch.nn import functional as F
 from vectoruniverse.data.pair_items import same_texts
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.retrieval import evaluate_pairs
-from vectoruniverse.metrics.intervals import difference_interval
+from vectoruniverse.metrics.intervals import intervals_at_once
 from vectoruniverse.metrics.pair_scores import pair_scores
 from vectoruniverse.tasks.text_pairs.encoders import answer, compare_encoders, missed_pairs
+from vectoruniverse.tasks.text_pairs.page import difference_table
 
 FIRST = [f"question {i}" for i in range(60)]
 SECOND = [f"질문 {i}" for i in range(60)]
@@ -32,16 +33,18 @@ def test_the_best_comes_first_and_differences_are_paired_on_the_same_pairs():
     comparison = compare_encoders(found, FIRST, SECOND)
     assert list(comparison.found) == ["near", "middle", "far"] and comparison.best == "near"
     assert set(comparison.differences) == {"middle", "far"}
-    for name, by_metric in comparison.differences.items():
-        assert list(by_metric) == ["recall@1", "mrr", "row_uniformity", "column_uniformity"]
-        for metric, gap in by_metric.items():
-            values = [found[which].per_query[metric] for which in (name, "near")]
-            assert gap == difference_interval(*values, groups=[str(group) for group in comparison.items.clusters()])
+    for metric in ("recall@1", "mrr", "row_uniformity", "column_uniformity"):
+        near, middle, far = (found[name].per_query[metric] for name in ("near", "middle", "far"))
+        gaps = intervals_at_once([near - middle, near - far, middle - far], comparison.items.clusters())
+        for name, gap in zip(("middle", "far"), gaps, strict=False):
+            assert comparison.differences[name][metric] == pytest.approx(gap, abs=1e-3)
     assert comparison.reached["far"].estimate == found["far"].metrics["recall@1"]
     said = answer(comparison)
     assert said.outcome == "better"
     assert said.headline == f"Best: near, recall@1 {found['near'].metrics['recall@1'] * 100:.1f}\N{NO-BREAK SPACE}%"
     assert "above middle" in said.detail and "above far" in said.detail
+    assert "The intervals of the 3 differences between two of the encoders in a metric hold at once" in said.detail
+    assert difference_table(comparison).note in said.detail
 
 
 def test_encoders_that_the_pairs_cannot_tell_apart_are_named():

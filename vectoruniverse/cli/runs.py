@@ -342,6 +342,8 @@ def _print_rivals(rivals: RivalsRecord | None) -> None:
     if rivals is not None:
         table = rivals_table(rivals)
         print_table("rivals that cost no training", table.columns, table.rows)
+        if table.note:
+            typer.echo(table.note)
 
 
 def _print_verdict(run: Run, comparison: Comparison) -> None:

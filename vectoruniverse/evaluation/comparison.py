@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.geometry import spectrum
-from vectoruniverse.metrics.intervals import Interval, difference_interval, mean_interval
+from vectoruniverse.metrics.intervals import Interval, intervals_at_once, mean_interval
 from vectoruniverse.runs.records import RivalsRecord
 
 Values = Mapping[str, NDArray[np.float64]]
@@ -23,6 +24,9 @@ Values = Mapping[str, NDArray[np.float64]]
 
 Intervals = dict[str, dict[str, Interval]]
 """Model → metric → estimate with its 95 % interval."""
+
+Family = Literal["each", "reference", "pairs"]
+"""Which differences in a metric hold at once: ``each`` by itself, all from the ``reference``, or of all ``pairs``."""
 
 MIN_UNITS = 2
 """An interval needs two rows or groups."""
@@ -55,6 +59,7 @@ def compare_rows(
     *,
     groups: ArrayLike | None = None,
     ahead: bool = False,
+    family: Family = "reference",
 ) -> Paired:
     """Intervals of each metric of each model, and of the paired differences from one of them.
 
@@ -66,6 +71,9 @@ def compare_rows(
         groups: what counts as one draw (N,): rows of a channel resemble each other, and an interval that took each
             for a draw of its own would be too narrow. None: each row alone.
         ahead: differences are how far the reference stands ahead, reference − model.
+        family: ``reference`` where each difference may be called better or worse; ``pairs`` where these rows also
+            picked the reference, which stands too far ahead of the unluckiest; ``each`` where only one is spoken of,
+            which other rows have picked. Metrics are not adjusted for each other.
 
     Returns:
         Intervals; metrics with fewer than two rows or groups to draw from are left out, and of differences those that
@@ -81,11 +89,23 @@ def compare_rows(
             continue
         for name, values in having.items():
             found.reached[name][metric] = mean_interval(values[kept], units)
-            if name != reference and reference in having:
-                pair = (values[kept], having[reference][kept])
-                less, more = pair if ahead else pair[::-1]
-                found.differences[name][metric] = difference_interval(less, more, units)
+        if reference in having and len(having) > 1:
+            rows = {name: (-1 if ahead else 1) * values[kept] for name, values in having.items()}
+            for name, gap in _differences(rows, reference, units, family).items():
+                found.differences[name][metric] = gap
     return found
+
+
+def _differences(
+    rows: Mapping[str, NDArray[np.float64]], reference: str, units: ArrayLike | None, family: Family
+) -> dict[str, Interval]:
+    """Model − reference of all other models."""
+    others = [name for name in rows if name != reference]
+    gaps = [rows[name] - rows[reference] for name in others]
+    if family == "each":
+        return {name: mean_interval(gap, units) for name, gap in zip(others, gaps, strict=True)}
+    among = [rows[one] - rows[other] for one, other in combinations(others, 2)] if family == "pairs" else []
+    return dict(zip(others, intervals_at_once([*gaps, *among], units), strict=False))
 
 
 EvaluatedOn = Literal["held-out", "training", "other"]

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from vectoruniverse.data.pair_items import PairItems
-from vectoruniverse.evaluation.comparison import Values, compare_rows, means
+from vectoruniverse.evaluation.comparison import Family, Values, compare_rows, means
 from vectoruniverse.evaluation.result import Evaluation, Rivals
 from vectoruniverse.evaluation.retrieval import ZERO_SHOT_AT, Labels, pair_ranks, spread, values_of_ranks
 from vectoruniverse.metrics.ranking import ranks_of_best
@@ -127,25 +127,31 @@ def fit_rivals(training: EmbeddedRows, choosing: EmbeddedRows, metric: str, reca
     return FittedRivals(chosen, best, metric, len(training.image))
 
 
-def beside_rivals(base: Evaluation, adapted: Evaluation | None, groups: ArrayLike | None = None) -> RivalsRecord | None:
+def beside_rivals(
+    base: Evaluation, adapted: Evaluation | None, groups: ArrayLike | None = None, *, picked: bool = False
+) -> RivalsRecord | None:
     """The base, its rivals and the adapted model on the same rows; None where there are no rivals.
 
     Args:
         base: with its rivals.
         adapted: by how much it stands ahead of each is told, with 95 % intervals; None: of the others alone.
         groups: rows that count as one draw (M,), as in ``compare_rows``.
+        picked: whether the best rivals were picked on these very rows, so that all leads are to hold at once.
     """
     if (rivals := base.rivals) is None:
         return None
     models = {"base": base.per_query, **rivals.values, **({"adapted": adapted.per_query} if adapted else {})}
     told = {metric for values in rivals.values.values() for metric in values}
     models = {name: {key: values[key] for key in values if key in told} for name, values in models.items()}
-    ahead = compare_rows(models, "adapted", groups=groups, ahead=True).differences if adapted else {}
+    family: Family = "reference" if picked else "each"
+    paired = compare_rows(models, "adapted", groups=groups, ahead=True, family=family) if adapted else None
+    ahead = {} if paired is None else paired.differences
     how = {"base": "as it is", **rivals.how, "adapted": "trained"}
     return RivalsRecord(
         chosen_by=rivals.chosen_by,
         fitted_on=rivals.fitted_on,
         best=dict(rivals.best),
+        at_once=picked,
         models={
             name: RivalRecord(
                 how=how[name],

@@ -65,8 +65,9 @@ def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]
         given); ``monitor``; ``config``: dotted key → run → value, of settings that the result depends on, where they
         differ; ``metrics``: metric → run → [value, low, high], the last two null without an interval; ``bases``:
         ``runs`` that set out from a base and its ``metrics``, metric → [value, low, high]; ``differences``: run →
-        metric → [estimate, low, high] of its rows minus the first run's; ``no_differences``: run → why there are none;
-        ``validation`` and ``loss``: run → list of [epoch, monitored metric] and of [step, loss].
+        metric → [estimate, low, high] of its rows minus the first run's, where the intervals of all runs in a metric
+        hold at once; ``no_differences``: run → why there are none; ``validation`` and ``loss``: run → list of [epoch,
+        monitored metric] and of [step, loss].
 
     Raises:
         ConfigError: fewer than two runs, too many, one twice, or one that cannot be read.

@@ -7,10 +7,15 @@ variance (G - 1) / G · Σ (m₋g - m)², CR3 of cluster-robust inference (MacKi
 which is not too small where groups are few or differ in size, as the percentile bootstrap's is. The interval is that of
 Student's t with G* - 1 degrees of freedom; G* = (Σ n_g)² / Σ n_g² is the effective number of groups (Kish, 1965), G
 where all are of one size. ``scripts/check_coverage`` simulates how often it holds the truth.
+
+Several means on the same rows that are to hold at once reach further, all by one factor: the quantile of the largest
+|t| of a multivariate t with the jackknife's joint covariance (single-step max-t; Hothorn, Bretz & Westfall, 2008). It
+knows how much the means resemble each other, so it is never wider than Bonferroni's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +24,9 @@ from scipy.special import stdtrit
 
 LEVEL = 0.95
 """Confidence level of every interval."""
+
+DRAWS = 20_000
+"""Draws of the largest |t|; the factor then differs by about 1 % between seeds."""
 
 
 class Interval(NamedTuple):
@@ -41,19 +49,52 @@ def mean_interval(values: ArrayLike, groups: ArrayLike | None = None, *, level: 
         ValueError: values that are not finite or not a vector, groups of another length, fewer than two groups, or a
             level out of range.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or not np.isfinite(values).all():
+    (found,) = intervals_at_once([np.asarray(values, dtype=np.float64)], groups, level=level)
+    return found
+
+
+def intervals_at_once(
+    values: Sequence[NDArray[np.float64]], groups: ArrayLike | None = None, *, level: float = LEVEL
+) -> list[Interval]:
+    """Means over the same rows with intervals that all hold at once; a single one has that of ``mean_interval``.
+
+    Args:
+        values: J vectors, a value of each row (N,), such as the differences of J models from one.
+        groups: as of ``mean_interval``.
+        level: with which all J hold the truth.
+
+    Raises:
+        ValueError: as ``mean_interval``.
+    """
+    if any(one.ndim != 1 or not np.isfinite(one).all() for one in values):
         raise ValueError("an interval needs a vector of finite values; leave out rows without a value")
     if not 0 < level < 1:
         raise ValueError(f"level must be within (0, 1), got {level}")
-    index = group_index(groups, len(values))
-    sums = np.bincount(index, weights=values).astype(np.float64)
+    index = group_index(groups, len(values[0]))
     sizes = np.bincount(index).astype(np.float64)
-    if len(sums) < 2:
+    if len(sizes) < 2:
         raise ValueError("an interval needs at least 2 rows (or groups of rows)")
-    mean, parts = float(values.mean()), jackknife(sums, sizes)
-    reach = float(stdtrit(freedom(sizes), (1 + level) / 2) * np.linalg.norm(parts))
-    return Interval(mean, max(mean - reach, float(values.min())), min(mean + reach, float(values.max())))
+    parts = jackknife(np.stack([np.bincount(index, weights=one) for one in values]).astype(np.float64), sizes)
+    reaches = largest_t(parts, freedom(sizes), level) * np.linalg.norm(parts, axis=1)
+    means = [float(one.mean()) for one in values]
+    return [
+        Interval(mean, max(mean - reach, float(one.min())), min(mean + reach, float(one.max())))
+        for one, mean, reach in zip(values, means, map(float, reaches), strict=True)
+    ]
+
+
+def largest_t(parts: NDArray[np.float64], degrees: float, level: float) -> float:
+    """Quantile of the largest |t| of means whose errors are made of these parts (J, G), as ``jackknife`` gives them."""
+    alone, norms = float(stdtrit(degrees, (1 + level) / 2)), np.linalg.norm(parts, axis=1)
+    moving = norms > 1e-12 * norms.max()  # the mean of a constant has no error
+    if moving.sum() < 2:
+        return alone
+    unit = parts[moving] / norms[moving, None]
+    variances, directions = np.linalg.eigh(unit @ unit.T)
+    random = np.random.default_rng(0)
+    drawn = random.standard_normal((DRAWS, len(variances))) @ (directions * np.sqrt(variances.clip(min=0))).T
+    largest = np.abs(drawn).max(axis=1) * np.sqrt(degrees / random.chisquare(degrees, DRAWS))
+    return max(alone, float(np.quantile(largest, level)))
 
 
 def difference_interval(

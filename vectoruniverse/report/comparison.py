@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -14,7 +15,7 @@ from vectoruniverse.metrics.catalogue import in_order
 from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.figures.runs import colours_of, curves_together, reached
 from vectoruniverse.report.page import Chapter, write_page
-from vectoruniverse.report.tables import NBSP, Table, drawn_over, interval, table
+from vectoruniverse.report.tables import NBSP, Table, drawn_over, hold_at_once, interval, table
 from vectoruniverse.report.verdict import Answer, Outcome, outcome
 
 Record = Mapping[str, Any]
@@ -71,9 +72,11 @@ def answer(record: Record) -> Answer:
     found = [how for how in credible if how in by_outcome]
     parts = [f"{_listed(by_outcome[how])} credibly {how}" for how in found]
     headline = f"{', '.join(parts)} than A in {monitor}" if parts else f"No credible difference from A in {monitor}"
-    ground = f"95 % intervals, paired over the same {drawn_over(record['runs'][0]['drawn_by'])}; each comparison by "
-    ground += "itself, and other seeds not counted."
-    return Answer(found[0] if len(found) == 1 else "unclear", headline, " ".join([*told, ground]))
+    ground = (
+        f"95 % intervals, paired over the same {drawn_over(record['runs'][0]['drawn_by'])}; other seeds not counted."
+    )
+    told += filter(None, [ground, hold_at_once(len(gaps), "differences")])
+    return Answer(found[0] if len(found) == 1 else "unclear", headline, " ".join(told))
 
 
 def rows_are(record: Record) -> str:
@@ -123,7 +126,8 @@ def metric_table(record: Record) -> Table:
 def difference_table(record: Record) -> Table:
     """Paired differences from the first run, a column for each other run that has them."""
     heads = {name: f"{letters(record)[name]} − A [95 %]" for name in record["differences"]}
-    return _wide(record, _renamed(_differences(record), heads), list(heads.values()), sign=True)
+    told = _wide(record, _renamed(_differences(record), heads), list(heads.values()), sign=True)
+    return replace(told, note=hold_at_once(len(heads), "differences"))
 
 
 def _frames(record: Record) -> dict[str, pd.DataFrame]:

@@ -25,15 +25,20 @@ Intervals = Mapping[str, Mapping[str, Sequence[float]]]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table as text: first column left, the others right."""
+    """A table as text: first column left, the others right; below it a note on how it is to be read."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    note: str = ""
 
 
 def table(
-    frame: pd.DataFrame, forms: Mapping[str, tuple[str, Callable[[Any], str]]] | None = None, *, title: str = ""
+    frame: pd.DataFrame,
+    forms: Mapping[str, tuple[str, Callable[[Any], str]]] | None = None,
+    *,
+    title: str = "",
+    note: str = "",
 ) -> Table:
     """A frame as text.
 
@@ -42,11 +47,12 @@ def table(
         forms: column of the frame → its head and how a cell is told, in the order of the table; what a cell lacks
             (None, NaN) stays empty. None: all columns as they are.
         title: above the table.
+        note: below it.
     """
     if forms is not None:
         told = {head: [_told(cell, form) for cell in frame[name]] for name, (head, form) in forms.items()}
         frame = pd.DataFrame(told, index=frame.index, dtype=object)
-    return Table(title, tuple(map(str, frame.columns)), list(frame.itertuples(index=False, name=None)))
+    return Table(title, tuple(map(str, frame.columns)), list(frame.itertuples(index=False, name=None)), note)
 
 
 def _told(cell: Any, form: Callable[[Any], str]) -> str:
@@ -87,7 +93,9 @@ def rivals_table(rivals: RivalsRecord) -> Table:
         cells = [_number(metric, one.reached[metric.name]) if metric.name in one.reached else "" for metric in metrics]
         gap = one.adapted_ahead.get(monitor)
         rows.append((name, *cells, *(interval(*gap, sign=True) if gap else "" for _ in lead), one.how))
-    return Table("", ("model", *(metric.marked for metric in metrics), *lead, "chosen"), rows)
+    leads = sum(monitor in one.adapted_ahead for one in models.values())
+    note = hold_at_once(leads, "leads") if rivals.at_once else "The interval of each lead is by itself." * (leads > 1)
+    return Table("", ("model", *(metric.marked for metric in metrics), *lead, "chosen"), rows, note)
 
 
 def metric_table(metrics: Mapping[str, float]) -> Table:
@@ -109,7 +117,7 @@ def trained_table(parts: Iterable[ParameterCount]) -> Table:
 def markdown_table(shown: Table) -> str:
     """A Markdown table whose cells cannot break it."""
     rule = "|---|" + "---:|" * (len(shown.columns) - 1)
-    return "\n".join([_row(shown.columns), rule, *map(_row, shown.rows)])
+    return "\n".join([_row(shown.columns), rule, *map(_row, shown.rows), *(["", shown.note] if shown.note else [])])
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -133,6 +141,14 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 def _csv_cell(cell: Any) -> str:
     return spreadsheet_cell(cell) if isinstance(cell, str) else _told(cell, str)
+
+
+def hold_at_once(count: int, differences: str) -> str:
+    """What intervals of so many differences in a metric hold for; empty of a single one, which needs no words."""
+    if count < 2:
+        return ""
+    held = f"The intervals of the {count} {differences} in a metric hold at once (max-t)"
+    return f"{held}; metrics are not adjusted for each other."
 
 
 def drawn_over(drawn_by: str | None) -> str:

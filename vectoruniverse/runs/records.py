@@ -214,12 +214,14 @@ class RivalsRecord(Record):
         fitted_on: number of training rows that the rivals were fitted on.
         best: metric → the rival, or ``base``, that came first on the rows that choose.
         models: by name, ``base`` first and ``adapted`` last.
+        at_once: whether the intervals of all leads in a metric hold at once; if not, each by itself.
     """
 
     chosen_by: str
     fitted_on: int
     best: dict[str, str]
     models: dict[str, RivalRecord]
+    at_once: bool = False
 
 
 class Selection(Record):

@@ -139,7 +139,8 @@ def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evalu
     rows: EvaluatedOn = "held-out" if split != "train" and prepared.data.holds_out else "training"
     found = adapted or prepared.task.evaluate(split)
     paired = compare_rows({"adapted": found.per_query, "base": base.per_query}, "base", groups=units)
-    return Comparison(split, base, found, paired, column, rows, rivals=beside_rivals(base, found, units))
+    rivals = beside_rivals(base, found, units, picked=split == "val")
+    return Comparison(split, base, found, paired, column, rows, rivals=rivals)
 
 
 def write_results(prepared: Prepared, outcome: Outcome) -> Findings:

@@ -105,7 +105,8 @@ def _evaluate_without_intruders(layers: LoraAdapter, evaluate: Callable[[], None
 
 def _along(metric: str, values: Sequence[np.ndarray], units: Sequence[str] | None) -> list[Reached]:
     """At each scale the metric, and its paired difference from the base's, which is the first and has none."""
-    paired = compare_rows({str(i): {metric: one} for i, one in enumerate(values)}, "0", groups=units)
+    models = {str(i): {metric: one} for i, one in enumerate(values)}
+    paired = compare_rows(models, "0", groups=units, family="each")
     differences = [None, *(Estimate(*paired.differences[str(i)][metric]) for i in range(1, len(values)))]
     return [(Estimate(*paired.reached[str(i)][metric]), change) for i, change in enumerate(differences)]
 

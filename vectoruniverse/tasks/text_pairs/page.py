@@ -12,7 +12,7 @@ import pandas as pd
 from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.page import Chapter, write_page
 from vectoruniverse.report.tables import NBSP, Table, interval, table
-from vectoruniverse.tasks.text_pairs.encoders import EncoderComparison, answer, as_share, missed_pairs
+from vectoruniverse.tasks.text_pairs.encoders import EncoderComparison, answer, as_share, at_once, missed_pairs
 
 MISSED = 15
 """Pairs shown of those that the best encoder ranks lowest."""
@@ -130,7 +130,7 @@ def difference_table(comparison: EncoderComparison) -> Table:
     wide = frame.pivot(index="encoder", columns="metric", values="told")
     wide = wide.reindex(index=frame["encoder"].unique(), columns=list(units)).reset_index(names="above")
     heads = {key: f"{LABELS.get(key, key)}, {unit} [95{NBSP}%]" for key, (_, unit) in units.items()}
-    return table(wide.rename(columns=heads))
+    return table(wide.rename(columns=heads), note=at_once(comparison))
 
 
 def missed_table(comparison: EncoderComparison) -> Table:
