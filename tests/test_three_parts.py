@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from tests.models.models import save_clip
 from tests.models.text_models import save_encoder
 from vectoruniverse.cli import app
 from vectoruniverse.data.views import to_input
-from vectoruniverse.errors import ConfigError
+from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.experiment import evaluate_base, evaluate_run, report_run, resume, train
 from vectoruniverse.report.run import verdict_of
 from vectoruniverse.sweep.grid import make_grid, parse_over
@@ -291,12 +293,89 @@ def test_an_experiment_s_base_is_evaluated_on_the_test_rows_unless_another_part_
         evaluate_base(experiment("text_pairs", split={"test_fraction": 0}), split="test", display=quiet())
 
 
-def test_a_column_says_which_rows_are_which_and_all_three_are_used(experiment, tmp_path):
-    outcome = train(experiment("text_pairs", split={"column": "part"}), runs_dir=tmp_path / "runs", display=quiet())
+MARKS = ("Training", "train", "dev", "test")
+
+
+@pytest.fixture
+def marked(experiment, shapes, tmp_path):
+    """Write an experiment whose table says in column ``part`` which row is in which part."""
+    root = tmp_path / "marked"
+    shutil.copytree(shapes, root)
+    with (shapes / "metadata.csv").open(encoding="utf-8", newline="") as stream:
+        header, *rows = csv.reader(stream)
+    documents = tmp_path / "documents.csv"
+
+    def write(task, marks=MARKS, **split):
+        repeated = list(itertools.islice(itertools.cycle(marks), len(rows)))
+        tables = {
+            root / "metadata.csv": [[*header, "part"], *([*row, m] for row, m in zip(rows, repeated, strict=True))],
+            documents: [["text", "part"], *([f"The cat sat on {i} mats. It ran.", m] for i, m in enumerate(repeated))],
+        }
+        for file, cells in tables.items():
+            with file.open("w", encoding="utf-8", newline="") as stream:
+                csv.writer(stream).writerows(cells)
+        config = experiment(task, split={"column": "part", **split})
+        place = {"image_text": {"root": str(root)}, "masked_lm": {"source": str(documents), "column": "text"}}
+        return config.model_copy(update={"data": config.data.model_copy(update=place.get(task, {}))})
+
+    return write
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_column_says_which_rows_are_which_and_all_three_are_used(marked, tmp_path, task):
+    config, (train_rows, held_out) = marked(task), (16, 8) if task in ("image_text", "masked_lm") else (32, 8)
+    outcome = train(config, runs_dir=tmp_path / "runs", display=quiet())
     rows = json.loads((outcome.run.path / "rows.json").read_text())
-    assert [len(rows[part]) for part in ("train", "val", "test")] == [32, 8, 8] and rows["others"] == 0
-    two = experiment("text_pairs", split={"column": "part", "test_fraction": 0})
-    assert setup(two).share(two, quiet()).data.counts() == {"training": 32, "validation": 8, "set aside": 8}
+    assert [len(rows[part]) for part in ("train", "val", "test")] == [train_rows, held_out, held_out]
+    assert rows["others"] == 0 and outcome.comparison.split == "test"
+    assert "as column `part` says" in (outcome.run.path / "README.md").read_text()
+    _, again = evaluate_run("latest", runs_dir=tmp_path / "runs", split=None, display=quiet())
+    assert again.adapted.metrics == pytest.approx(dict(outcome.adapted), abs=1e-5)
+    two = marked(task, test_fraction=0.0)
+    counts = setup(two).share(two, quiet()).data.counts()
+    assert counts == {"training": train_rows, "validation": held_out, "set aside": held_out}
+
+
+@pytest.mark.parametrize("task", ["image_text", "masked_lm"])
+def test_validation_rows_that_a_column_does_not_mark_are_drawn_from_its_training_rows(marked, task):
+    only_test = marked(task, ("train", "train", "train", "test"))
+    data = setup(only_test).share(only_test, quiet()).data
+    assert [len(part) for part in data.split] == [20, 4, 8] and data.left_out == 0
+    assert {data.rows[i].split for i in (*data.split.train, *data.split.val)} == {"train"}
+    two = marked(task, ("train", "train", "train", "test"), test_fraction=0.0)
+    assert [len(part) for part in setup(two).share(two, quiet()).data.split] == [24, 8, 0]
+    one = marked(task, ("train",))
+    with pytest.raises(DataError, match="marks no row as val or test"):
+        setup(one).share(one, quiet())
+
+
+def test_a_picture_or_a_document_that_a_column_puts_in_two_parts_is_told(marked, monkeypatch):
+    told = []
+    monkeypatch.setattr(Display, "warn", lambda self, words: told.append(words))
+    config = marked("image_text", ("train", "dev"), group_by="Channel")
+    setup(config).share(config, quiet())
+    assert told == [
+        "16 validation rows have a picture or Channel that a training row has too",
+        "column part marks no test rows: the rows that pick the epoch are also reported",
+    ]
+    told.clear()
+    config = marked("masked_lm")
+    file = Path(config.data.source)
+    file.write_text(file.read_text().replace("on 3 mats", "on 0 mats"), encoding="utf-8")
+    setup(config).share(config, quiet())
+    assert told == ["1 validation and test rows have a text that a training row has too"]
+
+
+def test_a_split_column_that_is_not_there_is_told(marked, experiment):
+    for task in ("image_text", "masked_lm"):
+        config = marked(task, column="parts")
+        with pytest.raises(ConfigError, match="there is no column 'parts'") as caught:
+            setup(config).share(config, quiet())
+        assert caught.value.key == "data.split.column"
+    config = experiment("masked_lm", split={"column": "part"})
+    with pytest.raises(ConfigError, match=r"corpus\.txt is no table and has no columns") as caught:
+        setup(config).share(config, quiet())
+    assert caught.value.key == "data.split.column"
 
 
 @pytest.mark.parametrize("task", TASKS)

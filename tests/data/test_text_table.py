@@ -168,7 +168,7 @@ def test_no_text_is_on_both_sides_whichever_column_it_stands_in() -> None:
         for part in (drawn.split.train, drawn.split.val)
     ]
     assert not texts[0] & texts[1]
-    assert (drawn.held_out, drawn.left_out, drawn.shared) == ("drawn", 0, 0)
+    assert drawn.shared == 0
     assert sorted([*drawn.split.train, *drawn.split.val]) == list(range(350))
     assert len(drawn.split.val) == pytest.approx(70, abs=5)
 
@@ -206,9 +206,9 @@ def marked(*splits: str) -> TextTable:
 def test_the_files_own_split_is_obeyed_and_said() -> None:
     with_val = divide_table(marked("train", "test", "val", "train", "train"), val_fraction=0.5, seed=0)
     assert (with_val.split.train.tolist(), with_val.split.val.tolist()) == ([0, 3, 4], [2])
-    assert (with_val.held_out, with_val.left_out, with_val.shared) == ("val", 1, 0)
+    assert (len(with_val.split.test), with_val.shared) == (0, 0)
     with_test = divide_table(marked("test", "train", "train", "train", "train"), val_fraction=0.5, seed=0)
-    assert (with_test.held_out, with_test.left_out, with_test.split.val.tolist()) == ("test", 0, [0])
+    assert [part.tolist() for part in with_test.split] == [[1, 2, 3, 4], [0], []]
     assert with_test.shared == 1  # t0 is in the last row too
     for one_sided in (("train", "train"), ("val", "test")):
         with pytest.raises(DataError, match="marks no row as"):
@@ -219,10 +219,10 @@ def test_a_column_s_test_rows_are_a_third_part_and_missing_validation_rows_are_d
     shares = {"val_fraction": 0.25, "test_fraction": 0.25, "seed": 0}
     found = divide_table(marked("train", "test", "val", "train", "test"), **shares)
     assert [part.tolist() for part in found.split] == [[0, 3], [2], [1, 4]]
-    assert (found.held_out, found.left_out, found.split.reported) == ("val", 0, "test")
+    assert found.split.reported == "test"
     assert found.shared == 1  # t0 of the last row, a test row, is in the first one
     drawn = divide_table(marked(*["test"] * 2, *["train"] * 14), **shares)
-    assert (drawn.held_out, drawn.split.test.tolist()) == ("test", [0, 1])
+    assert drawn.split.test.tolist() == [0, 1]
     assert len(drawn.split.val) == 4 - len(drawn.split.val) % 4  # rows of one text stay together
     assert sorted([*drawn.split.train, *drawn.split.val]) == list(range(2, 16))
     without = divide_table(marked("train", "val", "train"), **shares)
@@ -260,4 +260,4 @@ def test_the_small_tables_of_the_repository() -> None:
     divided = divide_table(sentiment, val_fraction=0.5, seed=0)
     labels = encode_labels(sentiment.rows)[0]
     assert sorted(divided.split.train) == [0, 1, 2, 3]
-    assert (labels.tolist(), divided.held_out) == ([1, 0, 1, 0, 1, 0], "val")
+    assert labels.tolist() == [1, 0, 1, 0, 1, 0]

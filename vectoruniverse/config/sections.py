@@ -59,6 +59,11 @@ class Division(Section):
         "reported, too.",
     )
     seed: Seed = Field(42, description="Seed of the split; independent of the training seed.")
+    column: str | None = Field(
+        None,
+        description="Column that says `train`, `val` (or `validation`, `dev`) or `test` of each row; null divides by "
+        "val_fraction, test_fraction and seed. Validation rows that it does not mark are drawn from its training rows.",
+    )
     folds: int | None = Field(
         None,
         ge=2,
@@ -87,6 +92,8 @@ class Division(Section):
 
     @model_validator(mode="after")
     def _has_the_fold(self) -> Division:
+        if self.folds is not None and self.column is not None:
+            raise ValueError("folds: the column says which rows are the test; remove folds, or column")
         if self.fold >= (self.folds or 1):
             bound = "needs folds, the number of them" if self.folds is None else f"must be below folds, {self.folds}"
             raise ValueError(f"fold: {bound}, got {self.fold}")

@@ -18,7 +18,7 @@ from typing import NamedTuple, Unpack
 
 from vectoruniverse.data.findings import Finding, Rows
 from vectoruniverse.data.normalise import caseless
-from vectoruniverse.data.splits import Shares, Split, split_rows
+from vectoruniverse.data.splits import Shares, Split, divide
 from vectoruniverse.data.text_file import MAX_BYTES, read_text_file, refuse_unreadable
 from vectoruniverse.data.text_table import is_blank, numbered, read_text_table
 from vectoruniverse.errors import ConfigError, DataError
@@ -43,11 +43,13 @@ class Document:
         id: unique; digest of the sentences, with ``#2``, ``#3``, ... where the same document occurs again.
         name: file, below the folder where there is one, and the line where it begins: ``reviews.csv:12``.
         sentences: at least one; none is empty, white space within is single spaces.
+        split: ``train``, ``val`` or ``test``; None where no column was asked for.
     """
 
     id: str
     name: str
     sentences: tuple[str, ...]
+    split: str | None = None
 
 
 Corpus = Rows[Document]
@@ -59,12 +61,14 @@ class _Text(NamedTuple):
     file: str
     line: int
     text: str
+    split: str | None = None
 
 
 def read_corpus(
     source: Path,
     *,
     column: str | None = None,
+    split_column: str | None = None,
     max_bad_share: float = 0.01,
     max_bytes: int = MAX_BYTES,
     keys: tuple[str, str] = ("data.file", "data.text"),
@@ -77,6 +81,7 @@ def read_corpus(
     Args:
         source: file or folder.
         column: the column of a table; for other sources None.
+        split_column: that of a table which says ``train``, ``val`` or ``test``, as for ``read_text_table``.
         max_bad_share: largest acceptable share of rows or files that hold no text.
         max_bytes: refuse a source with more bytes.
         keys: config keys of source and column, for messages.
@@ -91,18 +96,25 @@ def read_corpus(
         what = "a table is read by one of its columns" if is_table else f"{source.name} is no table and has no columns"
         remedy = f"Name the column in {keys[1]}." if is_table else f"Leave {keys[1]} out."
         raise ConfigError(what, key=keys[1], remedy=remedy)
+    if split_column is not None and not is_table:
+        message, key = f"{source.name} is no table and has no columns", "data.split.column"
+        raise ConfigError(message, key=key, remedy=f"Leave {key} out, and let documents be drawn.")
     found = Corpus(source, [], [])
     if source.is_dir():
         _collect(_folder(found, max_bytes, encoding), found)
     else:
         file = refuse_unreadable(source, key=keys[0], max_bytes=max_bytes)
         if column is not None:
-            named = {"file": keys[0], "text": keys[1]}
             table = read_text_table(
-                file, texts={"text": column}, max_bad_share=max_bad_share, keys=named, encoding=encoding
+                file,
+                texts={"text": column},
+                split_column=split_column,
+                max_bad_share=max_bad_share,
+                keys={"file": keys[0], "text": keys[1], "split": "data.split.column"},
+                encoding=encoding,
             )
             found = Corpus(source, [], table.bad, table.doubts)
-            _collect((_Text(source.name, row.line, row.texts["text"]) for row in table.rows), found)
+            _collect((_Text(source.name, row.line, row.texts["text"], row.split) for row in table.rows), found)
         else:
             _collect(_paragraphs(source.name, read_text_file(file, encoding)), found)
     found.refuse_bad(max_bad_share)
@@ -134,24 +146,29 @@ def split_sentences(text: str) -> list[str]:
 
 
 def divide_corpus(corpus: Corpus, **shares: Unpack[Shares]) -> Split:
-    """Training, validation and test documents; equal documents lie in one part, also where they differ in case,
-    spacing or Unicode form only; arguments as for ``split_rows``.
+    """Training, validation and test documents: as a column says, else equal ones lie in one part; arguments as for
+    ``split_rows``.
 
     Raises:
         DataError: there are fewer documents than parts.
     """
-    ids = [document.id for document in corpus.rows]
-    same = [caseless(" ".join(document.sentences)) for document in corpus.rows]
-    first: dict[str, str] = {}  # the least id of equal documents names their group
-    for text, name in sorted(zip(same, ids, strict=True)):
-        first.setdefault(text, name.partition("#")[0])
-    return split_rows(
-        ids,
-        groups=[first[text] for text in same],
+    return divide(
+        [document.id for document in corpus.rows],
+        [document.split for document in corpus.rows],
+        group_documents(corpus),
         **shares,
         file=corpus.file,
         remedy="Use more documents: rows of a table, files of a folder, or parts of a file with a blank line between.",
     )
+
+
+def group_documents(corpus: Corpus) -> list[str]:
+    """Name the group of each document; equal ones are one, also where they differ in case, spacing or Unicode form."""
+    same = [caseless(" ".join(document.sentences)) for document in corpus.rows]
+    first: dict[str, str] = {}  # the least id of equal documents names their group
+    for text, name in sorted((text, document.id) for text, document in zip(same, corpus.rows, strict=True)):
+        first.setdefault(text, name.partition("#")[0])
+    return [first[text] for text in same]
 
 
 def fingerprint_corpus(corpus: Corpus, split: Split) -> str:
@@ -187,10 +204,10 @@ def _ends(word: str, following: str, *, first: bool) -> bool:
 
 def _collect(texts: Iterable[_Text], found: Corpus) -> None:
     seen: Counter[str] = Counter()
-    for file, line, text in texts:
+    for file, line, text, split in texts:
         if sentences := tuple(split_sentences(text)):
             digest = hashlib.sha256("\n".join(sentences).encode()).hexdigest()[:16]
-            found.rows.append(Document(numbered(digest, seen), f"{file}:{line}", sentences))
+            found.rows.append(Document(numbered(digest, seen), f"{file}:{line}", sentences, split))
         else:
             found.bad.append(Finding("unusable_row", "holds no text", str(found.file), line, file))
 

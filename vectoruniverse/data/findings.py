@@ -59,7 +59,7 @@ KINDS: Mapping[str, Kind] = {
     "leak": Kind(
         "warning",
         "The same or nearly the same picture is in training and in validation.",
-        "Remove one, or name a column in data.split.group_by that holds them together.",
+        "Remove one, or hold them together by data.split.group_by, or by what data.split.column says.",
     ),
     "same_picture": Kind("warning", "Identical picture files, different titles.", "Keep the row with the true title."),
     "repeated_pair": Kind("warning", "Identical picture files with the same title.", "Remove all rows but one."),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NotRequired, TypedDict, TypeVar
+from typing import NamedTuple, NotRequired, TypedDict, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from vectoruniverse.errors import DataError
 
 NO_ROWS = np.array([], dtype=np.int64)
+
+REMEDY = "Use more rows, or group by another column (data.split.group_by)."
+"""What makes more groups."""
 
 
 class Split(NamedTuple):
@@ -60,6 +63,72 @@ class Shares(TypedDict):
     fold: NotRequired[int]
 
 
+def divide(
+    keys: Sequence[str],
+    marks: Sequence[str | None],
+    groups: Sequence[str],
+    *,
+    file: Path | None = None,
+    remedy: str = REMEDY,
+    **shares: Unpack[Shares],
+) -> Split:
+    """Obey a column (``divide_marked``) where ``marks`` are of one, else draw (``split_rows``); arguments as there.
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    if None in marks:
+        return split_rows(keys, groups=groups, file=file, remedy=remedy, **shares)
+
+    def draw(rows: list[int]) -> Split:
+        of_rows, val_fraction, seed = [groups[i] for i in rows], shares["val_fraction"], shares["seed"]
+        names = [keys[i] for i in rows]
+        return split_rows(names, groups=of_rows, file=file, remedy=remedy, val_fraction=val_fraction, seed=seed)
+
+    return divide_marked(keys, marks, draw, file=file, **shares)
+
+
+def divide_marked(
+    keys: Sequence[str],
+    marks: Sequence[str | None],
+    draw: Callable[[list[int]], Split],
+    *,
+    file: Path | None = None,
+    **shares: Unpack[Shares],
+) -> Split:
+    """Obey a column that says ``train``, ``val`` or ``test`` of each row.
+
+    One that marks test rows and no validation rows has the latter drawn from its training rows. Where no third part is
+    wanted (``test_fraction`` 0) its test rows validate, or are in no part if it has validation rows, too.
+
+    Args:
+        keys: a unique name of each row; orders the result.
+        marks: what the column says.
+        draw: divides the training rows, given by their positions, into those that train and those that validate.
+        file: for the message.
+        **shares: as for ``split_rows``, without folds.
+
+    Raises:
+        DataError: no row is marked as training, or none is held out.
+    """
+    assert shares.get("folds") is None, "a column says which rows are the test"
+    held_out = "val" if "val" in marks else "test"
+    for name, wanted in (("train", "train"), (held_out, "val or test")):
+        if name not in marks:
+            raise DataError(
+                f"the split column marks no row as {wanted}",
+                file=file,
+                remedy="Mark some rows so, or name no split column and let them be drawn.",
+            )
+    if shares.get("test_fraction", 0.0) == 0 or (held_out == "test" and shares["val_fraction"] == 0):
+        return parts_by_name(keys, [{"train": "train", held_out: "val"}.get(mark or "") for mark in marks])
+    if held_out == "val":
+        return parts_by_name(keys, marks)
+    train = [i for i, mark in enumerate(marks) if mark == "train"]
+    drawn = {train[i] for i in draw(train).val}
+    return parts_by_name(keys, ["val" if i in drawn else mark for i, mark in enumerate(marks)])
+
+
 def split_rows(
     keys: Sequence[str],
     *,
@@ -70,7 +139,7 @@ def split_rows(
     folds: int | None = None,
     fold: int = 0,
     file: Path | None = None,
-    remedy: str = "Use more rows, or group by another column (data.split.group_by).",
+    remedy: str = REMEDY,
 ) -> Split:
     """Divide rows so that each group lies wholly in one part.
 
@@ -177,6 +246,12 @@ def _choose(sizes: Counter[str], wanted: float, salt: str, *, leave: int) -> set
 def _shuffled(groups: Iterable[str], salt: str) -> list[str]:
     """Groups in an order that depends on nothing but their names and the salt."""
     return sorted(groups, key=lambda group: hashlib.sha256(f"{salt}|{group}".encode()).digest())
+
+
+def count_shared(items: Sequence[Collection[str]], split: Split) -> int:
+    """Number of validation and test rows that have an item in common with a training row; ``items``: of each row."""
+    trained = {item for i in split.train for item in items[i]}
+    return sum(not trained.isdisjoint(items[i]) for i in (*split.val, *split.test))
 
 
 def group_rows(pictures: Sequence[str], column: Sequence[str] | None) -> list[str]:

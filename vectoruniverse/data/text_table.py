@@ -25,8 +25,8 @@ from vectoruniverse.data.text_file import refuse_unreadable
 from vectoruniverse.errors import ConfigError, DataError
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
-_SPLITS["test"] = "test"
+_PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
+_PARTS["test"] = "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def text_rows(
         for role, text in told.items():
             if is_blank(text):
                 raise FaultError(f"{texts[role]} is empty")
-        split, of_label = _split(cells.get("split")), canonical(cells["label"]) if "label" in cells else None
+        split, of_label = part_named(cells.get("split")), canonical(cells["label"]) if "label" in cells else None
         digest = hashlib.sha256(json.dumps([sorted(told.items()), of_label]).encode()).hexdigest()[:16]
         return TextRow(line, numbered(digest, seen), told, of_label, split)
 
@@ -179,6 +179,20 @@ def is_blank(text: str) -> bool:
     return all(unicodedata.category(char)[0] in "CZ" for char in text)
 
 
+def part_named(cell: str | None) -> str | None:
+    """``train``, ``val`` or ``test``, as a cell of a split column says it in one of its words; None without a column.
+
+    Raises:
+        FaultError: it says none of them.
+    """
+    if cell is None:
+        return None
+    word = cell.strip()
+    if word.casefold() not in _PARTS:
+        raise FaultError(f"its split is {shortened(word) or 'empty'}; it should be train, val or test")
+    return _PARTS[word.casefold()]
+
+
 def _keys(texts: Mapping[str, str], given: Mapping[str, str] | None) -> dict[str, str]:
     return {role: f"data.{role}" for role in (*texts, "label", "split", "file", "encoding")} | dict(given or {})
 
@@ -194,12 +208,6 @@ def _refuse_columns(table: Table, asked: Mapping[str, str], key: Mapping[str, st
                 key=key[role],
                 remedy="Name a different column in each.",
             )
-
-
-def _split(cell: str | None) -> str | None:
-    if cell is not None and cell.casefold() not in _SPLITS:
-        raise FaultError(f"its split is {shortened(cell) or 'empty'}; it should be train, val or test")
-    return None if cell is None else _SPLITS[cell.casefold()]
 
 
 def _classes(rows: Sequence[TextRow], file: Path | None) -> tuple[str, ...]:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+
 from vectoruniverse.config.sections import Division
-from vectoruniverse.data.findings import Finding, Rows, RowT
+from vectoruniverse.data.findings import Finding, Rows
 from vectoruniverse.data.splits import Shares, Split
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.terminal import Display, counted
@@ -73,7 +75,16 @@ class Config(Protocol):
         """How they are divided."""
 
 
+class MarkedRow(Protocol):
+    """A row of any task."""
+
+    @property
+    def split(self) -> str | None:
+        """``train``, ``val`` or ``test``, as a column says; None without one."""
+
+
 ConfigT = TypeVar("ConfigT", bound=Config)
+RowT = TypeVar("RowT", bound=MarkedRow)
 
 
 @dataclass(frozen=True)
@@ -115,9 +126,17 @@ class Data(ABC, Generic[ConfigT, RowT]):
     def fingerprint(self) -> str:
         """sha256 over every row and the split: equal data, equal number."""
 
+    @property
     @abstractmethod
+    def kept_together(self) -> str:
+        """What a drawn division keeps in one part, in words."""
+
     def division(self) -> str:
         """How rows were divided, in words."""
+        split = self.config.split
+        if not self.holds_out:
+            return "so it is evaluated on the rows it learned from"
+        return f"{split.drawn}, {self.kept_together}" if split.column is None else f"as column `{split.column}` says"
 
     @property
     def holds_out(self) -> bool:
@@ -126,8 +145,9 @@ class Data(ABC, Generic[ConfigT, RowT]):
 
     @property
     def left_out(self) -> int:
-        """Number of usable rows in no part."""
-        return 0
+        """Number of usable rows in no part: test rows of a column, where no third part is wanted."""
+        used = {*np.concatenate(self.split).tolist()}
+        return sum(row.split == "test" for i, row in enumerate(self.rows) if i not in used)
 
     def earlier_fingerprint(self) -> str:
         """The fingerprint as it was made before runs noted their rows."""
@@ -197,6 +217,17 @@ def lacks_test_rows() -> ConfigError:
         key="data.split.test_fraction",
         remedy="evaluate on val, which picked the epoch too, or train a new run with a test_fraction above 0",
     )
+
+
+def tell_marked(split: Split, config: Division, shared: int, what: str, display: Display) -> None:
+    """Warn where the parts that a column marks are not apart, or lack one; ``shared``: rows held out whose ``what`` (a
+    picture, a text) a training row has too.
+    """
+    if config.column is not None and shared:
+        which = "validation and test" if len(split.test) else "validation"
+        display.warn(f"{shared} {which} rows have a {what} that a training row has too")
+    if config.column is not None and config.test_fraction and not len(split.test):
+        display.warn(f"column {config.column} marks no test rows: the rows that pick the epoch are also reported")
 
 
 def digest(*parts: object) -> str:

@@ -14,12 +14,9 @@ from vectoruniverse.data.splits import Split
 from vectoruniverse.data.text_splits import TextSplit, divide_table, fingerprint_table, group_texts
 from vectoruniverse.data.text_table import TextRow, TextTable, encode_labels, read_text_table
 from vectoruniverse.errors import ConfigError, DataError
-from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, shares, tell_doubts
+from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, shares, tell_doubts, tell_marked
 from vectoruniverse.tasks.text_settings import TextData, TextSplitConfig
 from vectoruniverse.terminal import Display
-
-NOT_HELD_OUT = "nothing"
-"""What a division holds out that evaluates on the training rows."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +26,10 @@ class TextRows(Data[TextData, TextRow]):
     Only a drawn division has groups: where a file says who is held out, its rows may all share some stock text.
 
     Attributes:
-        divided: the rows of each part, and where the division came from.
         labels: class of each row (N,); None where the task has no classes.
         names: of the classes.
     """
 
-    divided: TextSplit
     labels: np.ndarray | None = None
     names: tuple[str, ...] = ()
 
@@ -57,18 +52,9 @@ class TextRows(Data[TextData, TextRow]):
         return fingerprint_table(self.table, self.split)
 
     @property
-    def left_out(self) -> int:
-        """``test`` rows of a file that has validation rows too, where no third part is wanted."""
-        return self.divided.left_out
-
-    def division(self) -> str:
-        """How rows were divided, in words."""
-        if not self.holds_out:
-            return "so it is evaluated on the rows it learned from"
-        if self.divided.held_out != "drawn":
-            return f"as column `{self.config.split.column}` says"
-        whose = " or ".join(self.config.split.together or ["any"])
-        return f"{self.config.split.drawn}, rows that share {whose} text together"
+    def kept_together(self) -> str:
+        """Rows that share a text of these roles, in words."""
+        return f"rows that share {' or '.join(self.config.split.together or ['any'])} text together"
 
     def column(self, role: str) -> list[str]:
         """The texts of a role, row by row."""
@@ -115,14 +101,15 @@ def read_text_rows(
     )
     tell_doubts(table.doubts, table.file, display)
     divided = _divide(table, config) if choice is None else _chosen(table, config, choice)
-    _tell_division(divided, config, display, drawn=choice is None)
+    if choice is None:
+        _tell_division(divided, config, display)
     if label is None:
-        return TextRows(data, table, divided.split, divided.groups, divided)
+        return TextRows(data, table, divided.split, divided.groups)
     if choice is not None:  # rows that are not evaluated may be of classes that the run never knew
         evaluated = np.unique(np.concatenate(divided.split))
         labels = np.full(len(table.rows), -1, dtype=np.int64)
         labels[evaluated], known = encode_labels([table.rows[i] for i in evaluated], names=names, file=table.file)
-        return TextRows(data, table, divided.split, divided.groups, divided, labels, known)
+        return TextRows(data, table, divided.split, divided.groups, labels, known)
     labels, known = encode_labels(table.rows, file=table.file)
     for written in spellings(known):
         told = " and ".join(map(shown, written))
@@ -133,18 +120,14 @@ def read_text_rows(
             file=table.file,
             remedy="give more rows of it, leave it out, or change data.split",
         )
-    return TextRows(data, table, divided.split, divided.groups, divided, labels, known)
+    return TextRows(data, table, divided.split, divided.groups, labels, known)
 
 
-def _tell_division(divided: TextSplit, config: TextSplitConfig, display: Display, *, drawn: bool) -> None:
-    """Warn of parts that are not apart; ``drawn``: as the experiment says, not as a run noted its rows."""
-    if not config.holds_out and drawn:
+def _tell_division(divided: TextSplit, config: TextSplitConfig, display: Display) -> None:
+    """Warn of parts that are not apart."""
+    if not config.holds_out:
         display.warn("no rows are held out: the model is evaluated on the rows it learns from")
-    if divided.shared and divided.held_out in ("val", "test"):
-        which = "validation and test" if len(divided.split.test) else "validation"
-        display.warn(f"{divided.shared} {which} rows have a text that a training row has too")
-    if config.column is not None and config.test_fraction and drawn and not len(divided.split.test):
-        display.warn(f"column {config.column} marks no test rows: the rows that pick the epoch are also reported")
+    tell_marked(divided.split, config, divided.shared, "text", display)
 
 
 def _named(table: TextTable) -> list[NamedRow]:
@@ -158,23 +141,19 @@ def _named(table: TextTable) -> list[NamedRow]:
 
 def _chosen(table: TextTable, config: TextSplitConfig, choice: RowChoice) -> TextSplit:
     split = choice.divide(_named(table), table.file)
-    sides = {row.split for row in table.rows}
-    held_out = "drawn" if config.column is None else "val" if "val" in sides else "test"
-    in_no_part = held_out == "val" and not len(split.test)
-    others = sum(row.split == "test" for row in table.rows) if in_no_part else 0
     groups = None
     if config.holds_out and config.column is None:  # of the chosen rows alone: no other row may tie them together
         chosen = np.unique(np.concatenate(split))
         groups = [row.id for row in table.rows]
         for i, name in zip(chosen, group_texts([table.rows[i] for i in chosen], config.together), strict=True):
             groups[i] = name
-    return TextSplit(split, held_out if config.holds_out else NOT_HELD_OUT, others, 0, groups)
+    return TextSplit(split, groups=groups)
 
 
 def _divide(table: TextTable, config: TextSplitConfig) -> TextSplit:
     if not config.holds_out:
         everything = np.arange(len(table.rows))
-        return TextSplit(Split(everything, everything), NOT_HELD_OUT, 0, 0, None)
+        return TextSplit(Split(everything, everything))
     roles = table.rows[0].texts.keys()
     if other := [role for role in config.together or () if role not in roles]:
         raise ConfigError(f"there is no {other[0]} text here, only {' and '.join(roles)}", key="data.split.together")

@@ -33,11 +33,6 @@ class TextSplitConfig(Division):
         description="Share of the rows held out for validation, which picks the epoch; 0 holds none out and evaluates "
         "on the training rows.",
     )
-    column: str | None = Field(
-        None,
-        description="Column that says `train`, `val` (or `validation`, `dev`) or `test` of each row; null divides by "
-        "val_fraction, test_fraction and seed. Validation rows that it does not mark are drawn from its training rows.",
-    )
     together: list[Literal["text", "first", "second"]] | None = Field(
         None,
         min_length=1,
@@ -63,8 +58,6 @@ class TextSplitConfig(Division):
         if self.val_fraction == 0.0 and self.test_fraction > 0.0 and self.column is None:
             or_none = "test_fraction: needs validation rows, which pick the epoch; give a val_fraction, or 0"
             raise ValueError(or_none if self.folds is None else "folds: need validation rows; give a val_fraction")
-        if self.folds is not None and self.column is not None:
-            raise ValueError("folds: the column says which rows are the test; remove folds, or column")
         if self.together is not None and not drawn:
             raise ValueError(
                 "together: means nothing where rows are not drawn; remove it, or column, or val_fraction: 0"

@@ -378,6 +378,40 @@ def test_identical_pictures_never_straddle(folder: Folder) -> None:
     assert all(leaks(folder, val_fraction=0.3, seed=seed) == [] for seed in range(5))
 
 
+def test_a_column_that_puts_one_picture_into_several_parts_leaks(folder: Folder) -> None:
+    folder.header.append("part")
+    for n, row in enumerate(folder.rows):
+        row.append(("train", "train", "val", "test")[n % 4])
+    folder.file(2).write_bytes(folder.file(0).read_bytes())  # val and train
+    folder.file(7, "p7.jpg").write_bytes(jpeg(picture(3)))  # both test
+    folder.file(7).unlink()
+    folder.file(11, "p11.jpg").write_bytes(jpeg(picture(5)))  # test and train
+    folder.file(11).unlink()
+    report = check(folder, column="part", test_fraction=0.2)
+    found = [leak for leak in report.findings if leak.kind == "leak"]
+    assert (report.train_rows, report.val_rows, report.test_rows) == (6, 3, 3)
+    assert [(leak.place, leak.others) for leak in found] == [
+        (Place(CSV, 4, "p2"), (Place(CSV, 2, "p0"),)),
+        (Place(CSV, 13, "p11"), (Place(CSV, 7, "p5"),)),
+    ]
+    assert found[1].reason == "alike pictures: 1 rows in test, 1 in training"
+    # where test rows are in no part they are not held against training rows
+    assert [leak.place for leak in leaks(folder, column="part")] == [Place(CSV, 4, "p2")]
+
+
+def test_a_row_whose_part_is_no_word_for_one_is_a_finding(folder: Folder) -> None:
+    folder.header.append("part")
+    for n, row in enumerate(folder.rows):
+        row.append(("train", " Validation", "TEST")[n % 3])
+    folder.set(4, "part", "maybe")
+    folder.set(5, "part", " ")
+    report = check(folder, column="part")
+    assert [(found.kind, found.place, found.reason) for found in report.findings] == [
+        ("unusable_row", Place(CSV, 6, "p4"), "its split is 'maybe'; it should be train, val or test"),
+        ("unusable_row", Place(CSV, 7, "p5"), "its split is empty; it should be train, val or test"),
+    ]
+
+
 def test_colours_tell_pictures_of_the_same_shape_apart(folder: Folder) -> None:
     red, green, blue = picture(2).split()
     Image.merge("RGB", (green, red, blue)).save(folder.file(3))
@@ -432,6 +466,8 @@ def test_a_missing_metadata_file_and_an_unknown_column_are_raised(folder: Folder
         check_data(config(folder.root), size=SIZE)
     with pytest.raises(ConfigError, match="no column 'Chanel'"):
         check(folder, group_by="Chanel")
+    with pytest.raises(ConfigError, match="no column 'parts'"):
+        check(folder, column="parts")
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.data.findings import Finding
 from vectoruniverse.data.normalise import canonical, caseless, shown, spellings
 from vectoruniverse.data.pair_items import PairItems, number
-from vectoruniverse.data.splits import Split, group_rows, split_rows
+from vectoruniverse.data.splits import Split, count_shared, divide, group_rows
 from vectoruniverse.data.thumbnails import Pictures, PictureStore, default_cache_dir
 from vectoruniverse.tasks.image_text.metadata import Metadata, Row, group_values
 from vectoruniverse.tasks.image_text.settings import DataConfig
-from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, shares, tell_doubts
+from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, shares, tell_doubts, tell_marked
 from vectoruniverse.terminal import Display
 
 
@@ -41,11 +41,11 @@ class ImageTextData(Data[DataConfig, Row]):
         """What rows of one group have in common."""
         return canonical(self.config.split.group_by or "picture")
 
-    def division(self) -> str:
-        """How rows were divided, in words."""
-        split = self.config.split
-        together = f"grouped by `{split.group_by}`" if split.group_by else "identical pictures together"
-        return f"{split.drawn}, {together}"
+    @property
+    def kept_together(self) -> str:
+        """Pictures, or what a column holds together."""
+        column = self.config.split.group_by
+        return f"grouped by `{column}`" if column else "identical pictures together"
 
     def named_rows(self) -> list[NamedRow]:
         """Every usable row: its picture is what it is, its text and labels are what is right about it."""
@@ -118,13 +118,15 @@ def decode(
         for i, name in zip(chosen, found, strict=True):
             groups[i] = name
     else:
-        split = divide([row.id for row in rows], groups, data.split)
+        split = divide_pictures(rows, groups, data.split, metadata.file)
+        what = f"picture or {canonical(data.split.group_by)}" if data.split.group_by else "picture"
+        tell_marked(split, data.split, count_shared([{group} for group in groups], split), what, display)
     return ImageTextData(data, metadata, split, groups, pictures)
 
 
-def divide(ids: Sequence[str], groups: Sequence[str], config: SplitConfig) -> Split:
-    """The parts that ``data.split`` asks for; errors as of ``split_rows``."""
-    return split_rows(ids, groups=groups, **shares(config))
+def divide_pictures(rows: Sequence[Row], groups: Sequence[str], config: SplitConfig, file: Path | None = None) -> Split:
+    """The parts that ``data.split`` asks for; errors as of ``divide``."""
+    return divide([row.id for row in rows], [row.split for row in rows], groups, file=file, **shares(config))
 
 
 def _named(rows: Sequence[Row], pictures: Pictures) -> list[NamedRow]:

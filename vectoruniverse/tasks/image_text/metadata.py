@@ -26,6 +26,7 @@ from vectoruniverse.data.locate import Finder, by_file, by_id, on_disk
 from vectoruniverse.data.normalise import canonical, closest, listed, one_spelling
 from vectoruniverse.data.table import Table, read_table
 from vectoruniverse.data.text_file import refuse_unreadable
+from vectoruniverse.data.text_table import part_named
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.tasks.image_text.settings import DataConfig
 
@@ -50,6 +51,7 @@ class Row:
         labels: the label cell, split, each in canonical form; in order, each once.
         text: the filled-in template.
         columns: all cells, as they are written, by the canonical form of their column's name.
+        split: ``train``, ``val`` or ``test``; None where no column was asked for.
     """
 
     line: int
@@ -59,6 +61,7 @@ class Row:
     labels: tuple[str, ...]
     text: str
     columns: Mapping[str, str]
+    split: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,8 @@ def read_metadata(data: DataConfig) -> Metadata:
 
     Raises:
         DataError: the file cannot be read as a table, lacks a column, or no usable row is left.
-        ConfigError: ``text``, ``include``, ``exclude`` or ``images`` names something that is not there.
+        ConfigError: ``text``, ``include``, ``exclude``, ``images`` or ``split.column`` names something that is not
+            there.
     """
     folder = on_disk(Path(data.root).expanduser())
     file, root = refuse_unreadable(folder / data.metadata, key="data.root and data.metadata"), _real(folder)
@@ -90,7 +94,7 @@ def read_metadata(data: DataConfig) -> Metadata:
     names = find_columns(table, data)
     template = parse_template(data.text, table.header, names)
     find = by_id(root, data.images, names["id"]) if "file" not in names else by_file(root, file.parent, names["file"])
-    reader = _Reader(data, table.header, names, template, find)
+    reader = _Reader(data, table, names, template, find)
     _refuse_swallowed(table, find)
     found = table.read(reader.row, reader.id)
     if not found.rows:
@@ -167,15 +171,16 @@ class _Reader:
     def __init__(
         self,
         data: DataConfig,
-        header: Sequence[str],
+        table: Table,
         names: Mapping[str, str],
         template: Sequence[tuple[str, str | None]],
         find: Finder,
     ) -> None:
         """``names``: columns by role (id, file, title, labels); ``template``: literals, each with a placeholder."""
         self._separator, self._names, self._template, self._find = data.label_separator, names, template, find
-        self._include = _wanted("data.include", data.include, header)
-        self._exclude = _wanted("data.exclude", data.exclude, header)
+        self._split = _split_column(data.split.column, table)
+        self._include = _wanted("data.include", data.include, table.header)
+        self._exclude = _wanted("data.exclude", data.exclude, table.header)
         self._lines: dict[tuple[str, str], int] = {}  # of the first row with this id, or this picture and text
         self._counts: dict[str, int] = {}  # texts seen under each id that is taken
 
@@ -193,7 +198,8 @@ class _Reader:
         text = "".join(parts).strip()
         if not text:
             raise FaultError("the text is empty", kind="empty_text")
-        return self._unique(Row(line, self.id(columns), self._find(columns), title, labels, text, columns))
+        split = part_named(None if self._split is None else columns[self._split])
+        return self._unique(Row(line, self.id(columns), self._find(columns), title, labels, text, columns, split))
 
     def _labels(self, columns: Mapping[str, str]) -> tuple[str, ...]:
         cell = columns[self._names["labels"]] if "labels" in self._names else ""
@@ -230,6 +236,14 @@ def _wanted(key: str, given: Mapping[str, Sequence[str]], header: Sequence[str])
             raise ConfigError(message, key=key, remedy=f"Choose from {listed(header)}.")
         values.setdefault(canonical(name), set()).update(map(canonical, given[name]))
     return values
+
+
+def _split_column(name: str | None, table: Table) -> str | None:
+    column = None if name is None else canonical(name)
+    if column is not None and column not in table.header:
+        key = "data.split.column"
+        raise ConfigError(table.lacks(column), key=key, remedy=f"Name one of these columns in {key}.")
+    return column
 
 
 def group_values(rows: Sequence[Row], group_by: str | None) -> list[str] | None:

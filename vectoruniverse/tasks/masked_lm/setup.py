@@ -10,9 +10,9 @@ import numpy as np
 
 from vectoruniverse.adapters.base import Host
 from vectoruniverse.adapters.methods import put_on
-from vectoruniverse.data.corpus import Corpus, Document, divide_corpus, fingerprint_corpus, read_corpus
+from vectoruniverse.data.corpus import Corpus, Document, divide_corpus, fingerprint_corpus, group_documents, read_corpus
 from vectoruniverse.data.sentence_pairs import TokenizedDocuments, collect_documents
-from vectoruniverse.data.splits import by_part
+from vectoruniverse.data.splits import by_part, count_shared
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.pretraining import (
@@ -27,7 +27,7 @@ from vectoruniverse.models.source import find_source
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.masked_lm.settings import CorpusData, MaskedLmExperiment
 from vectoruniverse.tasks.masked_lm.task import MaskedLmTask
-from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, shares, tell_doubts
+from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, shares, tell_doubts, tell_marked
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_encoders import text_targets
 from vectoruniverse.terminal import Display
@@ -73,9 +73,10 @@ class Documents(Data[CorpusData, Document]):
         """sha256 over every document and the split."""
         return fingerprint_corpus(self.table, self.split)
 
-    def division(self) -> str:
-        """How documents were divided, in words."""
-        return f"{self.config.split.drawn}, equal documents together"
+    @property
+    def kept_together(self) -> str:
+        """Equal documents, in words."""
+        return "equal documents together"
 
     def sentences(self, part: np.ndarray) -> list[tuple[str, ...]]:
         """Documents of a side, sentence by sentence."""
@@ -110,10 +111,18 @@ def read_documents(config: CorpusData, display: Display, choice: RowChoice | Non
     """Read and divide the documents: by ``choice``, else as ``data.split`` says."""
     source = Path(config.source).expanduser()
     column = config.column if source.suffix.lower() in TABLES else None
-    corpus = read_corpus(source, column=column, keys=("data.source", "data.column"), encoding=config.encoding)
+    corpus = read_corpus(
+        source,
+        column=column,
+        split_column=config.split.column,
+        keys=("data.source", "data.column"),
+        encoding=config.encoding,
+    )
     tell_doubts(corpus.doubts, source, display)
     if choice is None:
         split = divide_corpus(corpus, **shares(config.split))
+        shared = count_shared([{group} for group in group_documents(corpus)], split)
+        tell_marked(split, config.split, shared, "text", display)
     else:
         split = choice.divide(_named(corpus), corpus.file)
     return Documents(config, corpus, split, None)

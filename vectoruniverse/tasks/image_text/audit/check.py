@@ -18,7 +18,7 @@ from vectoruniverse.tasks.image_text.audit import near, picture_checks, row_chec
 from vectoruniverse.tasks.image_text.audit.picture_checks import Seen, seen
 from vectoruniverse.tasks.image_text.audit.report import DataReport
 from vectoruniverse.tasks.image_text.audit.stats import DataStats, TokenCounter, data_stats
-from vectoruniverse.tasks.image_text.data import decode_pictures, divide, group_by
+from vectoruniverse.tasks.image_text.data import decode_pictures, divide_pictures, group_by
 from vectoruniverse.tasks.image_text.metadata import Metadata, Row, read_metadata
 from vectoruniverse.tasks.image_text.settings import DataConfig
 
@@ -146,7 +146,7 @@ def _divide(pictures: Seen, groups: Sequence[Sequence[int]], data: DataConfig) -
     rows, config = pictures.rows, data.split
     joined = group_by(config.group_by, rows, pictures.decoded)
     try:
-        split = divide([row.id for row in rows], joined, config)
+        split = divide_pictures(rows, joined, config)
     except DataError as error:
         return None, [Finding("no_split", error.message, data.metadata)]
     return split, list(picture_checks.leak_findings(pictures, groups, split))

@@ -145,9 +145,10 @@ def leak_findings(pictures: Seen, groups: Sequence[Sequence[int]], split: Split)
     group_of = {square: index for index, group in enumerate(groups) for square in group}
     keys = [group_of.get(square, f"alone {square}") for square in pictures.squares]
     for positions in _grouped(keys):
-        found = {name: [i for i in positions if part_of[i] == name] for name in parts}
-        (most_sealed, *_), *rest = ((name, rows) for name, rows in found.items() if rows)
-        if rest:
+        found = {name: [i for i in positions if part_of.get(i) == name] for name in parts}
+        named = [(name, rows) for name, rows in found.items() if rows]
+        if len(named) > 1:
+            (most_sealed, *_), *rest = named
             counts = f"{len(found[most_sealed])} rows in {most_sealed}, "
             counts += ", ".join(f"{len(rows)} in {name}" for name, rows in rest)
             first, *others = map(pictures.place, [i for rows in found.values() for i in rows])
