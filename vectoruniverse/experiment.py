@@ -331,7 +331,7 @@ def find_lr(experiment: Experiment, display: Display, *, steps: int = PROBE_STEP
 def _warnings(prepared: Prepared, steps: int) -> list[str]:
     """What a person should know before ``steps`` updates are made."""
     misfit = schedule_misfit(prepared.experiment.train, steps)
-    return [*prepared.warnings(), *([] if misfit is None else [misfit])]
+    return [] if misfit is None else [misfit]
 
 
 def _execute(

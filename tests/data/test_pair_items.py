@@ -66,18 +66,7 @@ def test_texts_are_the_same_whatever_their_case_space_and_form():
     assert items.first.tolist() == [0, 0, 1, 1] and items.second.tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_rows_that_share_an_item_are_counted_as_a_slow_search_does(seed):
-    items = crossed(seed, rows=30)
-    others = [
-        sum(j != i and bool(items.first[i] == items.first[j] or items.second[i] == items.second[j]) for j in range(30))
-        for i in range(30)
-    ]
-    assert items.sharing() == (sum(count > 0 for count in others), pytest.approx(np.mean(others)))
-
-
 def test_rows_that_share_nothing_are_told_apart():
     items = PairItems(np.arange(5), np.arange(5))
-    assert items.sharing() == (0, 0.0)
     assert items.gallery().tolist() == items.answers()[1].tolist() == list(range(5))
     assert number(["b", "a", "b"]).tolist() == [0, 1, 0]

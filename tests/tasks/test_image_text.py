@@ -54,9 +54,9 @@ def make_task(folder, *, views=2, augmentation=RANDOM, text_is_random=False, dro
     )
     seen = []
 
-    def loss(given):
+    def loss(given, relations):
         seen.append(dict(given))
-        return losses.info_nce(given, logit_scale=20.0, pairs=("IT",))
+        return losses.info_nce(given, relations, logit_scale=20.0, pairs=("IT",))
 
     task = ImageTextTask(
         encoder, train=pairs, val=pairs, loss=loss, augmentation=augmentation, views=views,

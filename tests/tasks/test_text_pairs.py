@@ -26,9 +26,9 @@ def make_task(*, dropout=0.0, text_is_random=False):
     pairs = TextPairs(encoder.tokenize(FIRST), encoder.tokenize(SECOND), same_texts(FIRST, SECOND))
     seen = []
 
-    def loss(given):
+    def loss(given, relations):
         seen.append(dict(given))
-        return losses.info_nce(given, logit_scale=20.0, pairs=("IT",))
+        return losses.info_nce(given, relations, logit_scale=20.0, pairs=("IT",))
 
     task = TextPairsTask(
         encoder, train=pairs, val=pairs, loss=loss, text_is_random=text_is_random, recall_at=(1, 5), eval_batch=4

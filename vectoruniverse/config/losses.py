@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vectoruniverse.config.sections import Positive, Section
+from vectoruniverse.config.sections import Positive, Section, Share
 
 PairKind = Literal["II", "TT", "I+I+", "T+T+", "IT", "I+T", "IT+", "I+T+", "II+", "TT+"]
 
@@ -16,6 +16,28 @@ def _refuse_self_pairs(key: str, pairs: Sequence[str]) -> None:
     for pair in pairs:
         if pair in ("II", "TT", "I+I+", "T+T+"):
             raise ValueError(f"{key}: {pair} pairs a vector with itself; its cosine is always 1")
+
+
+class NegativesConfig(Section):
+    """Which rows of a batch are pushed apart; rows of the same picture or text never are."""
+
+    labels: Literal["off", "mask", "soft", "positive"] = Field(
+        "off",
+        description="Rows that share a label: `off`: are pushed apart like others; `mask`: are not; `soft`: are as far "
+        "as their labels differ (Jaccard), and drawn together as far as they agree; `positive`: are drawn together.",
+    )
+    groups: Literal["off", "mask"] = Field(
+        "off",
+        description="Rows with the same value of `data.split.group_by`: `off`: are pushed apart like others; `mask`: "
+        "say nothing about each other.",
+    )
+    max_masked: Share = Field(
+        0.9,
+        description="Refuse to train where more than this share of the pairs of training rows are not pushed apart.",
+    )
+
+
+NEGATIVES = Field(default_factory=NegativesConfig, description="Which other rows of a batch a row is pushed away from.")
 
 
 class AlignmentAnisotropyConfig(Section):
@@ -39,11 +61,17 @@ class AlignmentAnisotropyConfig(Section):
     alignment_weight: Positive = Field(1.0, description="Weight of the alignment part.")
     anisotropy_weight: float = Field(1.0, ge=0.0, le=1e6, description="Weight of the anisotropy part.")
     symmetric: bool = Field(False, description="Average the log-sum over rows and over columns (log_sum_exp).")
+    negatives: NegativesConfig = NEGATIVES
 
     @model_validator(mode="after")
     def _meaningful(self) -> AlignmentAnisotropyConfig:
         if self.form == "linear" and self.symmetric:
             raise ValueError("symmetric changes nothing in the linear form, whose sum is the same both ways; remove it")
+        if self.negatives.labels == "positive":
+            raise ValueError(
+                "negatives.labels: positive is for info_nce and siglip; the alignment draws only views of one row "
+                "together, so that mask does the same here"
+            )
         _refuse_self_pairs("alignment_pairs", self.alignment_pairs)
         return self
 
@@ -54,6 +82,7 @@ class InfoNceConfig(Section):
     name: Literal["info_nce"] = Field(description="Which loss.")
     temperature: Positive | None = Field(None, description="Divides the cosine; null takes the model's logit scale.")
     pairs: list[PairKind] = Field(default=["IT"], min_length=1, description="Kinds of pairs; the losses are averaged.")
+    negatives: NegativesConfig = NEGATIVES
 
     @model_validator(mode="after")
     def _meaningful(self) -> InfoNceConfig:
@@ -69,6 +98,7 @@ class SiglipConfig(Section):
     bias: float | None = Field(
         None, ge=-1e6, le=1e6, description="Added to the logits; null takes the model's logit bias."
     )
+    negatives: NegativesConfig = NEGATIVES
 
 
 LossConfig = Annotated[AlignmentAnisotropyConfig | InfoNceConfig | SiglipConfig, Field(discriminator="name")]

@@ -66,13 +66,6 @@ class PairItems:
         unite(groups, self.first, seconds)
         return number(groups[self.first].tolist())
 
-    def sharing(self) -> tuple[int, float]:
-        """How many pairs share an item with another one, and with how many others a pair does on average."""
-        together = self.first * (int(self.second.max(initial=0)) + 1) + self.second
-        a, b, both = (_others(items) for items in (self.first, self.second, together))
-        others = a + b - both  # a pair that stands twice shares both items, and counts once
-        return int((others > 0).sum()), float(others.mean())
-
 
 def same_texts(first: Sequence[str], second: Sequence[str]) -> PairItems:
     """Pairs of texts, where texts that differ only in case, white space or Unicode form are the same."""
@@ -83,9 +76,3 @@ def number(values: Sequence[Hashable]) -> NDArray[np.int64]:
     """Number (N,) values in the order of their first occurrence; equal values have equal numbers."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
-
-
-def _others(items: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many other rows have the row's item (N,)."""
-    _, place, count = np.unique(items, return_inverse=True, return_counts=True)
-    return (count[place] - 1).astype(np.int64)

@@ -8,7 +8,6 @@ from typing import Protocol
 from torch import Tensor
 
 from vectoruniverse.config.losses import AlignmentAnisotropyConfig, InfoNceConfig, SiglipConfig
-from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.losses import contrastive as losses
 
 
@@ -27,15 +26,20 @@ class Scaled(Protocol):
 def build_loss(config: object, model: Scaled | None) -> losses.ViewLoss:
     """The configured loss; ``model`` gives the logit scalars that the configuration leaves open."""
     if isinstance(config, AlignmentAnisotropyConfig):
-        return partial(losses.alignment_anisotropy, **config.model_dump(exclude={"name"}))
+        return partial(losses.alignment_anisotropy, **config.model_dump(exclude={"name", "negatives"}))
     assert isinstance(config, InfoNceConfig | SiglipConfig)
     given = None if config.temperature is None else 1.0 / config.temperature
     if isinstance(config, InfoNceConfig):
         pairs = tuple(config.pairs)
-        return lambda views: losses.info_nce(views, logit_scale=_given(given, model, "logit_scale"), pairs=pairs)
+        return lambda views, relations: losses.info_nce(
+            views, relations, logit_scale=_given(given, model, "logit_scale"), pairs=pairs
+        )
     bias = config.bias
-    return lambda views: losses.siglip(
-        views, logit_scale=_given(given, model, "logit_scale"), logit_bias=_given(bias, model, "logit_bias")
+    return lambda views, relations: losses.siglip(
+        views,
+        relations,
+        logit_scale=_given(given, model, "logit_scale"),
+        logit_bias=_given(bias, model, "logit_bias"),
     )
 
 
@@ -46,21 +50,3 @@ def _given(value: float | None, model: Scaled | None, name: str) -> Tensor | flo
     assert model is not None, "the configuration gives what the model has not"
     scalar: Tensor = getattr(model, name)
     return scalar
-
-
-def false_negatives(items: PairItems, batch_size: int, shared: str) -> list[str]:
-    """One sentence where training rows share an item, which every loss here counts as wrong within a batch.
-
-    Args:
-        items: of the training rows.
-        batch_size: rows of a batch.
-        shared: what rows may share, in words.
-    """
-    rows, others = items.sharing()
-    if not rows:
-        return []
-    count = len(items)
-    negatives = min(batch_size, count) - 1
-    wrong = others * negatives / (count - 1)  # a batch is drawn without replacement
-    told = f"{rows:,} of {count:,} training rows share their {shared} with another one; within a batch the loss pushes"
-    return [f"{told} such rows apart: on average {wrong:.2g} of a row's {negatives} negatives are right answers"]

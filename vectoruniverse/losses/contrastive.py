@@ -5,7 +5,9 @@ a mapping ``{"I": (B, E), "T": (B, E), "I+": (B, E), "T+": (B, E)}`` of L2-norma
 second view of each. Row i of every view describes example i. Where nothing was random, two keys may hold the same
 tensor object; a pair that is the same twice is then computed once.
 
-A *pair kind* names two views: ``"IT"``, ``"I+T"``, ``"II+"``, ``"TT"``, ...
+A *pair kind* names two views: ``"IT"``, ``"I+T"``, ``"II+"``, ``"TT"``, ... Which rows of a batch are
+negatives and positives of each other, and with which weights w and q, is told by ``losses.negatives.Relations``;
+without it all other rows are negatives.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
+
+from vectoruniverse.losses.negatives import Relations
 
 Views = Mapping[str, Tensor]
 
@@ -37,7 +41,7 @@ class LossValue:
         total: the scalar to minimise.
         parts: its named scalars, detached, for people.
         chance: what it is when all rows look alike, so that nothing tells them apart; None where that depends on
-            settings and not on the number of rows alone.
+            settings and not on the rows alone.
     """
 
     total: Tensor
@@ -45,12 +49,13 @@ class LossValue:
     chance: float | None = None
 
 
-ViewLoss = Callable[[Views], LossValue]
+ViewLoss = Callable[[Views, Relations], LossValue]
 """A loss with all its settings made."""
 
 
 def alignment_anisotropy(
     views: Views,
+    relations: Relations | None = None,
     *,
     form: Literal["linear", "log_sum_exp"],
     temperature: float,
@@ -65,14 +70,16 @@ def alignment_anisotropy(
     With a, b the two views of a pair kind and τ the temperature, row i contributes::
 
         alignment_i                = -(1/τ) Σ_pairs a_i·b_i
-        anisotropy_i (log_sum_exp) = Σ_pairs log Σ_{j≠i} exp(a_i·b_j / τ)
-        anisotropy_i (linear)      = (1/N) Σ_{j≠i} Σ_pairs a_i·b_j        (not divided by τ)
+        anisotropy_i (log_sum_exp) = Σ_pairs log Σ_{j≠i} w_ij exp(a_i·b_j / τ)      (0 for a row without negatives)
+        anisotropy_i (linear)      = (1/N) Σ_{j≠i} w_ij Σ_pairs a_i·b_j             (not divided by τ)
 
-    and each part is the mean of its rows. The linear form takes O(N·E) time and memory. It is minimal, too, when the
-    rows sit on two opposite points, at effective rank 1; the log-sum-exp form is not.
+    and each part is the mean of its rows. The linear form takes O(N·E) memory, and time where rows are of few kinds
+    (``Relations.sum_of_products``). It is minimal, too, when the rows sit on two opposite points, at effective rank 1;
+    the log-sum-exp form is not. Only the views of one row are drawn together: q is not used.
 
     Args:
         views: unit rows (B, E) by view; B ≥ 2.
+        relations: of the rows.
         form: which anisotropy.
         temperature: τ > 0.
         alignment_pairs: pair kinds of the alignment.
@@ -88,20 +95,25 @@ def alignment_anisotropy(
     Raises:
         ValueError: fewer than two rows, an unknown pair kind, or a view that a pair needs and nobody gave.
     """
-    _check_rows(views)
+    relations = _checked(views, relations)
     if anisotropy_pairs is None:
         anisotropy_pairs = LINEAR_ANISOTROPY_PAIRS if form == "linear" else LOG_SUM_EXP_ANISOTROPY_PAIRS
     alignment = -_sum_over_pairs(views, alignment_pairs, _mean_cosine) / temperature
-    if form == "linear":
-        anisotropy = _sum_over_pairs(views, anisotropy_pairs, _linear_anisotropy)
-    else:
-        anisotropy = _sum_over_pairs(
-            views, anisotropy_pairs, lambda a, b: _log_sum_exp_anisotropy(a, b, temperature, symmetric=symmetric)
-        )
     chance = None
-    if form == "log_sum_exp" and alignment_weight * len(alignment_pairs) == anisotropy_weight * len(anisotropy_pairs):
-        # with every cosine c, the two parts are -K c/τ and K (c/τ + ln(B - 1))
-        chance = anisotropy_weight * len(anisotropy_pairs) * math.log(_rows(views) - 1)
+    if form == "linear":
+        rows = len(relations.kind)
+        anisotropy = _sum_over_pairs(views, anisotropy_pairs, relations.sum_of_products) / rows**2
+    else:
+        weights, _ = relations.weights(next(iter(views.values())))
+        anisotropy = _sum_over_pairs(
+            views,
+            anisotropy_pairs,
+            lambda a, b: _log_sum_exp_anisotropy(a, b, weights, temperature, symmetric=symmetric),
+        )
+        if alignment_weight * len(alignment_pairs) == anisotropy_weight * len(anisotropy_pairs):
+            # with every cosine c, the two parts are -K c/τ and K (c/τ + mean ln Σ_j w_ij)
+            mean = float(weights.sum(dim=1).log().mean())
+            chance = anisotropy_weight * len(anisotropy_pairs) * mean if math.isfinite(mean) else None
     return LossValue(
         total=alignment_weight * alignment + anisotropy_weight * anisotropy,
         parts={"alignment": alignment.detach(), "anisotropy": anisotropy.detach()},
@@ -109,15 +121,26 @@ def alignment_anisotropy(
     )
 
 
-def info_nce(views: Views, *, logit_scale: Tensor | float, pairs: Sequence[str] = ("IT",)) -> LossValue:
+def info_nce(
+    views: Views,
+    relations: Relations | None = None,
+    *,
+    logit_scale: Tensor | float,
+    pairs: Sequence[str] = ("IT",),
+) -> LossValue:
     r"""Symmetric cross-entropy of each row against the batch, the loss of CLIP (arXiv:2103.00020).
 
-    With S = logit_scale · a bᵀ for a pair kind (a, b)::
+    With S = logit_scale · a bᵀ for a pair kind (a, b), and the softmax over the rows j that are negatives or positives
+    of i (w_ij + q_ij > 0)::
 
-        loss = -(1/2N) Σ_i [ log softmax_j(S_ij)_{j=i} + log softmax_j(S_ji)_{j=i} ],   averaged over the pair kinds
+        t_ij = q_ij / Σ_k q_ik                       (1 for j = i, where a row has no other positive)
+        loss = -(1/2N) Σ_ij t_ij [ log softmax_j(S_ij) + log softmax_j(S_ji) ],   averaged over the pair kinds
+
+    Rows with several positives are those of UniCL (arXiv:2204.03610) and SupCon (arXiv:2004.11362, its L_out).
 
     Args:
         views: unit rows (B, E) by view; B ≥ 2.
+        relations: of the rows.
         logit_scale: multiplies the cosines (1 / temperature); a tensor may be trained.
         pairs: pair kinds of two different views.
 
@@ -127,41 +150,53 @@ def info_nce(views: Views, *, logit_scale: Tensor | float, pairs: Sequence[str] 
     Raises:
         ValueError: fewer than two rows, an unknown pair kind, a pair of a view with itself, or a missing view.
     """
-    _check_rows(views)
+    relations = _checked(views, relations)
     if selves := [kind for kind in pairs if len(set(_PAIR_KINDS.get(kind, ()))) == 1]:
         raise ValueError(f"pair kind {selves[0]} contrasts a view with itself: every row is its own best match")
+    negative, positive = relations.weights(next(iter(views.values())))
+    left_out = negative + positive == 0.0  # symmetric, as both are
+    targets = positive / positive.sum(dim=1, keepdim=True)
+    nothing = torch.finfo(targets.dtype).min / 2  # of which the softmax is 0, and that times a target of 0 is 0
     losses: dict[str, Tensor] = {}
     for kind in pairs:
-        a, b = _views_of(views, kind)
-        logits = logit_scale * _cosines(a, b)  # (B, B)
-        diagonal = torch.arange(len(logits), device=logits.device)
-        losses[kind] = (cross_entropy(logits, diagonal) + cross_entropy(logits.T, diagonal)) / 2
+        logits = (logit_scale * _cosines(*_views_of(views, kind))).masked_fill(left_out, nothing)  # (B, B)
+        losses[kind] = (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
     total = torch.stack([losses[kind] for kind in pairs]).mean()
-    return LossValue(total, {kind: loss.detach() for kind, loss in losses.items()}, chance=math.log(_rows(views)))
+    chance = float((~left_out).sum(dim=1).log().mean())
+    return LossValue(total, {kind: loss.detach() for kind, loss in losses.items()}, chance)
 
 
-def siglip(views: Views, *, logit_scale: Tensor | float, logit_bias: Tensor | float) -> LossValue:
+def siglip(
+    views: Views,
+    relations: Relations | None = None,
+    *,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float,
+) -> LossValue:
     r"""Each picture against each text, yes or no: the pairwise sigmoid loss of SigLIP (arXiv:2303.15343).
 
-    With x the pictures "I", y the texts "T", and z_ij = 1 for i = j, else -1::
+    With x the pictures "I", y the texts "T", and S_ij = logit_scale · x_i·y_j + logit_bias::
 
-        loss = -(1/N) Σ_ij log sigmoid(z_ij (logit_scale · x_i·y_j + logit_bias))
+        loss = -(1/N) Σ_ij [ q_ij log sigmoid(S_ij) + w_ij log sigmoid(-S_ij) ]
+
+    which is the paper's, yes for i = j and else no, where all other rows are negatives.
 
     Args:
         views: unit rows (B, E) with the keys "I" and "T"; B ≥ 2.
+        relations: of the rows.
         logit_scale: multiplies the cosines; a tensor may be trained.
         logit_bias: added to the logits; a tensor may be trained.
 
     Returns:
-        The loss and its two summands: ``positive`` (i = j) and ``negative`` (i ≠ j).
+        The loss and its two summands: ``positive`` (of q) and ``negative`` (of w).
 
     Raises:
         ValueError: fewer than two rows, or a missing view.
     """
-    _check_rows(views)
+    relations = _checked(views, relations)
     logits = logit_scale * _cosines(*_views_of(views, "IT")) + logit_bias  # (B, B)
-    positive = -logsigmoid(logits.diagonal()).mean()
-    negative = -logsigmoid(-logits.masked_fill(_diagonal(logits), -torch.inf)).sum() / len(logits)
+    w, q = relations.weights(logits)
+    positive, negative = (-(weights * logsigmoid(s)).sum() / len(s) for weights, s in ((q, logits), (w, -logits)))
     return LossValue(total=positive + negative, parts={"positive": positive.detach(), "negative": negative.detach()})
 
 
@@ -170,17 +205,16 @@ def _mean_cosine(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=1).mean()
 
 
-def _linear_anisotropy(a: Tensor, b: Tensor) -> Tensor:
-    """(1/N²) Σ_i Σ_{j≠i} a_i·b_j of rows (B, E), as ((Σa)·(Σb) - Σ a_i·b_i) / N²: no (B, B) matrix is made."""
-    return ((a.sum(dim=0) * b.sum(dim=0)).sum() - (a * b).sum()) / len(a) ** 2
+def _log_sum_exp_anisotropy(a: Tensor, b: Tensor, weights: Tensor, temperature: float, *, symmetric: bool) -> Tensor:
+    """(1/N) Σ_i log Σ_j weights_ij exp(a_i·b_j / τ) of unit rows (B, E) and symmetric weights (B, B)."""
+    alone = ~weights.any(dim=1)
+    # the log of an empty sum is -∞ and its gradient NaN: a row without negatives stands in itself, and is left out then
+    logits = _cosines(a, b) / temperature + (weights + alone.diag()).log()  # (B, B)
 
+    def mean(logits: Tensor) -> Tensor:
+        return logits.logsumexp(dim=1).masked_fill(alone, 0.0).mean()
 
-def _log_sum_exp_anisotropy(a: Tensor, b: Tensor, temperature: float, *, symmetric: bool) -> Tensor:
-    """(1/N) Σ_i log Σ_{j≠i} exp(a_i·b_j / τ) of unit rows (B, E)."""
-    logits = _cosines(a, b) / temperature  # (B, B)
-    logits = logits.masked_fill(_diagonal(logits), -torch.inf)
-    rows = logits.logsumexp(dim=1).mean()
-    return (rows + logits.logsumexp(dim=0).mean()) / 2 if symmetric else rows
+    return (mean(logits) + mean(logits.T)) / 2 if symmetric else mean(logits)
 
 
 def _sum_over_pairs(views: Views, kinds: Sequence[str], part: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -202,25 +236,17 @@ def _views_of(views: Views, kind: str) -> tuple[Tensor, Tensor]:
     return views[first], views[second]
 
 
-def _rows(views: Views) -> int:
-    return len(next(iter(views.values())))
-
-
-def _check_rows(views: Views) -> None:
-    """Refuse views of different shapes, and a batch without negatives."""
+def _checked(views: Views, relations: Relations | None) -> Relations:
+    """The relations of the rows; refuses views of different shapes, and a batch without other rows."""
     shapes = {tuple(rows.shape) for rows in views.values()}
     if len(shapes) > 1:
         raise ValueError(f"views must have one shape, got {', '.join(map(str, sorted(shapes)))}")
-    if not shapes or next(iter(shapes))[0] < 2:
+    if not shapes or (count := next(iter(shapes))[0]) < 2:
         raise ValueError("a contrastive loss needs at least 2 rows in a batch: the other rows are the negatives")
+    return Relations.strangers(count) if relations is None else relations
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
     """All cosines (B, B) of unit rows, in the rows' own precision: under autocast they would lose all but 8 bits."""
     with torch.autocast(a.device.type, enabled=False):
         return a @ b.T
-
-
-def _diagonal(matrix: Tensor) -> Tensor:
-    """Mask (B, B) of the diagonal."""
-    return torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)

@@ -140,10 +140,6 @@ class Prepared(ABC):
         """What model card and report tell of the task beside what is told of every run, in Markdown."""
         return {}
 
-    def warnings(self) -> Sequence[str]:
-        """What a person should know of the training rows before the first step."""
-        return ()
-
     def remarks(self) -> tuple[str, ...]:
         """What of the settings has no effect here, though each by itself is sound; a sentence each."""
         return ()

@@ -21,14 +21,14 @@ class StepLoss:
         parts: named parts of it, for people.
         embeddings: rows of the shared space (N, E) whose effective rank is watched; None where there is no such space.
         chance: the total of a model that tells no row of this batch from another; None where nobody knows it.
-        watched: named scalars that are trained and that people should see.
+        watched: named scalars that are no part of the loss and that people should see.
     """
 
     total: Tensor
     parts: Mapping[str, Tensor]
     embeddings: Tensor | None = None
     chance: float | None = None
-    watched: Mapping[str, Tensor] = field(default_factory=dict)
+    watched: Mapping[str, Tensor | float] = field(default_factory=dict)
 
 
 class Task(Protocol):

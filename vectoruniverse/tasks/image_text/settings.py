@@ -201,6 +201,8 @@ class ImageTextExperiment(Experiment):
     def _consistent(self) -> ImageTextExperiment:
         if self.views.count == 1 and any("I+" in pair for pair in loss_pairs(self.loss)):
             raise ValueError("views.count: 1 gives no I+, which loss pairs with I+ need; choose pairs without it")
+        if self.loss.negatives.groups != "off" and self.data.split.group_by is None:
+            raise ValueError("loss.negatives.groups: needs the column of groups; name it in data.split.group_by")
         if self.train.preserve is not None and self.draws_base:
             raise ValueError("train.preserve: a model of random weights knows nothing to preserve; remove it")
         return self

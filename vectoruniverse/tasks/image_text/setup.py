@@ -22,7 +22,8 @@ from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.retrieval import Embeddings
-from vectoruniverse.losses.build import build_loss, false_negatives
+from vectoruniverse.losses.build import build_loss
+from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, local_source
 from vectoruniverse.report.run import Findings, Rows, retrieval_findings
 from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
@@ -36,6 +37,7 @@ from vectoruniverse.tasks.image_text.model import (
     load_encoder,
     picture_recipe,
 )
+from vectoruniverse.tasks.image_text.negatives import training_negatives
 from vectoruniverse.tasks.image_text.rivals import free_rivals
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ViewsConfig
 from vectoruniverse.tasks.image_text.task import ImageTextTask, LabelTexts, Pairs, Preserved
@@ -177,7 +179,10 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
     """Adapter → task, on what is shared; ``release`` undoes it."""
     assert shared.key == sharing_key(experiment), "prepared on another base or other data"
     encoder, config = shared.encoder, experiment.adapter
-    held = preserved(experiment, shared) if trained is None else None  # of the base, before anything is put on it
+    held, negatives = None, None
+    if trained is None:
+        held = preserved(experiment, shared)  # of the base, before anything is put on it
+        negatives = training_negatives(experiment, shared.data, shared.pairs["train"].items)
     adapter = put_on(adapter_host(encoder, config, shared.compute), config, experiment.seed, trained=trained)
     return PreparedImageText(
         experiment,
@@ -185,7 +190,7 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
         shared.data,
         encoder.model,
         {"": adapter},
-        build_task(experiment, encoder, shared.pairs, held),
+        build_task(experiment, encoder, shared.pairs, held, negatives),
         starts_as_base=config.starts_as_base,
         encoder=encoder,
         known=shared.known,
@@ -278,10 +283,6 @@ class PreparedImageText(Prepared):
             if (pair := f"{view}{view}+") in drawn_together
         )
 
-    def warnings(self) -> list[str]:
-        """Rows that the loss takes for wrong answers to each other although they are right ones."""
-        return false_negatives(self.task.train.items, self.experiment.train.batch_size, "picture or text")
-
     def findings(self, comparison: Comparison) -> Findings:
         """The space before and after, and the best and worst retrievals."""
         pairs = self.task.part(comparison.split)
@@ -306,8 +307,9 @@ def build_task(
     encoder: DualEncoder,
     pairs: Mapping[str, Pairs],
     preserved: Preserved | None = None,
+    negatives: Negatives | None = None,
 ) -> ImageTextTask:
-    """Bind encoder, rows, loss and views to the task, and what training is held to."""
+    """Bind encoder, rows, loss and views to the task, and what training is held to and pushes apart."""
     return ImageTextTask(
         encoder,
         train=pairs["train"],
@@ -324,6 +326,7 @@ def build_task(
         recall_at=experiment.eval.recall_at,
         eval_batch=experiment.eval.batch_size,
         preserved=preserved,
+        negatives=negatives,
     )
 
 

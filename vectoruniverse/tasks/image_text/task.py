@@ -19,6 +19,7 @@ from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.retrieval import Embeddings, Labels, evaluate_labels, evaluate_pairs
 from vectoruniverse.losses.contrastive import ViewLoss
 from vectoruniverse.losses.distillation import Distance, distillation
+from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.models.dual import DualEncoder
 from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.training.task import StepLoss
@@ -116,6 +117,7 @@ class ImageTextTask:
         recall_at: Sequence[int],
         eval_batch: int,
         preserved: Preserved | None = None,
+        negatives: Negatives | None = None,
     ) -> None:
         """Bind an encoder to its rows.
 
@@ -132,11 +134,12 @@ class ImageTextTask:
             recall_at: the k of recall@k.
             eval_batch: rows encoded at a time in evaluation.
             preserved: what training is held to beside the loss.
+            negatives: who is a negative of whom; None: rows with the same picture or text are none of each other.
         """
         self.encoder, self.train, self.val = encoder, train, val
         self._test = test
         self._loss, self._augmentation, self._text_is_random = loss, augmentation, text_is_random
-        self._preserved = preserved
+        self._preserved, self._negatives = preserved, negatives or Negatives(train.items)
         self._views = views if augmentation.is_random else 1
         self._seed, self._recall_at, self._eval_batch = seed, tuple(recall_at), eval_batch
         self._mean = torch.tensor(encoder.picture.mean, device=encoder.device)
@@ -171,7 +174,8 @@ class ImageTextTask:
         """Loss of the training rows at these positions in the views of this epoch."""
         images = self._image_views(rows, epoch)
         texts = self._text_views(rows)
-        value = self._loss({"I": images[0], "I+": images[-1], "T": texts[0], "T+": texts[-1]})
+        relations = self._negatives.among(rows)
+        value = self._loss({"I": images[0], "I+": images[-1], "T": texts[0], "T+": texts[-1]}, relations)
         total, parts = value.total, dict(value.parts)
         if self._preserved is not None:
             kept = self._distances(self._preserved, rows, images, texts)
@@ -179,7 +183,8 @@ class ImageTextTask:
             parts |= {name: part.detach() for name, part in kept.items()}
         chance = None if value.chance is None else value.chance + float((total - value.total).detach())
         embedded = torch.cat([images[0], texts[0]]).detach()
-        return StepLoss(total, parts, embedded, chance, self.encoder.trained_scalars())
+        share = {"masked_share": relations.masked_share()}
+        return StepLoss(total, parts, embedded, chance, {**share, **self.encoder.trained_scalars()})
 
     def _distances(
         self, held: Preserved, rows: np.ndarray, images: list[Tensor], texts: list[Tensor]

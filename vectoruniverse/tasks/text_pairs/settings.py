@@ -28,3 +28,10 @@ class TextPairsExperiment(TextExperiment):
         if self.loss.name == "siglip" and self.loss.bias is None:
             raise ValueError("loss.bias: text encoders have no logit bias of their own; give a number")
         return self
+
+    @model_validator(mode="after")
+    def _has_no_labels(self) -> TextPairsExperiment:
+        for key in ("labels", "groups"):
+            if getattr(self.loss.negatives, key) != "off":
+                raise ValueError(f"loss.negatives.{key}: pairs of texts have no {key}; set it to off")
+        return self

@@ -15,7 +15,8 @@ from vectoruniverse.data.splits import by_part
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.losses.build import build_loss, false_negatives
+from vectoruniverse.losses.build import build_loss
+from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.metrics.geometry import spectrum
 from vectoruniverse.models.source import find_source
 from vectoruniverse.models.text import TextEncoder
@@ -105,6 +106,8 @@ def prepare(experiment: TextPairsExperiment, shared: TextPairsShared, trained: P
     """Adapter → task, on what is shared; ``release`` undoes it."""
     assert shared.key == sharing_key(experiment), "prepared on another base or other data"
     encoder = shared.encoder
+    if trained is None:
+        Negatives(shared.pairs["train"].items).refuse_masked(experiment.loss.negatives.max_masked)
     return PreparedTextPairs(
         experiment,
         shared.compute,
@@ -214,10 +217,6 @@ class PreparedTextPairs(Prepared):
     def facts(self) -> dict[str, str]:
         """The loss."""
         return {"loss": self.experiment.loss.name}
-
-    def warnings(self) -> list[str]:
-        """Rows that the loss takes for wrong answers to each other although they are right ones."""
-        return false_negatives(self.task.train.items, self.experiment.train.batch_size, "first or second text")
 
     def findings(self, comparison: Comparison) -> Findings:
         """Cosines and shares of right pairs, and the spectra, before and after."""

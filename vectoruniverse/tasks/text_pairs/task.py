@@ -16,7 +16,8 @@ from torch.nn.functional import normalize
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.retrieval import evaluate_pairs
-from vectoruniverse.losses.contrastive import ViewLoss
+from vectoruniverse.losses.contrastive import ViewLoss, Views
+from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.metrics.pair_scores import pair_scores
 from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.models.text import TextEncoder
@@ -99,9 +100,15 @@ class TextPairsTask:
         """Loss of the training rows at these positions; epochs differ only by torch's seed."""
         count = 2 if self._text_is_random else 1
         first, second = (self.passes(tokens, rows, count=count) for tokens in (self.train.first, self.train.second))
-        value = self.view_loss({"I": first[0], "I+": first[-1], "T": second[0], "T+": second[-1]})
-        embedded = torch.cat([first[0], second[0]]).detach()
-        return StepLoss(value.total, value.parts, embedded, value.chance)
+        views = {"I": first[0], "I+": first[-1], "T": second[0], "T+": second[-1]}
+        return self.step_loss(views, rows)
+
+    def step_loss(self, views: Views, rows: np.ndarray) -> StepLoss:
+        """Loss of the views of these rows, of which those with the same text are no negatives of each other."""
+        relations = Negatives(self.train.items).among(rows)
+        value = self.view_loss(views, relations)
+        embedded = torch.cat([views["I"], views["T"]]).detach()
+        return StepLoss(value.total, value.parts, embedded, value.chance, {"masked_share": relations.masked_share()})
 
     def passes(self, tokens: TokenizedTexts, rows: np.ndarray, *, count: int) -> list[Tensor]:
         """Unit vectors (B, D) of as many passes, each with dropout of its own."""

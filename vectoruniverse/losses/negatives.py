@@ -1,0 +1,198 @@
+r"""Who is a negative of whom: from which other rows of its batch a contrastive loss pushes a row away.
+
+For rows i ≠ j of a batch let x_ij be 1 where they hold the same picture, the same text or are of one group, else 0,
+and r_ij how related their labels make them::
+
+    off         r_ij = 0
+    mask        r_ij = 1 where they share a label, else 0
+    positive    the same
+    soft        r_ij = |L_i ∩ L_j| / |L_i ∪ L_j| of their sets of labels (Jaccard), 0 for rows without labels
+
+Then j is a negative of i with weight w_ij and a positive with weight q_ij::
+
+    w_ij = (1 - x_ij)(1 - r_ij)        q_ij = (1 - x_ij) r_ij for soft and positive, else 0        w_ii = 0, q_ii = 1
+
+so that rows with x_ij = 1 say nothing about each other. Both are symmetric.
+
+Shapes: N training rows, B rows of a batch, K kinds of row in it, C labels, E width of the shared embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vectoruniverse.data.pair_items import PairItems, number
+from vectoruniverse.errors import DataError
+
+LabelUse = Literal["off", "mask", "soft", "positive"]
+
+BLOCK = 2**20
+"""Weights that are held at a time where no (B, B) matrix may be."""
+
+SAMPLED = 4096
+"""Training rows at most whose pairs are counted before training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relations:
+    """How the rows of a batch stand to each other.
+
+    Rows that share the same things with others are of one *kind*; where no two rows of a batch share anything, there is
+    one kind. Weights depend on kinds alone, unless a row meets itself.
+
+    Attributes:
+        kind: (B,) int64 number of each row's kind.
+        shared: (K, 3) int64 picture, text and group of each kind; -1: no other row of the batch has it.
+        labels: (K, C) bool.
+        use: what sharing a label does.
+    """
+
+    kind: Tensor
+    shared: Tensor
+    labels: Tensor
+    use: LabelUse
+
+    @classmethod
+    def strangers(cls, rows: int) -> Relations:
+        """Of rows that share nothing: all others are negatives."""
+        labels = torch.zeros(1, 0, dtype=torch.bool)
+        return cls(torch.zeros(rows, dtype=torch.int64), torch.full((1, 3), -1), labels, "off")
+
+    def weights(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Both weights w and q, each (B, B), on the device and in the precision of ``like``."""
+        kind = self.kind.to(like.device)
+        own = torch.eye(len(kind), dtype=torch.bool, device=like.device)
+        negative, positive = (weights[kind][:, kind] for weights in self._between(slice(None), like))
+        return negative.masked_fill(own, 0.0), positive.masked_fill(own, 1.0)
+
+    def sum_of_products(self, a: Tensor, b: Tensor) -> Tensor:
+        """Σ_{i≠j} w_ij a_i·b_j of rows (B, E), with gradient and without a (B, B) matrix.
+
+        With A_k, B_k the sums of the rows of kind k it is Σ_kl w_kl A_k·B_l less what each row has with itself, in
+        O(B·E) memory and O(B·E + K²·(E + C)) time: weights of kinds are made block by block, and not kept.
+        """
+        kind = self.kind.to(a.device)
+        sums = [a.new_zeros(len(self.shared), a.shape[1]).index_add(0, kind, rows) for rows in (a, b)]
+        with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
+            parts = [(w @ sums[0], w @ sums[1], w.diagonal(first)) for first, w in self._negative_blocks(a)]
+        pushed_a, pushed_b, own = (torch.cat(part) for part in zip(*parts, strict=True))
+        # the gradient of Σ_k A_k·(w B)_k is w B for A and, as w is symmetric, w A for B; the third term ends the first
+        products = (sums[0] * pushed_b).sum() + (sums[1] * pushed_a).sum() - (sums[0].detach() * pushed_b).sum()
+        return products - (own[kind] * (a * b).sum(dim=1)).sum()
+
+    def masked_share(self) -> float:
+        """Share of the pairs of different rows that are no negatives: 1 - mean of w_ij over i ≠ j."""
+        ones = torch.ones(len(self.kind), 1, dtype=torch.float64)
+        return 1.0 - float(self.sum_of_products(ones, ones)) / (len(ones) * (len(ones) - 1))
+
+    def _negative_blocks(self, like: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """The first kind of each block and the block's w (R, K)."""
+        kinds = len(self.shared)
+        size = max(1, BLOCK // kinds)
+        for first in range(0, kinds, size):
+            yield first, self._between(slice(first, first + size), like)[0]
+
+    def _between(self, kinds: slice, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Both weights w and q, each (R, K), of rows of some kinds with other rows of any kind."""
+        apart = torch.ones(len(self.shared[kinds]), len(self.shared), device=like.device, dtype=like.dtype)
+        for thing in self.shared[:, (self.shared >= 0).any(dim=0)].to(like.device).T:
+            some = thing[kinds, None]
+            apart.masked_fill_((some == thing) & (some >= 0), 0.0)
+        related = apart * self._related(kinds, like)
+        positive = related if self.use in ("soft", "positive") else torch.zeros_like(related)
+        return apart - related, positive
+
+    def _related(self, kinds: slice, like: Tensor) -> Tensor:
+        """How related labels make rows of some kinds to those of any kind, r (R, K)."""
+        every = self.labels.to(like)
+        some = every[kinds]
+        with torch.autocast(like.device.type, enabled=False):
+            both = some @ every.T
+        if self.use != "soft":
+            return (both > 0).to(like)
+        either = some.sum(dim=1)[:, None] + every.sum(dim=1) - both
+        return both / either.clamp(min=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Negatives:
+    """What training rows have in common, and what that does to their pairs in a batch.
+
+    Attributes:
+        items: their pictures and texts.
+        groups: (N,) int64; -1: of no group; None: groups do nothing.
+        label_set: (N,) int64 row of ``label_sets``; None: labels do nothing.
+        label_sets: (S, C) bool, each distinct set of labels once.
+        use: what sharing a label does.
+    """
+
+    items: PairItems
+    groups: NDArray[np.int64] | None = None
+    label_set: NDArray[np.int64] | None = None
+    label_sets: NDArray[np.bool_] | None = None
+    use: LabelUse = "off"
+
+    def among(self, rows: NDArray[np.int64]) -> Relations:
+        """How these rows stand to each other."""
+        shared = [self.items.first[rows], self.items.second[rows]]
+        shared.append(np.full(len(rows), -1) if self.groups is None else self.groups[rows])
+        sets = np.zeros(len(rows), dtype=np.int64) if self.label_set is None else self.label_set[rows]
+        facts = np.stack([*map(_where_repeated, shared), sets], axis=1)
+        kinds, kind = np.unique(facts, axis=0, return_inverse=True)
+        labels = np.zeros((1, 0), dtype=np.bool_) if self.label_sets is None else self.label_sets
+        labels = labels[kinds[:, 3]]
+        return Relations(
+            torch.from_numpy(kind.reshape(-1)),
+            torch.from_numpy(kinds[:, :3].copy()),
+            torch.from_numpy(labels[:, labels.any(axis=0)]),
+            self.use,
+        )
+
+    def refuse_masked(self, limit: float) -> None:
+        """Count the pairs of all training rows, or of a sample of them, as a batch is one.
+
+        Raises:
+            DataError: more than ``limit`` of the pairs are no negatives.
+        """
+        rows = np.random.default_rng(0).permutation(len(self.items))[:SAMPLED]
+        share = self.among(rows).masked_share() if len(rows) > 1 else 0.0
+        if share > limit:
+            asked = {"label": self.label_set, "group": self.groups}
+            things = ["picture or text", *(thing for thing, found in asked.items() if found is not None)]
+            off = [f"loss.negatives.{thing}s: off" for thing in things[1:]] or [
+                "fewer rows of the same picture or text"
+            ]
+            raise DataError(
+                f"{share:.0%} of the pairs of training rows share their {' or '.join(things)} and are no negatives of "
+                f"each other; {limit:.0%} at most may be",
+                key="loss.negatives.max_masked",
+                remedy=f"use {' or '.join(off)}, or allow more",
+            )
+
+
+def label_sets(labels: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Each row's number of its set of labels (N,), and which labels each distinct set has (S, C).
+
+    Labels that every row has tell no row from another and are left out.
+    """
+    common = set.intersection(*map(set, labels)) if labels else set()
+    sets = [frozenset(row) - common for row in labels]
+    column = {name: i for i, name in enumerate(sorted(set().union(*sets)))}
+    distinct = list(dict.fromkeys(sets))
+    has = np.zeros((len(distinct), len(column)), dtype=np.bool_)
+    for i, names in enumerate(distinct):
+        has[i, [column[name] for name in names]] = True
+    return number(sets), has
+
+
+def _where_repeated(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The values that occur more than once, -1 in place of the others."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return np.where(count[place] > 1, values, -1)

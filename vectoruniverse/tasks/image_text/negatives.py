@@ -1,0 +1,56 @@
+"""What training rows have in common beside picture and text, as ``loss.negatives`` counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vectoruniverse.data.pair_items import PairItems, number
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.losses.negatives import Negatives, label_sets
+from vectoruniverse.tasks.image_text.data import ImageTextData
+from vectoruniverse.tasks.image_text.metadata import Row, group_values
+from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
+
+
+def training_negatives(experiment: ImageTextExperiment, data: ImageTextData, items: PairItems) -> Negatives:
+    """Who is a negative of whom among the training rows.
+
+    Args:
+        experiment: says what counts.
+        data: the rows.
+        items: pictures and texts of the training rows.
+
+    Raises:
+        ConfigError: labels are asked for, and none tells training rows apart.
+        DataError: too few pairs of training rows would be negatives.
+    """
+    asked, rows = experiment.loss.negatives, [data.rows[i] for i in data.split.train]
+    groups = None if asked.groups == "off" else _groups(rows, experiment.data.split.group_by)
+    if asked.labels == "off":
+        found = Negatives(items, groups)
+    else:
+        found = Negatives(items, groups, *_labels(rows), asked.labels)
+    found.refuse_masked(asked.max_masked)
+    return found
+
+
+def _groups(rows: Sequence[Row], column: str | None) -> NDArray[np.int64]:
+    """Number of each row's group (N,); -1 where the cell is blank."""
+    values = group_values(rows, column) or []
+    return np.where(np.array(values) == "", -1, number(values))
+
+
+def _labels(rows: Sequence[Row]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Each row's set of labels, as ``label_sets`` numbers them."""
+    found, sets = label_sets([row.labels for row in rows])
+    if not sets.any():
+        some = any(row.labels for row in rows)
+        raise ConfigError(
+            "no label tells training rows apart: all have the same" if some else "the training rows have no labels",
+            key="loss.negatives.labels",
+            remedy="name the column of labels in data.columns.labels, or set it to off",
+        )
+    return found, sets
