@@ -237,6 +237,10 @@ def test_data_stats_counts_labels_and_draws_them(shapes, tmp_path):
     done = vu("data", "stats", str(shapes), "--out", str(tmp_path / "stats"))
     assert done.returncode == 0
     assert "circle" in done.stdout
+    lines = [line.replace("│", " ").split() for line in done.stdout.splitlines() if line]
+    parts = {line[0]: line[1:] for line in lines}
+    assert parts["training"] == ["22", "22", "8"] and parts["validation"][:2] == parts["test"][:2] == ["5", "5"]
+    assert sum(map(int, parts["red"][1:])) == int(parts["red"][0]) == 8
     assert {path.name for path in (tmp_path / "stats").iterdir()} >= {"labels.png", "title_lengths.svg"}
     numbers = json.loads(vu("data", "stats", str(shapes), "--json").stdout)
     assert numbers["rows"] == 32 and numbers["label_counts"]["red"] == 8

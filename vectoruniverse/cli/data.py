@@ -99,10 +99,11 @@ def data_check(
     if as_json:
         typer.echo(report_json(report))
     else:
+        parts = report.part_rows
         print_table(f"{report.metadata}", ("finding", "count", "severity", "first"), summary_rows(report))
         typer.echo(
-            f"{report.rows_usable} usable rows ({report.train_rows} training, {report.val_rows} validation, "
-            f"{report.test_rows} test), "
+            f"{report.rows_usable} usable rows ({parts['train']} training, {parts['val']} validation, "
+            f"{parts['test']} test), "
             f"{report.rows_unusable} unusable ({report.bad_share:.1%}, allowed {allowed:.1%})"
         )
     if report.bad_share > allowed:
@@ -119,14 +120,18 @@ def data_stats(
     encoding: MetadataEncoding = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the figures (PNG and SVG).")] = None,
 ) -> None:
-    """Describe a data folder: how often each label occurs, how long the texts are."""
+    """Describe a data folder: how often each label occurs in each part, how long the texts are."""
     from vectoruniverse.tasks.image_text import check as datasets
+    from vectoruniverse.terminal import Display
 
-    stats = datasets.describe(root, config, overrides, encoding)
+    stats = datasets.describe(root, config, overrides, Display(), encoding)
     if as_json:
         print_json(stats.summary())
         return
-    print_table("labels", ("label", "rows"), datasets.label_rows(stats))
+    if stats.parts:
+        print_table("parts", ("", "rows", "groups", "labels"), datasets.part_rows(stats))
+    parts = [datasets.PARTS[part] for part in stats.parts]
+    print_table("labels", ("label", "rows", *parts), datasets.label_rows(stats))
     print_table("lengths", ("", "min", "p25", "median", "p75", "p95", "max"), datasets.length_rows(stats))
     if stats.unusable:
         typer.echo(f"{stats.unusable} rows cannot be used and are not counted; `vu data check` names them")

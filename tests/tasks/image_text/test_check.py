@@ -9,7 +9,9 @@ import os
 import struct
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,9 @@ from vectoruniverse.tasks.image_text.audit.check import check_data
 from vectoruniverse.tasks.image_text.audit.report import DataReport, report_csv, report_json, summary_rows
 from vectoruniverse.tasks.image_text.audit.row_checks import unprintable
 from vectoruniverse.tasks.image_text.audit.stats import DataStats, data_stats
+from vectoruniverse.tasks.image_text.check import describe
 from vectoruniverse.tasks.image_text.settings import DataConfig
+from vectoruniverse.terminal import Display
 
 SIZE = 32
 SPLIT = SplitConfig.model_fields.keys()
@@ -326,9 +330,9 @@ def test_a_sound_folder_gives_no_finding_and_the_split_sizes(folder: Folder) -> 
     stages: list[tuple[str, int, int]] = []
     report = check(folder, val_fraction=0.25, on_progress=lambda *stage: stages.append(stage))
     assert (report.findings, report.bad_share, report.counts) == ((), 0.0, {})
-    assert (report.rows_usable, report.train_rows, report.val_rows, report.test_rows) == (12, 9, 3, 0)
+    assert (report.rows_usable, report.part_rows) == (12, {"train": 9, "val": 3, "test": 0})
     three = check(folder, val_fraction=0.25, test_fraction=0.25)
-    assert (three.train_rows, three.val_rows, three.test_rows) == (6, 3, 3)
+    assert three.part_rows == {"train": 6, "val": 3, "test": 3}
     assert {stage for stage, done, total in stages if done == total} == {
         "pictures",
         "looks of pictures",
@@ -389,7 +393,7 @@ def test_a_column_that_puts_one_picture_into_several_parts_leaks(folder: Folder)
     folder.file(11).unlink()
     report = check(folder, column="part", test_fraction=0.2)
     found = [leak for leak in report.findings if leak.kind == "leak"]
-    assert (report.train_rows, report.val_rows, report.test_rows) == (6, 3, 3)
+    assert report.part_rows == {"train": 6, "val": 3, "test": 3}
     assert [(leak.place, leak.others) for leak in found] == [
         (Place(CSV, 4, "p2"), (Place(CSV, 2, "p0"),)),
         (Place(CSV, 13, "p11"), (Place(CSV, 7, "p5"),)),
@@ -429,7 +433,7 @@ def test_one_group_of_rows_cannot_be_divided(folder: Folder) -> None:
         folder.set(n, "Channel", "One")
     report = check(folder, group_by="Channel")
     assert [found.kind for found in report.findings] == ["no_split"]
-    assert (report.train_rows, report.val_rows, report.rows_usable) == (0, 0, COUNT)
+    assert (report.part_rows, report.rows_usable) == ({"train": 0, "val": 0, "test": 0}, COUNT)
 
 
 def test_an_empty_title_beside_labels_is_a_warning(folder: Folder) -> None:
@@ -498,7 +502,7 @@ HOSTILE = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1", "\x1b]0;x\x07",
 
 
 def report_of(*findings: Finding) -> DataReport:
-    return DataReport("data", CSV, findings, 3, 1, 2, 1, 0, data_stats([]))
+    return DataReport("data", CSV, findings, 3, 1, data_stats([]))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -552,3 +556,28 @@ def test_stats_are_plain_numbers(folder: Folder) -> None:
     summary = stats.summary()
     assert summary["title_characters"] == {"min": 7, "p25": 7, "median": 7, "p75": 7, "p95": 8, "max": 8}
     assert isinstance(stats, DataStats)
+
+
+def test_parts_are_counted_as_training_divides_them_whether_pictures_are_decoded_or_only_read(folder: Folder) -> None:
+    folder.file(4).write_bytes(folder.file(0).read_bytes())
+    report = check(folder, val_fraction=0.25, test_fraction=0.25, group_by="Channel")
+    parts = report.stats.parts
+    assert {name: part.rows for name, part in parts.items()} == report.part_rows == {"train": 6, "val": 3, "test": 3}
+    # channels of three rows, of which p0 and p4 tie two together: what is left over is one channel a part
+    assert {name: part.groups for name, part in parts.items()} == {"train": 1, "val": 1, "test": 1}
+    summed = Counter[str]()
+    for part in parts.values():
+        summed.update(part.label_counts)
+    assert summed == report.stats.label_counts == {"Music": 12, "Comedy": 6}
+    assert report.stats.summary()["parts"]["train"] == asdict(parts["train"])  # type: ignore[index]
+    file = folder.root / "experiment.yaml"
+    split = "{val_fraction: 0.25, test_fraction: 0.25, group_by: Channel}"
+    model = "{scratch: clip}"
+    told = f"name: x\ntask: image_text\nmodel: {model}\nadapter: {{method: full}}\n"
+    file.write_text(f"{told}data: {{root: {folder.root}, split: {split}}}\n", encoding="utf-8")
+    assert describe(None, str(file), [], Display(quiet=True)).parts == parts
+    for n in range(COUNT):
+        folder.set(n, "Channel", "One")
+    folder.write()
+    one = describe(None, str(file), [], Display(quiet=True))
+    assert (one.rows, one.parts) == (COUNT, {})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vectoruniverse.errors import ConfigError, UserError
+from vectoruniverse.data.decoding import PictureError, read_picture_file
+from vectoruniverse.errors import ConfigError, DataError, UserError
 from vectoruniverse.models.dual import load_dual_tokenizer, load_image_size
 from vectoruniverse.models.sizes import ScratchClip
 from vectoruniverse.report.figures.dataset import label_counts, lengths
@@ -14,6 +16,7 @@ from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.audit.check import check_data
 from vectoruniverse.tasks.image_text.audit.report import DataReport
 from vectoruniverse.tasks.image_text.audit.stats import DataStats, data_stats, quantiles
+from vectoruniverse.tasks.image_text.data import divide_pictures, group_by
 from vectoruniverse.tasks.image_text.metadata import read_metadata
 from vectoruniverse.tasks.image_text.settings import DataConfig, ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import as_image_text
@@ -24,6 +27,9 @@ DEFAULT_SIZE = 224
 
 MOST_LABELS = 30
 """Labels shown; a long tail of rare ones is summed up in one line."""
+
+PARTS = {"train": "training", "val": "validation", "test": "test"}
+"""Words for the parts of a split."""
 
 
 def check(
@@ -42,12 +48,34 @@ def check(
     return report, data.max_bad_share
 
 
-def describe(root: str | None, config: str | None, overrides: Sequence[str], encoding: str | None = None) -> DataStats:
-    """Labels and lengths of the usable rows, however many rows are not."""
+def describe(
+    root: str | None, config: str | None, overrides: Sequence[str], display: Display, encoding: str | None = None
+) -> DataStats:
+    """Labels and lengths of the usable rows, however many rows are not, in all and by part.
+
+    Pictures are read and not decoded: parts are those of a training where every picture is sound, as ``check`` tells.
+    """
     data, experiment = _data(root, config, overrides, encoding)
-    counter, limit = _token_counter(experiment, Display())
+    counter, limit = _token_counter(experiment, display)
     metadata = read_metadata(data)
-    return data_stats(metadata.rows, unusable=len(metadata.bad), token_counts=counter, max_tokens=limit)
+    read = {path: _digest(path) for path in {row.path for row in metadata.rows}}
+    rows = [row for row in metadata.rows if read[row.path] is not None]
+    groups = group_by(data.split.group_by, rows, [read[row.path] for row in rows])
+    split = None
+    try:
+        split = divide_pictures(rows, groups, data.split)
+    except DataError as error:
+        display.warn(f"parts are not counted: {error.message}")
+    unusable = len(metadata.bad) + len(metadata.rows) - len(rows)
+    return data_stats(rows, groups, split, unusable=unusable, token_counts=counter, max_tokens=limit)
+
+
+def _digest(picture: Path) -> str | None:
+    """sha256 of a picture file, as training tells equal ones by; None where it cannot be read."""
+    try:
+        return hashlib.sha256(read_picture_file(picture)[0]).hexdigest()
+    except PictureError:
+        return None
 
 
 def _data(
@@ -94,12 +122,22 @@ def _token_counter(
     return tokenizer.lengths, tokenizer.max_tokens
 
 
-def label_rows(stats: DataStats) -> list[tuple[str, str]]:
-    """Labels and their rows, most frequent first."""
-    counts = list(stats.label_counts.items())
-    rows = [(label, f"{count:,}") for label, count in counts[:MOST_LABELS]]
-    if rest := counts[MOST_LABELS:]:
-        rows.append((f"{len(rest)} other labels", f"{sum(count for _, count in rest):,}"))
+def part_rows(stats: DataStats) -> list[tuple[str, ...]]:
+    """Rows, groups and labels of each part."""
+    return [
+        (PARTS[name], f"{part.rows:,}", f"{part.groups:,}", f"{len(part.label_counts):,}")
+        for name, part in stats.parts.items()
+    ]
+
+
+def label_rows(stats: DataStats) -> list[tuple[str, ...]]:
+    """Labels and their rows, most frequent first: in all, and of each part."""
+    counted = [stats.label_counts, *(part.label_counts for part in stats.parts.values())]
+    labels = list(stats.label_counts)
+    rows = [(label, *(f"{counts.get(label, 0):,}" for counts in counted)) for label in labels[:MOST_LABELS]]
+    if rest := labels[MOST_LABELS:]:
+        sums = (sum(counts.get(label, 0) for label in rest) for counts in counted)
+        rows.append((f"{len(rest)} other labels", *(f"{count:,}" for count in sums)))
     return rows
 
 

@@ -109,12 +109,12 @@ def decode(
         bad.append(Finding(error.kind, str(error), data.metadata, row.line, row.id))
     metadata = dataclasses.replace(metadata, rows=rows, bad=bad)
     metadata.refuse_bad(data.max_bad_share)
-    groups = group_by(data.split.group_by, rows, pictures)
+    groups = group_by(data.split.group_by, rows, pictures.digests)
     _tell_groups(data.split.group_by, rows, display)
     if choice is not None:
         split = choice.divide(_named(rows, pictures), metadata.file)
         chosen = np.unique(np.concatenate(split))  # no other row may tie their groups together
-        found = group_by(data.split.group_by, [rows[i] for i in chosen], pictures.select(chosen))
+        found = group_by(data.split.group_by, [rows[i] for i in chosen], pictures.select(chosen).digests)
         for i, name in zip(chosen, found, strict=True):
             groups[i] = name
     else:
@@ -136,9 +136,9 @@ def _named(rows: Sequence[Row], pictures: Pictures) -> list[NamedRow]:
     ]
 
 
-def group_by(column: str | None, rows: Sequence[Row], pictures: Pictures) -> list[str]:
+def group_by(column: str | None, rows: Sequence[Row], digests: Sequence[str | None]) -> list[str]:
     """Group of each row: equal pictures (by the digests of their files) and equal values of the column are together."""
-    return group_rows([str(digest) for digest in pictures.digests], group_values(rows, column))
+    return group_rows([str(digest) for digest in digests], group_values(rows, column))
 
 
 def _tell_groups(column: str | None, rows: list[Row], display: Display) -> None:

@@ -150,7 +150,7 @@ def known_rows(
     chosen = dataclasses.replace(metadata, rows=[row for row in rows if row.id in kept], bad=[])
     recipe = picture_recipe(experiment, None if isinstance(experiment.model, ScratchClip) else encoder)
     known = decode(config, chosen, recipe, display)
-    groups = group_by(asked.split.group_by, known.rows, known.pictures)
+    groups = group_by(asked.split.group_by, known.rows, known.pictures.digests)
     split = Split(np.array([], dtype=np.int64), np.arange(len(known.rows)))
     if experiment.train.preserve is not None:
         ids, remedy = [row.id for row in known.rows], "let forgetting.include or forgetting.exclude take in more groups"

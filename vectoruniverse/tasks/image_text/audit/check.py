@@ -55,10 +55,10 @@ def check_data(
     decoded = decode_pictures(data, found.rows, recipe, partial(on_progress, "pictures"))
     usable = decoded.usable()
     pictures = seen(data.metadata, [found.rows[i] for i in usable], decoded.select(usable))
-    stats = data_stats(pictures.rows, token_counts=token_counts, max_tokens=max_tokens)
-    groups, flat = _compare(pictures, on_progress)
-    split, divided = _divide(pictures, groups, data)
-    train_rows, val_rows, test_rows = map(len, split or ((), (), ()))
+    alike, flat = _compare(pictures, on_progress)
+    groups = group_by(data.split.group_by, pictures.rows, pictures.decoded.digests)
+    split, divided = _divide(pictures, groups, alike, data)
+    stats = data_stats(pictures.rows, groups, split, token_counts=token_counts, max_tokens=max_tokens)
     findings = [
         *found.bad,
         *found.doubts,
@@ -71,7 +71,7 @@ def check_data(
         *picture_checks.flat_findings(pictures, flat, found.root),
         *picture_checks.same_picture_findings(pictures),
         *picture_checks.same_title_findings(pictures),
-        *picture_checks.near_findings(pictures, groups),
+        *picture_checks.near_findings(pictures, alike),
         *_orphans(found, data),
         *divided,
     ]
@@ -81,9 +81,6 @@ def check_data(
         findings=_in_order(findings),
         rows_usable=len(usable),
         rows_unusable=len(found.bad) + len(decoded.errors),
-        train_rows=train_rows,
-        val_rows=val_rows,
-        test_rows=test_rows,
         stats=stats,
     )
 
@@ -99,7 +96,7 @@ def _unreadable(data: DataConfig, error: DataError) -> DataReport:
         elsewhere = "" if error.file is None else f"{error.file}: "
         found = Finding("unreadable_table", elsewhere + error.message, data.metadata)
     root = str(Path(data.root).expanduser())
-    return DataReport(root, data.metadata, (found,), 0, unusable, 0, 0, 0, data_stats([]))
+    return DataReport(root, data.metadata, (found,), 0, unusable, data_stats([]))
 
 
 def _row_findings(found: Metadata, rows: Sequence[Row], data: DataConfig, stats: DataStats) -> list[Finding]:
@@ -141,15 +138,15 @@ def _compare(pictures: Seen, tell: Progress) -> tuple[list[list[int]], list[int]
     return [shaped[group].tolist() for group in groups], np.flatnonzero(is_flat).tolist()
 
 
-def _divide(pictures: Seen, groups: Sequence[Sequence[int]], data: DataConfig) -> tuple[Split | None, list[Finding]]:
+def _divide(
+    pictures: Seen, groups: Sequence[str], alike: Sequence[Sequence[int]], data: DataConfig
+) -> tuple[Split | None, list[Finding]]:
     """Positions of the rows of each part, found exactly as training finds them, and what is wrong with the division."""
-    rows, config = pictures.rows, data.split
-    joined = group_by(config.group_by, rows, pictures.decoded)
     try:
-        split = divide_pictures(rows, joined, config)
+        split = divide_pictures(pictures.rows, groups, data.split)
     except DataError as error:
         return None, [Finding("no_split", error.message, data.metadata)]
-    return split, list(picture_checks.leak_findings(pictures, groups, split))
+    return split, list(picture_checks.leak_findings(pictures, alike, split))
 
 
 def _in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:

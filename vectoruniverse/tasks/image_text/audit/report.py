@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from vectoruniverse.data.findings import KINDS, Finding, inert, spreadsheet_cell
+from vectoruniverse.data.splits import Split
 from vectoruniverse.tasks.image_text.audit.stats import DataStats
 
 
@@ -22,10 +23,7 @@ class DataReport:
         findings: in the order of ``KINDS``, then of lines.
         rows_usable: rows with a text and a decoded picture.
         rows_unusable: rows set aside.
-        train_rows: training rows of the configured split.
-        val_rows: its validation rows.
-        test_rows: its test rows.
-        stats: labels and lengths of the usable rows.
+        stats: labels and lengths of the usable rows, and of each part of the configured split.
     """
 
     root: str
@@ -33,9 +31,6 @@ class DataReport:
     findings: tuple[Finding, ...]
     rows_usable: int
     rows_unusable: int
-    train_rows: int
-    val_rows: int
-    test_rows: int
     stats: DataStats
 
     @property
@@ -43,6 +38,12 @@ class DataReport:
         """Share of the rows that cannot be used; 1 where the table cannot be read at all."""
         total = self.rows_usable + self.rows_unusable
         return self.rows_unusable / total if total else 1.0
+
+    @property
+    def part_rows(self) -> dict[str, int]:
+        """Number of rows of each part of the split, 0 where there are none."""
+        parts = self.stats.parts
+        return {name: parts[name].rows if name in parts else 0 for name in Split._fields}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -68,9 +69,7 @@ def report_json(report: DataReport) -> str:
         "rows_usable": report.rows_usable,
         "rows_unusable": report.rows_unusable,
         "bad_share": report.bad_share,
-        "train_rows": report.train_rows,
-        "val_rows": report.val_rows,
-        "test_rows": report.test_rows,
+        **{f"{part}_rows": count for part, count in report.part_rows.items()},
         "counts": report.counts,
         "stats": report.stats.summary(),
         "findings": [
