@@ -82,8 +82,8 @@ def map_frame(sweep: SweepRecord) -> pd.DataFrame:
 
 
 def ticks_of(sweep: SweepRecord, key: str) -> list[str]:
-    """All values of a swept key as they stand on an axis: numbers ascending, anything else as it comes."""
-    values = [cell.values[key] for cell in sweep.cells]
+    """All values of a swept key as they stand on an axis: numbers ascending, anything else as it was asked for."""
+    values = [*sweep.over[key], *(cell.values[key] for cell in sweep.cells)]
     if all(map(is_number, values)):
         values.sort()
     return list(dict.fromkeys(map(shown, values)))
