@@ -13,17 +13,8 @@ from vectoruniverse.adapters.peft_format import CONFIG_FILE
 from vectoruniverse.config.sections import AdapterSettings
 from vectoruniverse.metrics.answers import answer, interval_text
 from vectoruniverse.metrics.sweeps import SweepSummary, smallest_not_worse, summarise_sweep
-from vectoruniverse.report.sweep.record import (
-    Base,
-    CellRecord,
-    NotComparable,
-    Statistics,
-    Value,
-    Values,
-    key_of,
-    places_of,
-    title_of,
-)
+from vectoruniverse.report.sweep.record import Base, CellRecord, NotComparable, Statistics, Value
+from vectoruniverse.report.sweep.values import Values, key_of, places_of, title_of
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import outcomes

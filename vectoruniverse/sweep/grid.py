@@ -20,7 +20,7 @@ from vectoruniverse.config.problems import OVERRIDE
 from vectoruniverse.config.sections import AdapterSettings, Experiment
 from vectoruniverse.config.strict_yaml import parse
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.report.sweep.record import key_of, shown, title_of
+from vectoruniverse.report.sweep.values import key_of, shown, title_of
 from vectoruniverse.tasks.experiments import load_experiment
 
 RANK, ALPHA_KEYS = "adapter.rank", ("adapter.alpha", "adapter.rank_stabilized")

@@ -16,8 +16,9 @@ from pydantic import Field
 
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.report.sweep.page import write_sweep_page
-from vectoruniverse.report.sweep.record import SweepRecord, read_sweep, shown
+from vectoruniverse.report.sweep.record import SweepRecord, read_sweep
 from vectoruniverse.report.sweep.tables import cell_frame
+from vectoruniverse.report.sweep.values import shown
 from vectoruniverse.report.sweep.words import answer
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.files import Record, read_record, write_record

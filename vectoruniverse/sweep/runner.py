@@ -19,14 +19,8 @@ from typing import Any
 from vectoruniverse import experiment as runner
 from vectoruniverse.config.loading import fingerprint
 from vectoruniverse.errors import DivergedError, LockedError, UserError
-from vectoruniverse.report.sweep.record import (
-    AdapterRecord,
-    CellRecord,
-    Data,
-    SweepRecord,
-    Timing,
-    key_of,
-)
+from vectoruniverse.report.sweep.record import AdapterRecord, CellRecord, Data, SweepRecord, Timing
+from vectoruniverse.report.sweep.values import key_of
 from vectoruniverse.runs.files import read_bytes
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs

@@ -11,7 +11,8 @@ import pandas as pd
 from vectoruniverse.metrics.catalogue import ARROWS, describe
 from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.report.ledger import ledger_frame
-from vectoruniverse.report.sweep.record import Statistics, SweepRecord, is_number, key_of, label_of, shown, title_of
+from vectoruniverse.report.sweep.record import Statistics, SweepRecord
+from vectoruniverse.report.sweep.values import is_number, key_of, label_of, shown, title_of
 from vectoruniverse.report.tables import NBSP, Table, interval, table
 
 MIB = 2**20

@@ -11,13 +11,8 @@ from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.report.figures.adapter import energy_held, padded
 from vectoruniverse.report.figures.space import directions_for
 from vectoruniverse.report.sweep.plates import updates
-from vectoruniverse.report.sweep.record import (
-    AdapterRecord,
-    NotComparable,
-    SweepRecord,
-    label_of,
-    title_of,
-)
+from vectoruniverse.report.sweep.record import AdapterRecord, NotComparable, SweepRecord
+from vectoruniverse.report.sweep.values import label_of, title_of
 from vectoruniverse.report.verdict import LEARNED, Answer, Outcome, verdict
 from vectoruniverse.terminal import counted
 from vectoruniverse.tracking.jsonl import read_metrics
