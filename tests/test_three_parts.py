@@ -210,6 +210,22 @@ def test_the_test_part_is_opened_once_for_each_model_after_the_loop(experiment, 
     assert opened[-2:] == ["test", "test"]
 
 
+@pytest.mark.parametrize("task", ["image_text", "masked_lm"])
+def test_a_run_that_only_helps_to_choose_leaves_the_test_rows_sealed(experiment, tmp_path, task, monkeypatch):
+    config = experiment(task, eval={"report": False, "test": False})
+    kind, opened = type(setup(config).prepare(config, setup(config).share(config, quiet())).task), []
+    evaluate = kind.evaluate
+    monkeypatch.setattr(kind, "evaluate", lambda self, split="val": opened.append(split) or evaluate(self, split))
+    run = train(config, runs_dir=tmp_path / "runs", display=quiet()).run
+    record = run.read_evaluation()
+    assert set(opened) == {"val"} and (record.split, record.selection) == ("val", None)
+    assert "sealed: eval.test is false" in (run.path / "README.md").read_text(encoding="utf-8")
+    _, again = evaluate_run(run.name, runs_dir=tmp_path / "runs", split=None, display=quiet())
+    assert again.split == "val"
+    _, asked = evaluate_run(run.name, runs_dir=tmp_path / "runs", split="test", display=quiet())
+    assert asked.split == "test", "whoever asks for them by name opens them"
+
+
 def test_a_resumed_run_opens_the_test_rows_at_its_end_and_says_what_an_uninterrupted_one_does(
     experiment, tmp_path, monkeypatch
 ):
@@ -258,7 +274,7 @@ def test_a_run_of_an_earlier_version_keeps_its_two_parts_and_says_so(experiment,
     assert (comparison.split, comparison.rows) == ("val", outcome.comparison.rows)
     assert comparison.adapted.metrics == pytest.approx(dict(outcome.adapted), abs=1e-5)
     verdict = verdict_of(run, comparison, monitor=outcome.monitor, has_space=False)
-    assert "the run has no test rows" in verdict.answer.detail and "optimistic" in verdict.answer.detail
+    assert "no test rows are reported" in verdict.answer.detail and "optimistic" in verdict.answer.detail
     with pytest.raises(ConfigError, match="no test rows"):
         evaluate_run("latest", runs_dir=runs, split="test", display=quiet())
     (run.path / "per_query.safetensors").unlink()  # as if it had been cut off at its very end

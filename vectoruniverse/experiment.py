@@ -54,7 +54,7 @@ from vectoruniverse.tasks.results import (
     track_results,
     write_results,
 )
-from vectoruniverse.tasks.rows import lacks_test_rows
+from vectoruniverse.tasks.rows import lacks_test_rows, reported_part
 from vectoruniverse.tasks.sharing import RunTimes, TimedTask
 from vectoruniverse.tasks.table import evaluated_base, setup
 from vectoruniverse.terminal import Display, counted
@@ -186,7 +186,7 @@ def _finished(
     """A finished run's model beside its base on the rows of a part; None: on those that it reports."""
     record = read_rows_of(run)
     experiment = locate_data(run, run_experiment(run, settings), record, display)
-    side = split or (record.reported if record is not None else "val")
+    side = split or reported_part(experiment, record.reported if record is not None else "val")
     if record is not None and side == "test" and not record.test:
         raise lacks_test_rows()
     choice = None if record is None else RecordedRows(record, side, display.warn, run.adapter)
@@ -229,7 +229,7 @@ def evaluate_base(experiment: Experiment, *, split: str | None, display: Display
         ConfigError: the experiment has no test rows, and those are asked for.
     """
     shared = setup(experiment).share(experiment, display)
-    side = split or shared.data.split.reported
+    side = split or reported_part(experiment, shared.data.split.reported)
     shared.data.refuse_missing(side)
     return side, evaluated_base(experiment, shared, side)
 
@@ -513,8 +513,9 @@ def _conclude(prepared: Prepared, shared: Shared, session: Session, trainer: Tra
 def _on_reported_rows(
     prepared: Prepared, shared: Shared, run: Run, selection: Comparison
 ) -> tuple[Prepared, Comparison]:
-    """The run's adapter, as it was saved, beside its base on the test rows; where there are none, ``selection``."""
-    side, experiment = prepared.data.split.reported, prepared.experiment
+    """The run's adapter, as it was saved, beside its base on what is reported; ``selection`` where those picked."""
+    experiment = prepared.experiment
+    side = reported_part(experiment, prepared.data.split.reported)
     if side == selection.split:
         return prepared, selection
     prepared.release()  # the base is evaluated without what was trained on it

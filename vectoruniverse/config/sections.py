@@ -196,6 +196,11 @@ class EvalConfig(Section):
     every: int = Field(
         1, ge=1, le=100_000, description="Epochs from one evaluation to the next; the last is always evaluated."
     )
+    test: bool = Field(
+        True,
+        description="Evaluate the test rows when the training has ended; false leaves them sealed and reports the "
+        "validation rows, for runs that only help to choose a setting.",
+    )
     batch_size: int = Field(64, ge=1, le=1_000_000, description="Rows encoded at a time.")
 
 

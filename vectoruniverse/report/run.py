@@ -143,7 +143,7 @@ def selection_words(run: Run, comparison: Comparison, monitor: str) -> str:
     if record is None or comparison.evaluated_on != "held-out" or not record.picked:
         return ""
     if record.selection is None:
-        return "These rows also picked the epoch, so this is optimistic: the run has no test rows."
+        return "These rows also picked the epoch, so this is optimistic: no test rows are reported."
     if comparison.split != "test":
         return "These rows picked the epoch, so this is optimistic; vu eval evaluates the test rows."
     base, adapted = record.selection.base.get(monitor), record.selection.adapted.get(monitor)

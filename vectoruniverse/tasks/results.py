@@ -54,7 +54,7 @@ from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
 from vectoruniverse.runs.records import BlendRecord, EvaluationRecord, ForgettingRecord
 from vectoruniverse.tasks.base import Prepared
-from vectoruniverse.tasks.rows import Data
+from vectoruniverse.tasks.rows import Data, reported_part
 from vectoruniverse.terminal import counted
 from vectoruniverse.tracking.contract import DataSet, Tracker, Trackers
 
@@ -296,11 +296,12 @@ def reported_words(data: Data[Any, Any], experiment: Experiment) -> str:
     """Which rows the numbers are of, and whether those picked anything."""
     if not data.holds_out:
         return ""
-    if len(data.split.test):
+    if reported_part(experiment, data.split.reported) == "test":
         return "the test rows, which nothing was chosen on and which were evaluated once, at the end"
     if not experiment.picks_epoch:
         return "the validation rows"
-    return "the validation rows, which also picked the epoch, so the numbers are optimistic (there are no test rows)"
+    why = "there are no test rows" if experiment.eval.test else "the test rows are sealed: eval.test is false"
+    return f"the validation rows, which also picked the epoch, so the numbers are optimistic ({why})"
 
 
 def _epoch_words(epoch: int | None, best_epoch: int | None, experiment: Experiment) -> str:

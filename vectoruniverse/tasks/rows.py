@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from vectoruniverse.config.sections import Division
+from vectoruniverse.config.sections import Division, Experiment
 from vectoruniverse.data.findings import Finding, Rows
 from vectoruniverse.data.splits import Shares, Split
 from vectoruniverse.errors import ConfigError, DataError
@@ -185,6 +185,11 @@ class Data(ABC, Generic[ConfigT, RowT]):
             return None
         groups = [self.groups[i] for i in getattr(self.split, split)]
         return groups if len(set(groups)) < len(groups) else None
+
+
+def reported_part(experiment: Experiment, part: str) -> str:
+    """Name of the part that a run reports, ``part`` being what its data has for that."""
+    return part if experiment.eval.test else "val"
 
 
 def refuse_lone_rows(data: Data[Any, Any], choice: RowChoice | None = None) -> None:
