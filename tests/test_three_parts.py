@@ -23,6 +23,8 @@ from vectoruniverse.data.views import to_input
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.experiment import evaluate_base, evaluate_run, report_run, resume, train
 from vectoruniverse.report.run import verdict_of
+from vectoruniverse.report.sweep.tables import value_table
+from vectoruniverse.runs.folder import Run
 from vectoruniverse.sweep.grid import make_grid, parse_over
 from vectoruniverse.sweep.runner import run_sweep
 from vectoruniverse.tasks.experiments import load_config_of, load_experiment
@@ -463,6 +465,25 @@ def test_a_sweep_compares_its_cells_on_the_test_rows(experiment, tmp_path):
     record = run_sweep(grid, runs_dir=tmp_path / "runs", out=None, display=quiet()).record
     assert (record.state, record.data.split, record.data.rows, record.rows_are) == ("finished", "test", 8, "test")
     assert record.statistics.queries > 0
+
+
+def test_validation_rows_choose_the_best_of_a_sweep_and_the_test_rows_only_tell_of_it(experiment, tmp_path):
+    experiment("image_text")
+    grid = make_grid(str(tmp_path / "image_text.yaml"), ["train.epochs=1"], [parse_over("adapter.rank=1,2,4")], [0, 1])
+    outcome = run_sweep(grid, runs_dir=tmp_path / "runs", out=None, display=quiet())
+    found, cells = outcome.record.statistics, outcome.record.cells
+    metric = found.metric
+    on_val = {}
+    for cell in cells:
+        selection = Run(tmp_path / "runs" / cell.run).read_evaluation().selection
+        assert (selection.split, cell.val) == ("val", selection.adapted[metric])
+        on_val.setdefault(cell.values["adapter.rank"], []).append(cell.val)
+    means = {rank: np.mean(seeds) for rank, seeds in on_val.items()}
+    assert {one.values["adapter.rank"]: one.val for one in found.values} == pytest.approx(means)
+    assert found.best["adapter.rank"] == max(sorted(means), key=means.get) and found.chosen_on == "val"
+    assert "other rows chose the best" in found.answer
+    table = value_table(outcome.record)
+    assert "on val, which chose" in table.columns
 
 
 def test_shares_that_leave_nothing_to_train_or_a_test_that_nothing_was_picked_for_are_refused(experiment):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -103,3 +104,16 @@ def test_the_answer_says_where_queries_were_drawn_in_groups() -> None:
         summary(one, groups=37)
     )
     assert "groups" not in answer(summary(one))
+
+
+def test_the_answer_says_where_other_rows_chose_the_best_and_where_these_contradict_them() -> None:
+    two = value(1, 0.5, behind=(0.1, 0.2)), value(2, 0.69, behind=(0.0, 0.02))
+    chosen = replace(summary(*two, value(4, 0.7, behind=(0.0, 0.01))), chosen=2.0)
+    said = answer(chosen)
+    assert said.startswith("rank 2 is the best, and every smaller rank is credibly worse")
+    assert "; other rows chose the best.)" in said
+    contradicted = replace(chosen, chosen=1.0)
+    assert answer(contradicted).startswith(
+        "rank 2 is the smallest that is not credibly worse than any other: recall@5 0.690 [0.650, 0.730]. rank 1, "
+        "which the validation rows chose, is: 0.500 [0.460, 0.540], 0.150 [0.100, 0.200] behind."
+    )

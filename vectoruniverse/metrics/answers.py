@@ -48,7 +48,13 @@ def _stops_helping(summary: SweepSummary, name: str, metric: str, margin: float 
             f"others may be up to {best.shortfall.high:.3f} better. More seeds or queries, or a wider margin, are "
             "needed."
         )
-    if chosen is best:
+    if best.shortfall.low > 0:
+        said = (
+            f"{name} {chosen.value:g} is the smallest that is not credibly worse than any other: {metric} "
+            f"{interval_text(chosen.mean)}. {name} {best.value:g}, which the validation rows chose, is: "
+            f"{interval_text(best.mean)}, {interval_text(best.shortfall)} behind."
+        )
+    elif chosen is best:
         smaller = f"every smaller {name} is credibly worse" if margin is None else f"no smaller {name} is {rule}"
         beside = "the smallest tried" if best is summary.values[0] else smaller
         said = f"{name} {best.value:g} is the best, and {beside}: {metric} {interval_text(best.mean)}."
@@ -86,6 +92,8 @@ def _grounds(summary: SweepSummary) -> str:
     if summary.groups < summary.queries:
         over += f" in {summary.groups:,} groups drawn together"
     over += "; with one seed they do not say what another would give" if seeds == 1 else f" and {seeds} seeds"
+    if summary.chosen is not None and len(summary.values) > 1:
+        over += "; other rows chose the best"
     said = f"({100 * summary.level:g} % intervals over {over}.)"
     return f"{said} Cells whose seed not every value has are left out: {left_out}." if left_out else said
 

@@ -36,6 +36,7 @@ def finished_facts(run: Run, metric: str) -> dict[str, Any]:
         **same,
         **state.model_dump(include={"seconds", "step_seconds", "peak_memory_bytes"}),
         "metrics": evaluation.adapted,
+        "val": None if evaluation.selection is None else evaluation.selection.adapted.get(metric),
         "rank": rank,
         "alpha": alpha,
         "scale": alpha / root if alpha and root else None,
@@ -85,8 +86,11 @@ def statistics(finished: Finished, metric: str, *, one_base: bool) -> Statistics
     # the seed makes the base where it is trained from scratch
     base = np.mean([one.base for one in found.values()], axis=0)
     drawn = next(iter(found.values())).drawn
+    on_val = _on_validation({(places[key_of(cell.values)], cell.seed): cell.val for cell, _ in finished})
+    picked = max(sorted(on_val), key=lambda place: on_val[place], default=None)
     try:
-        summary = summarise_sweep({key: one.adapted for key, one in found.items()}, base, seed=0, groups=drawn)
+        cells = {key: one.adapted for key, one in found.items()}
+        summary = summarise_sweep(cells, base, seed=0, groups=drawn, best=picked)
     except ValueError as error:
         return NotComparable(reason=str(error))
     values = {places[key_of(cell.values)]: cell.values for cell, _ in finished}
@@ -100,14 +104,30 @@ def statistics(finished: Finished, metric: str, *, one_base: bool) -> Statistics
         left_out=[(values[place], seed) for place, seed in summary.left_out],
         base=summary.base,
         ordered=ordered,
-        values=_values(summary, values, [cell for cell, _ in finished]),
+        chosen_on=None if picked is None else "val",
+        values=_values(summary, values, [cell for cell, _ in finished], on_val),
         best=values[summary.best.value],
         smallest_not_worse=None if smallest is None else values[smallest.value],
         answer=_answer(summary, values, metric, ordered),
     )
 
 
-def _values(summary: SweepSummary, values: Mapping[float, Values], cells: Sequence[CellRecord]) -> list[Value]:
+def _on_validation(cells: Mapping[tuple[float, int], float | None]) -> dict[float, float]:
+    """Mean of each value over the seeds that all values have; empty where the validation rows are the reported ones."""
+    values, seeds = {value for value, _ in cells}, {seed for _, seed in cells}
+    shared = [seed for seed in seeds if all((value, seed) in cells for value in values)]
+    told = {value: [cells[value, seed] for seed in shared] for value in values}
+    if not shared or any(one is None for every in told.values() for one in every):
+        return {}
+    return {value: float(np.mean([one for one in every if one is not None])) for value, every in told.items()}
+
+
+def _values(
+    summary: SweepSummary,
+    values: Mapping[float, Values],
+    cells: Sequence[CellRecord],
+    on_val: Mapping[float, float],
+) -> list[Value]:
     found = []
     for one in summary.values:
         mine = [cell for cell in cells if cell.values == values[one.value]]
@@ -118,6 +138,7 @@ def _values(summary: SweepSummary, values: Mapping[float, Values], cells: Sequen
                 gain=one.gain,
                 shortfall=one.shortfall,
                 seed_spread=one.seed_spread,
+                val=on_val.get(one.value),
                 trained_parameters=mine[0].trained_parameters,
                 seconds=_mean([cell.seconds for cell in mine]),
                 peak_memory_bytes=_mean([cell.peak_memory_bytes for cell in mine]),
@@ -136,8 +157,9 @@ def _answer(summary: SweepSummary, values: Mapping[float, Values], metric: str, 
     if ordered:
         (key,) = values[best.value]
         return answer(summary, name=key.rpartition(".")[2], metric=metric)
+    first = "comes first" if summary.chosen is None else "comes first on the validation rows, and here stands"
     said = (
-        f"{title_of(values[best.value])} comes first with {metric} {interval_text(best.mean)} against the base's "
+        f"{title_of(values[best.value])} {first} with {metric} {interval_text(best.mean)} against the base's "
         f"{interval_text(summary.base)}."
     )
     equals = [title_of(values[one.value]) for one in summary.values if one is not best and one.shortfall.low == 0]

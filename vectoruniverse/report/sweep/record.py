@@ -47,6 +47,7 @@ class CellRecord(Part):
         data: fingerprint.
         metrics, intervals, trained_parameters, best_epoch, epoch, has_space, adapter: as in ``EvaluationRecord``.
         rank, alpha, scale: of LoRA.
+        val: the metric on the validation rows, which choose among cells; None where those are reported.
         epochs: that were asked for.
         seconds, step_seconds: of the whole cell and of its training steps, of all its processes.
         effective_rank: of the embeddings.
@@ -64,6 +65,7 @@ class CellRecord(Part):
     path: str | None = None
     data: str = ""
     metrics: dict[str, float] = Field({})
+    val: float | None = None
     intervals: dict[str, dict[str, list[float]]] = Field({})
     trained_parameters: int | None = None
     rank: int | None = None
@@ -93,13 +95,17 @@ class CellRecord(Part):
 
 
 class Value(Part):
-    """Statistics of one value, over seeds and queries; see ``metrics.sweeps.ValueSummary``."""
+    """Statistics of one value, over seeds and queries; see ``metrics.sweeps.ValueSummary``.
+
+    ``val`` is the mean over seeds on the validation rows, optimistic where they choose; None where they are reported.
+    """
 
     values: dict[str, Any]
     mean: Interval
     gain: Interval
     shortfall: Interval
     seed_spread: float | None
+    val: float | None = None
     trained_parameters: int | None = None
     seconds: float | None = None
     peak_memory_bytes: float | None = None
@@ -112,6 +118,7 @@ class Statistics(Part):
         groups: how many are drawn; fewer than ``queries`` where some are drawn together.
         left_out: values and seed of cells whose seed not every value has.
         ordered: whether values are numbers of one key.
+        chosen_on: part of the rows that picked ``best``: ``val``, or the reported ones, which makes it optimistic.
         answer: all of it in sentences.
     """
 
@@ -123,6 +130,7 @@ class Statistics(Part):
     left_out: list[tuple[dict[str, Any], int]] = Field([])
     base: Interval
     ordered: bool = True
+    chosen_on: str | None = None
     values: list[Value]
     best: dict[str, Any]
     smallest_not_worse: dict[str, Any] | None

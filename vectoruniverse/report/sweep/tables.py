@@ -156,7 +156,7 @@ def cell_table(sweep: SweepRecord) -> Table:
 
 def _value_frame(sweep: SweepRecord) -> pd.DataFrame:
     """A row for each value: the metric's mean, its gain over the base, how far it is behind the best, and its costs."""
-    facts = ("mean", "gain", "shortfall", "seed_spread", "trained_parameters", "seconds", "peak_memory_bytes")
+    facts = ("mean", "val", "gain", "shortfall", "seed_spread", "trained_parameters", "seconds", "peak_memory_bytes")
     values = sweep.compared.values if sweep.compared else []
     rows = [(label_of(one.values), title_of(one.values), *(getattr(one, fact) for fact in facts)) for one in values]
     return _frame((sweep.swept_name, "title", *(fact.replace("_", " ") for fact in facts)), rows)
@@ -166,8 +166,10 @@ def _quality(found: Statistics, level: str) -> Forms:
     def told(bounds: Interval) -> str:
         return interval(*bounds)
 
+    chose: Forms = {} if found.chosen_on is None else {"val": ("on val, which chose", "{:.3f}".format)}
     return {
         "mean": (f"{_better(found.metric)} [{level}]", told),
+        **chose,
         "gain": ("gain over base", lambda bounds: interval(*bounds, sign=True)),
         "shortfall": ("behind the best", told),
     }
