@@ -82,6 +82,20 @@ def sweep_rank(
             "rank-stabilized: alpha stays, the scale is alpha/√rank. auto: the experiment's own alpha/rank, kept.",
         ),
     ] = "auto",
+    lrs: Annotated[
+        str,
+        typer.Option(
+            metavar="RATES",
+            help="Learning rates that each rank chooses from on validation rows, in short trials. auto: around the "
+            "experiment's own, from where the scaling rule of alpha points to; LR,LR,…: these; fixed: the experiment's "
+            "own for all ranks.",
+        ),
+    ] = "auto",
+    full: Annotated[bool, typer.Option("--full", help="Full fine-tuning too, at a rate of its own.")] = False,
+    pattern: Annotated[
+        bool,
+        typer.Option("--pattern/--no-pattern", help="Train ranks by layer as the largest adapter suggests."),
+    ] = True,
     overrides: SetOption = [],
     out: OutOption = None,
     wandb_sweep: AgentOption = None,
@@ -89,15 +103,22 @@ def sweep_rank(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train LoRA at several ranks, and say from which rank on more does not help.
+    """Train LoRA at several ranks, each at its own learning rate, and say from which rank on more does not help.
 
-    Running the same command again goes on where it stopped; more ranks or seeds run only what is new. Exit code 1:
+    Validation rows choose rates and ranks; test rows are what the answer is of. Running the same command again goes on where it stopped; more ranks or seeds run only what is new. Exit code 1:
     some cells failed, and the others are there.
     """
     from vectoruniverse.sweep.grid import RANK, Over, make_grid, whole_numbers
 
     grid = make_grid(
-        config, overrides, [Over(RANK, whole_numbers(ranks, "--ranks"))], whole_numbers(seeds, "--seeds"), alpha
+        config,
+        overrides,
+        [Over(RANK, whole_numbers(ranks, "--ranks"))],
+        whole_numbers(seeds, "--seeds"),
+        alpha,
+        rates=None if lrs == "fixed" else lrs,
+        full=full,
+        pattern=pattern,
     )
     if wandb_sweep is not None:
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
@@ -114,6 +135,8 @@ def _write_for_agents(
     if out is not None:
         raise UserError("--out goes with a sweep that is run here; agents' runs go to --runs-dir")
     write_agent_sweep(file, grid, config=config, overrides=overrides, runs_dir=runs_dir)
+    if grid.rates is not None or grid.full:
+        typer.echo("agents train every rank at the experiment's learning rate, and no full fine-tuning")
     typer.echo(f"{counted(len(grid.cells), 'cell')} in {file}; go on with: wandb sweep {shlex.quote(str(file))}")
 
 

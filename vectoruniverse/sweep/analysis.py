@@ -71,6 +71,7 @@ def analyse_adapter(run: Run, bases: Bases, trained: dict[int, Run], ranks: Sequ
     assert layers is not None, "only LoRA has a rank"
     try:
         values, own_rank = singular_values(layers), layers.rank
+        widths = {path: layer.in_features + layer.out_features for path, layer in layers.layers.items()}
         cuts = [truncate(layers, rank) for rank in ranks]
         task, metric = build_task(experiment, shared.encoder, shared.pairs), experiment.eval.monitor
         reported = shared.data.split.reported  # as the runs that it is compared with
@@ -86,7 +87,7 @@ def analyse_adapter(run: Run, bases: Bases, trained: dict[int, Run], ranks: Sequ
         seed=experiment.seed,
         rank=own_rank,
         metric=metric,
-        layers={path: _layer(found) for path, found in values.items()},
+        layers={path: _layer(found, widths[path]) for path, found in values.items()},
         towers={name: Tower(**asdict(one) | {"energy": list(one.energy)}) for name, one in spectra.items()},
         truncated=truncated,
     )
@@ -101,5 +102,6 @@ def _beside_trained(evaluation: Evaluation, rank: int, metric: str, run: Run, tr
     return Cut.model_validate({"rank": rank, metric: list(found.reached["cut"][metric]), "minus_trained": gap})
 
 
-def _layer(values: torch.Tensor) -> Layer:
-    return Layer(singular_values=rounded(values.tolist()), effective_rank=effective_rank(values))
+def _layer(values: torch.Tensor, width: int) -> Layer:
+    singular = rounded(values.tolist())
+    return Layer(singular_values=singular, effective_rank=effective_rank(values), parameters_per_rank=width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from vectoruniverse.adapters.peft_config import read_peft_config
 from vectoruniverse.adapters.peft_format import CONFIG_FILE
 from vectoruniverse.config.sections import AdapterSettings
 from vectoruniverse.metrics.answers import answer, interval_text
-from vectoruniverse.metrics.sweeps import SweepSummary, smallest_not_worse, summarise_sweep
-from vectoruniverse.report.sweep.record import Base, CellRecord, NotComparable, Statistics, Value
+from vectoruniverse.metrics.sweeps import SweepSummary, differences, smallest_not_worse, summarise_sweep
+from vectoruniverse.report.sweep.record import Base, Beside, CellRecord, NotComparable, Pattern, Statistics, Value
 from vectoruniverse.report.sweep.values import Values, key_of, places_of, title_of
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.folder import Run
@@ -109,6 +109,45 @@ def statistics(finished: Finished, metric: str, *, one_base: bool) -> Statistics
         best=values[summary.best.value],
         smallest_not_worse=None if smallest is None else values[smallest.value],
         answer=_answer(summary, values, metric, ordered),
+    )
+
+
+def compare_beside(
+    statistics: Statistics | NotComparable | None, finished: Finished, beside: Finished, pattern: Pattern | None
+) -> Iterator[Beside]:
+    """Full fine-tuning beside the best value; ranks by layer beside the uniform rank that costs as much."""
+    if not isinstance(statistics, Statistics):
+        return
+    kinds = {key_of(cell.values): cell.values for cell, _ in beside}
+    for key, values in kinds.items():
+        by_layer = pattern is not None and "adapter.rank_pattern" in values
+        reference = {"adapter.rank": pattern.rank} if by_layer and pattern is not None else statistics.best
+        mine = [(cell, run) for cell, run in beside if key_of(cell.values) == key]
+        yield from _compare_with(reference, finished, mine, statistics.metric)
+
+
+def _compare_with(reference: Values, finished: Finished, mine: Finished, metric: str) -> Iterator[Beside]:
+    """One model beside a value, over the seeds that both have."""
+    places, _ = places_of(cell.values for cell, _ in finished)
+    seeds = {cell.seed for cell, _ in mine}
+    of_values = [(cell, run) for cell, run in finished if cell.seed in seeds]
+    found = {(places[key_of(cell.values)], cell.seed): outcomes(run, metric) for cell, run in of_values}
+    own = max(places.values(), default=0.0) + 1
+    found |= {(own, cell.seed): outcomes(run, metric) for cell, run in mine}
+    cells, drawn = {key: one.adapted for key, one in found.items()}, next(iter(found.values())).drawn
+    try:
+        gaps = differences(cells, places[key_of(reference)], seed=0, groups=drawn)
+        alone = {key: outcome for key, outcome in cells.items() if key[0] == own}
+        summary = summarise_sweep(alone, next(iter(found.values())).base, seed=0, groups=drawn)
+    except (KeyError, ValueError):  # no seed in common yet, or other rows
+        return
+    yield Beside(
+        values=dict(mine[0][0].values),
+        reference=dict(reference),
+        seeds=sorted(seeds),
+        mean=summary.values[0].mean,
+        difference=gaps[own],
+        val=_mean([cell.val for cell, _ in mine]),
     )
 
 

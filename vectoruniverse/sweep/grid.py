@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -20,13 +19,14 @@ from vectoruniverse.config.problems import OVERRIDE
 from vectoruniverse.config.sections import AdapterSettings, Experiment
 from vectoruniverse.config.strict_yaml import parse
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.report.sweep.values import key_of, shown, title_of
+from vectoruniverse.report.sweep.values import shown
+from vectoruniverse.sweep.cells import Cell, as_cell, full_cell, learns_from_known, name_of_cell
+from vectoruniverse.sweep.rates import parse_rates
 from vectoruniverse.tasks.experiments import load_experiment
 
 RANK, ALPHA_KEYS = "adapter.rank", ("adapter.alpha", "adapter.rank_stabilized")
 T = TypeVar("T")
 MAX_CELLS = 10_000
-MAX_NAME = 80
 
 # a report, a record or an analysis afterwards changes nothing that is learned
 _BESIDE = (*NOT_IN_FINGERPRINT, "forgetting", "eval.report")
@@ -68,25 +68,6 @@ class AlphaPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One experiment of a sweep, all resolved, with its value of each swept key."""
-
-    values: Mapping[str, object]
-    seed: int
-    experiment: Experiment
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """Tells cells of one sweep apart."""
-        return key_of(self.values), self.seed
-
-    @property
-    def title(self) -> str:
-        """For people, such as ``rank 4, seed 0``."""
-        return f"{title_of(self.values)}, seed {self.seed}"
-
-
-@dataclass(frozen=True, slots=True)
 class Grid:
     """A sweep as it was asked for.
 
@@ -96,6 +77,9 @@ class Grid:
         seeds: seeds of every value.
         alpha: how alpha follows the rank; None leaves it to the experiment file.
         cells: all combinations, seed by seed, so that an early answer covers all values.
+        rates: learning rates that each value chooses from, as ``--lrs`` names them; None: all take the experiment's.
+        full: the same in full fine-tuning, a cell for each seed; empty where nobody asked.
+        pattern: whether ranks by layer, as the largest adapter recommends them, are trained too.
     """
 
     base: Experiment
@@ -103,6 +87,9 @@ class Grid:
     seeds: tuple[int, ...]
     alpha: AlphaPolicy | None
     cells: tuple[Cell, ...]
+    rates: str | None = None
+    full: tuple[Cell, ...] = ()
+    pattern: bool = False
 
     @property
     def one_base(self) -> bool:
@@ -116,16 +103,25 @@ class Grid:
         """
         settings: dict[str, Any] = self.base.model_dump(mode="json")
         derived = ALPHA_KEYS if self.alpha else ()
-        beside = [key for key in _BESIDE if key != "forgetting" or not _learns_from_known(self.base)]
+        beside = [key for key in _BESIDE if key != "forgetting" or not learns_from_known(self.base)]
         for key in (*beside, "seed", *derived, *(one.key for one in self.over)):
             _drop(settings, key.split("."))
         keys = sorted(one.key for one in self.over)
         record = [settings, keys, str(self.alpha), data if self.one_base else None]
+        record += [] if self.rates is None else [self.rates]
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def make_grid(
-    config: str, overrides: Sequence[str], over: Sequence[Over], seeds: Sequence[int], alpha: str | None = None
+    config: str,
+    overrides: Sequence[str],
+    over: Sequence[Over],
+    seeds: Sequence[int],
+    alpha: str | None = None,
+    *,
+    rates: str | None = None,
+    full: bool = False,
+    pattern: bool = False,
 ) -> Grid:
     """Resolve every cell.
 
@@ -135,6 +131,9 @@ def make_grid(
         over: swept keys; the last varies fastest.
         seeds: of every value; empty takes the experiment's own.
         alpha: ``fixed``, ``proportional:K`` or ``rank-stabilized`` where the rank is swept; None leaves alpha alone.
+        rates: as in ``Grid``, where the rank is swept.
+        full: whether full fine-tuning is a cell beside.
+        pattern: as in ``Grid``.
 
     Raises:
         ConfigError: a key cannot be swept, is given twice, or a value is not allowed.
@@ -147,7 +146,10 @@ def make_grid(
     if (count := len(combinations) * len(chosen)) > MAX_CELLS:
         raise ConfigError(f"{count:,} cells are more than {MAX_CELLS:,}", file="--over")
     cells = [_resolve(config, overrides, values, seed, policy) for seed in chosen for values in combinations]
-    return Grid(base, tuple(over), chosen, policy, tuple(cells))
+    if rates is not None:
+        parse_rates(rates)
+    beside = tuple(full_cell(base, seed) for seed in chosen) if full else ()
+    return Grid(base, tuple(over), chosen, policy, tuple(cells), rates, beside, pattern)
 
 
 def parse_over(text: str) -> Over:
@@ -249,24 +251,7 @@ def _resolve(
     except ConfigError as error:
         place = "--over" if error.file == OVERRIDE and error.key in values else error.file
         raise ConfigError(error.message, file=place, line=error.line, key=error.key, remedy=error.remedy) from None
-    quiet = experiment.eval.model_copy(update={"report": False})
-    name = _name(experiment.name, values, seed)
-    beside = {} if _learns_from_known(experiment) else {"forgetting": None}
-    return Cell(values, seed, experiment.model_copy(update={"name": name, "eval": quiet, **beside}))
-
-
-def _learns_from_known(experiment: Experiment) -> bool:
-    """Whether ``forgetting`` is not only analysed afterwards, but rows of it are learned from."""
-    return getattr(experiment.train, "preserve", None) is not None
-
-
-def _name(experiment: str, values: Mapping[str, object], seed: int) -> str:
-    """Name of a cell's runs, such as ``quickstart-rank4-seed0``."""
-    parts = [f"{key.rpartition('.')[2]}{shown(value)}" for key, value in values.items()]
-    name = "-".join([experiment, *(re.sub(r"[^A-Za-z0-9_.]+", "_", part) for part in parts), f"seed{seed}"])
-    if len(name) <= MAX_NAME:
-        return name
-    return f"{name[: MAX_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return Cell(values, seed, as_cell(experiment, name_of_cell(experiment.name, values, seed)))
 
 
 def _drop(settings: dict[str, Any], path: Sequence[str]) -> None:

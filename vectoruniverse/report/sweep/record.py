@@ -13,7 +13,7 @@ from pydantic import Field
 
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.metrics.intervals import Interval
-from vectoruniverse.report.sweep.values import places_of, title_of
+from vectoruniverse.report.sweep.values import Values, places_of, title_of
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.records import ForgettingRecord, Part
 
@@ -42,6 +42,7 @@ class CellRecord(Part):
     """One value with one seed; from ``data`` on, what only a finished cell has.
 
     Attributes:
+        settings: what was tried or chosen for this cell beside its value, such as its learning rate.
         state: pending, running, finished, failed, stopped or interrupted.
         path: of the run, from the sweep's folder.
         data: fingerprint.
@@ -58,6 +59,7 @@ class CellRecord(Part):
 
     values: dict[str, Any]
     seed: int
+    settings: dict[str, Any] = Field({})
     name: str
     state: str
     message: str | None = None
@@ -137,6 +139,65 @@ class Statistics(Part):
     answer: str
 
 
+class Choice(Part):
+    """The learning rate that validation rows chose for a value; ``at_edge``: a rate beside it has not been tried."""
+
+    values: dict[str, Any]
+    rate: float
+    at_edge: bool = False
+
+
+class RateSearch(Part):
+    """How each value came to its own learning rate; see ``sweep.rates``.
+
+    Attributes:
+        asked: ``auto``, or the rates that were named.
+        own: the experiment's.
+        short, long: epochs of a trial in the first round and the second; equal where there was one.
+        cost: epochs of all trials and cells of LoRA as a multiple of those at one rate.
+        choices: for each value.
+        trials: short runs with ``settings`` ``train.lr`` and ``train.epochs``, of the first seed.
+    """
+
+    asked: str
+    own: float
+    short: int
+    long: int
+    cost: float | None = None
+    choices: list[Choice] = Field([])
+    trials: list[CellRecord] = Field([])
+
+    def chosen(self, values: Values) -> Choice | None:
+        """The choice for a value, once there is one."""
+        return next((choice for choice in self.choices if choice.values == values), None)
+
+
+class Beside(Part):
+    """A model that is no value of the sweep, beside one that is, over the same queries and seeds.
+
+    Attributes:
+        values: what it is: ``adapter.method: full``, or ``adapter.rank_pattern``.
+        reference: the value that it is compared with.
+        difference: its mean above the reference's.
+        val: its mean on the validation rows.
+    """
+
+    values: dict[str, Any]
+    reference: dict[str, Any]
+    seeds: list[int]
+    mean: Interval
+    difference: Interval
+    val: float | None = None
+
+
+class Pattern(Part):
+    """Ranks by layer at the cost of a uniform ``rank``, from the singular values of the adapter of ``run``."""
+
+    run: str
+    rank: int
+    rank_pattern: dict[str, int]
+
+
 class NotComparable(Part):
     """Why there are no statistics."""
 
@@ -144,10 +205,11 @@ class NotComparable(Part):
 
 
 class Layer(Part):
-    """One adapted layer's update."""
+    """One adapted layer's update; ``parameters_per_rank``: what a direction costs, 0 where that is not known."""
 
     singular_values: list[float]
     effective_rank: float
+    parameters_per_rank: int = 0
 
 
 class Cut(Part):
@@ -228,7 +290,11 @@ class SweepRecord(Part):
         alpha: how alpha follows the rank: ``fixed:16``, ``proportional:1``, ``rank-stabilized:16``.
         metric: that cells are compared by.
         base: None where every cell has a base of its own.
+        beside: cells that are no value of the swept key: full fine-tuning, ranks by layer.
         statistics: None before the first cell is done.
+        comparisons: of the cells beside.
+        rates: how each value came to its own learning rate; None where all have the experiment's.
+        pattern: ranks by layer that the largest adapter recommends.
         adapters: one for each seed; empty where not the rank alone is swept.
         forgetting: of the smallest value that is not worse than the best.
     """
@@ -245,7 +311,11 @@ class SweepRecord(Part):
     data: Data
     base: Base | None
     cells: list[CellRecord]
+    beside: list[CellRecord] = Field([])
     statistics: Statistics | NotComparable | None
+    comparisons: list[Beside] = Field([])
+    rates: RateSearch | None = None
+    pattern: Pattern | None = None
     adapters: list[AdapterRecord]
     forgetting: ForgettingRecord | None
     timing: Timing | None

@@ -1,0 +1,102 @@
+"""The cells of a sweep: experiments that are all resolved, and the same ones changed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from vectoruniverse.config.sections import Experiment
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.report.sweep.values import key_of, shown, title_of
+
+LR = "train.lr"
+MAX_NAME = 80
+
+Kind = Literal["value", "trial", "beside"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One experiment of a sweep, all resolved.
+
+    Attributes:
+        values: its value of each swept key; of a cell ``beside``, what it is.
+        seed: of the training.
+        experiment: what is run.
+        settings: what is tried or was chosen for it, beside its value.
+        kind: ``value``; ``trial``: a short run of a value that helps to choose its settings; ``beside``: no value of
+            the swept key.
+    """
+
+    values: Mapping[str, object]
+    seed: int
+    experiment: Experiment
+    settings: Mapping[str, object] = field(default_factory=dict)
+    kind: Kind = "value"
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Tells cells of one kind apart."""
+        return key_of({**self.values, **self.settings} if self.kind == "trial" else self.values), self.seed
+
+    @property
+    def title(self) -> str:
+        """For people, such as ``rank 4, seed 0``."""
+        return f"{title_of({**self.values, **self.settings})}, seed {self.seed}"
+
+
+def full_cell(experiment: Experiment, seed: int) -> Cell:
+    """Full fine-tuning of an experiment that trains LoRA.
+
+    Raises:
+        ConfigError: it does not train LoRA.
+    """
+    adapter = experiment.adapter
+    if not adapter.has_rank:
+        said = f"ranks are of LoRA, and this experiment trains {adapter.method}"
+        raise ConfigError(said, key="adapter.method", remedy="set adapter.method to lora")
+    kept = {key: getattr(adapter, key) for key in ("train_logit_scale",) if key in adapter.model_fields_set}
+    in_full = experiment.model_copy(update={"adapter": type(adapter)(method="full", **kept), "seed": seed})
+    values = {"adapter.method": "full"}
+    return Cell(values, seed, as_cell(in_full, name_of_cell(experiment.name, values, seed)), kind="beside")
+
+
+def at_rate(cell: Cell, rate: float) -> Cell:
+    """The same at another learning rate."""
+    train = cell.experiment.train.model_copy(update={"lr": rate})
+    settings = {**cell.settings, LR: rate}
+    return replace(cell, experiment=cell.experiment.model_copy(update={"train": train}), settings=settings)
+
+
+def trial_of(cell: Cell, rate: float, epochs: int) -> Cell:
+    """A short run of a cell, evaluated once on validation rows when it ends."""
+    experiment, settings = cell.experiment, {LR: rate, "train.epochs": epochs}
+    train = experiment.train.model_copy(update={"lr": rate, "epochs": epochs, "early_stopping": None})
+    evaluation = experiment.eval.model_copy(update={"every": epochs, "keep": "last", "test": False})
+    name = name_of_cell(experiment.name.removesuffix(f"-seed{cell.seed}"), settings, cell.seed)
+    short = experiment.model_copy(update={"name": name, "train": train, "eval": evaluation})
+    return Cell(cell.values, cell.seed, short, settings, "trial")
+
+
+def as_cell(experiment: Experiment, name: str) -> Experiment:
+    """An experiment by the name of a cell, without a report and without what only the whole sweep needs."""
+    quiet = experiment.eval.model_copy(update={"report": False})
+    beside = {} if learns_from_known(experiment) or not hasattr(experiment, "forgetting") else {"forgetting": None}
+    return experiment.model_copy(update={"name": name, "eval": quiet, **beside})
+
+
+def learns_from_known(experiment: Experiment) -> bool:
+    """Whether ``forgetting`` is not only analysed afterwards, but rows of it are learned from."""
+    return getattr(experiment.train, "preserve", None) is not None
+
+
+def name_of_cell(experiment: str, values: Mapping[str, object], seed: int) -> str:
+    """Name of a cell's runs, such as ``quickstart-rank4-seed0``."""
+    parts = [f"{key.rpartition('.')[2]}{shown(value)}" for key, value in values.items()]
+    name = "-".join([experiment, *(re.sub(r"[^A-Za-z0-9_.]+", "_", part) for part in parts), f"seed{seed}"])
+    if len(name) <= MAX_NAME:
+        return name
+    return f"{name[: MAX_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -1,0 +1,111 @@
+"""The learning rate of each value of a sweep: trials by ``rates``, and their record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from vectoruniverse.report.sweep.record import CellRecord, Choice, RateSearch
+from vectoruniverse.report.sweep.values import Values, key_of, title_of
+from vectoruniverse.sweep.cells import Cell, at_rate, trial_of
+from vectoruniverse.sweep.grid import RANK, Grid
+from vectoruniverse.sweep.rates import (
+    AROUND,
+    FULL_BELOW,
+    Ladder,
+    first_rungs,
+    in_order,
+    make_budget,
+    parse_rates,
+    scaling_exponent,
+    search_rate,
+)
+
+
+class Tuner:
+    """Chooses a rate for each value of a sweep over the rank, and for full fine-tuning.
+
+    Args:
+        grid: the sweep, whose ``rates`` are asked for.
+        known: what an earlier call chose, which stays.
+        run_trial: brings a short run to its end; the metric on validation rows, None where it failed.
+        tell: takes what a person should know.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        known: RateSearch | None,
+        run_trial: Callable[[Cell], float | None],
+        tell: Callable[[str], None],
+    ) -> None:
+        assert grid.rates is not None, "rates are asked for"
+        self._grid, self._run_trial, self._tell = grid, run_trial, tell
+        named, own = parse_rates(grid.rates), grid.base.train.lr
+        self._auto, self._ladder = named is None, Ladder(named or (own,))
+        most = 2 * AROUND + 2 if named is None else len(named)
+        budget = make_budget(grid.base.train.epochs, len(grid.seeds), most)
+        fresh = RateSearch(asked=grid.rates, own=own, short=budget.short, long=budget.long)
+        self.record = fresh if known is None else known
+        self._budget = budget
+        self._rungs: dict[int, int] = {}
+
+    def rates_of(self, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+        """The same cells, each at the rate of its value; what is not chosen yet is tried."""
+        first = {cell.key[0]: cell for cell in reversed(cells)}  # of the first seed
+        for cell in sorted(first.values(), key=self._place):
+            if self.record.chosen(cell.values) is None:
+                self._choose(cell)
+        return tuple(at_rate(cell, self.rate_of(cell.values)) for cell in cells)
+
+    def rate_of(self, values: Values) -> float:
+        """The rate that was chosen for a value."""
+        choice = self.record.chosen(values)
+        assert choice is not None, "every value has been tried"
+        return choice.rate
+
+    def told(self, cells: Sequence[CellRecord], trials: Sequence[CellRecord]) -> RateSearch:
+        """The search as it stands, with its trials and what they cost beside the ``cells`` of a sweep at one rate."""
+        values = {key_of(cell.values) for cell in cells}
+        tried = sum(int(one.settings["train.epochs"]) for one in trials if key_of(one.values) in values)
+        cost = 1 + tried / max(1, self._grid.base.train.epochs * len(cells))
+        return self.record.model_copy(update={"trials": list(trials), "cost": round(cost, 3)})
+
+    def _place(self, cell: Cell) -> int:
+        """Ranks from the experiment's own outwards, then what has no rank."""
+        ranks = [int(str(one)) for over in self._grid.over if over.key == RANK for one in over.values]
+        rank = cell.values.get(RANK)
+        return len(ranks) if rank is None else in_order(ranks, self._grid.base.adapter.rank).index(int(str(rank)))
+
+    def _choose(self, cell: Cell) -> None:
+        self._tell(f"learning rates of {title_of(cell.values)}")
+        ladder = self._ladder
+        found = search_rate(
+            lambda rung, epochs: self._run_trial(trial_of(cell, ladder.rate(rung), epochs)),
+            self._first(cell),
+            self._budget,
+        )
+        if found is None:  # the cell itself will fail, and say why
+            choice = Choice(values=dict(cell.values), rate=self.record.own)
+        else:
+            choice = Choice(values=dict(cell.values), rate=ladder.rate(found.rung), at_edge=found.at_edge)
+            if RANK in cell.values:
+                self._rungs[int(str(cell.values[RANK]))] = found.rung
+        self.record = self.record.model_copy(update={"choices": [*self.record.choices, choice]})
+        self._tell(f"{title_of(cell.values)}: learning rate {choice.rate:g}")
+
+    def _first(self, cell: Cell) -> list[int]:
+        """Rungs that are tried at first."""
+        if not self._auto:
+            return list(range(len(self._ladder.named)))
+        if RANK not in cell.values:
+            return list(range(-FULL_BELOW - AROUND, -FULL_BELOW + AROUND + 1))
+        alpha, adapter = self._grid.alpha, self._grid.base.adapter
+        exponent = scaling_exponent("fixed" if alpha is None else alpha.name, adapter.initialisation)
+        known = self._rungs or self._rungs_of_record()
+        return first_rungs(int(str(cell.values[RANK])), adapter.rank, known, 0, exponent)
+
+    def _rungs_of_record(self) -> dict[int, int]:
+        """Rank → rung of what an earlier call chose."""
+        rungs = {self._ladder.rate(rung): rung for rung in range(-40, 41)}
+        choices = [choice for choice in self.record.choices if RANK in choice.values and choice.rate in rungs]
+        return {choice.values[RANK]: rungs[choice.rate] for choice in choices}
