@@ -23,7 +23,8 @@ def test_sweep_rank_prints_the_answer_and_where_it_is(config, tmp_path):  # noqa
     record = json.loads((folder / "sweep.json").read_text())
     assert record["statistics"]["answer"] in done.stdout.replace("\n", " ")
     listed = json.loads(vu("runs", "--json", cwd=tmp_path).stdout)
-    assert sorted(run["run"] for run in listed) == sorted(cell["run"] for cell in record["cells"])
+    assert sorted(run["run"] for run in listed) == sorted(c["run"] for c in [*record["cells"], *record["beside"]])
+    assert [cell["values"] for cell in record["beside"]] == [{"adapter.rank_pattern": "as rank 1"}]
 
     again = vu("sweep-rank", "-c", file, "--ranks", "1,2", "-q", "--json", cwd=tmp_path)
     assert json.loads(again.stdout)["cells"] == record["cells"]
@@ -47,6 +48,7 @@ def test_a_failed_cell_gives_exit_code_1_and_the_rest(config, tmp_path):  # noqa
         (("sweep-rank", "--ranks", "0"), "adapter.rank"),
         (("sweep-rank", "--alpha", "some"), "proportional:K"),
         (("sweep-rank", "--seeds", "0,0"), "given twice"),
+        (("sweep-rank", "--lrs", "fast"), "no list of learning rates"),
         (("sweep", "--over", "train.lr"), "KEY=VALUE"),
     ],
 )

@@ -105,8 +105,9 @@ def sweep_rank(
 ) -> None:
     """Train LoRA at several ranks, each at its own learning rate, and say from which rank on more does not help.
 
-    Validation rows choose rates and ranks; test rows are what the answer is of. Running the same command again goes on where it stopped; more ranks or seeds run only what is new. Exit code 1:
-    some cells failed, and the others are there.
+    Validation rows choose the rates and the best rank; test rows are what the answer is of. Running the same command
+    again goes on where it stopped; more ranks or seeds run only what is new. Exit code 1: some cells failed, and the
+    others are there.
     """
     from vectoruniverse.sweep.grid import RANK, Over, make_grid, whole_numbers
 

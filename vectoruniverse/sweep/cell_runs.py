@@ -40,7 +40,7 @@ class CellRuns:
 
     Args:
         folder: of the sweep.
-        runs_dir: where the runs are.
+        runs_dir: where the runs are, but for trials, which are in the folder.
         bases: what cells start from.
         metric: that they are compared by.
         group: of the cells' runs at Weights & Biases.
@@ -72,17 +72,21 @@ class CellRuns:
 
     def finished(self, kind: Kind = "value") -> Finished:
         """Cells of a kind that are done, with their runs."""
-        return [(cell, self._run_of(cell)) for cell in self.records(kind) if cell.state == "finished"]
+        return [(cell, self._run_of(kind, cell)) for cell in self.records(kind) if cell.state == "finished"]
 
-    def _run_of(self, cell: CellRecord) -> Run:
-        return Run(self._runs_dir / Path(str(cell.run)).name)
+    def _run_of(self, kind: Kind, cell: CellRecord) -> Run:
+        return Run(self._place(kind) / Path(str(cell.run)).name)
+
+    def _place(self, kind: Kind) -> Path:
+        """Where runs of a kind are: trials are nobody's business but the sweep's."""
+        return self._folder.path / "trials" if kind == "trial" else self._runs_dir
 
     def take_over(self, kind: Kind, cells: Iterable[CellRecord]) -> None:
         """Keep cells of earlier calls that are done, and that this one did not ask for."""
         told = self._told[kind]
         for cell in cells:
             key = key_of({**cell.values, **cell.settings} if kind == "trial" else cell.values), cell.seed
-            if cell.state == "finished" and key not in told and _is_finished(self._run_of(cell)):
+            if cell.state == "finished" and key not in told and _is_finished(self._run_of(kind, cell)):
                 told[key] = cell
 
     def run(self, cells: Sequence[Cell]) -> None:
@@ -108,7 +112,7 @@ class CellRuns:
         run = None
         try:
             shared = self._bases.of(cell.experiment)
-            run = find_cell_run(self._runs_dir, cell, shared.data.fingerprint())
+            run = find_cell_run(self._place(cell.kind), cell, shared.data.fingerprint())
             if run is not None and _is_finished(run):
                 self._display.say(f"{cell.title}: done already ({run.name})")
             else:
@@ -121,7 +125,7 @@ class CellRuns:
                 stopped.remedy = AGAIN
             raise
         except LockedError as error:
-            run = run or find_cell_run(self._runs_dir, cell, self._bases.of(cell.experiment).data.fingerprint())
+            run = run or find_cell_run(self._place(cell.kind), cell, self._bases.of(cell.experiment).data.fingerprint())
             if run is None:
                 raise
             self._display.say(f"{cell.title}: {error.message}")
@@ -140,12 +144,14 @@ class CellRuns:
         self.note(cell, "running")
         reset_peak(shared.compute.device)
         if run is not None and (run.path / DATA_FILE).is_file():
-            outcome = runner.resume(str(run.path), runs_dir=self._runs_dir, display=self._display, shared=shared)
+            outcome = runner.resume(
+                str(run.path), runs_dir=self._place(cell.kind), display=self._display, shared=shared
+            )
             assert outcome is not None, "it was not finished"
         else:
             group = cell.experiment.wandb.model_copy(update={"group": self._group})
             experiment = cell.experiment.model_copy(update={"wandb": group})
-            outcome = runner.train(experiment, runs_dir=self._runs_dir, display=self._display, shared=shared)
+            outcome = runner.train(experiment, runs_dir=self._place(cell.kind), display=self._display, shared=shared)
         outcome.run.note(peak_memory_bytes=peak(shared.compute.device))
         self.trained.append(outcome)
         return outcome.run
@@ -160,7 +166,7 @@ class CellRuns:
 
     def _latest_run(self, cell: Cell) -> Run | None:
         """A cell's unfinished run, if it came so far as to have one."""
-        runs = [one.run for one in list_runs(self._runs_dir) if one.run.experiment == cell.experiment.name]
+        runs = [one.run for one in list_runs(self._place(cell.kind)) if one.run.experiment == cell.experiment.name]
         return runs[-1] if runs else None
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.errors import ConfigError
 from vectoruniverse.report.sweep.values import key_of, shown, title_of
 
 LR = "train.lr"
@@ -49,15 +48,8 @@ class Cell:
 
 
 def full_cell(experiment: Experiment, seed: int) -> Cell:
-    """Full fine-tuning of an experiment that trains LoRA.
-
-    Raises:
-        ConfigError: it does not train LoRA.
-    """
+    """Full fine-tuning of an experiment that trains LoRA."""
     adapter = experiment.adapter
-    if not adapter.has_rank:
-        said = f"ranks are of LoRA, and this experiment trains {adapter.method}"
-        raise ConfigError(said, key="adapter.method", remedy="set adapter.method to lora")
     kept = {key: getattr(adapter, key) for key in ("train_logit_scale",) if key in adapter.model_fields_set}
     in_full = experiment.model_copy(update={"adapter": type(adapter)(method="full", **kept), "seed": seed})
     values = {"adapter.method": "full"}
@@ -77,7 +69,8 @@ def trial_of(cell: Cell, rate: float, epochs: int) -> Cell:
     train = experiment.train.model_copy(update={"lr": rate, "epochs": epochs, "early_stopping": None})
     evaluation = experiment.eval.model_copy(update={"every": epochs, "keep": "last", "test": False})
     name = name_of_cell(experiment.name.removesuffix(f"-seed{cell.seed}"), settings, cell.seed)
-    short = experiment.model_copy(update={"name": name, "train": train, "eval": evaluation})
+    untold = {"wandb": experiment.wandb.model_copy(update={"mode": "disabled"}), "tensorboard": False}
+    short = experiment.model_copy(update={"name": name, "train": train, "eval": evaluation, **untold})
     return Cell(cell.values, cell.seed, short, settings, "trial")
 
 
