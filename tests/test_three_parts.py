@@ -389,7 +389,7 @@ def test_a_split_column_that_is_not_there_is_told(marked, experiment):
         config = marked(task, column="parts")
         with pytest.raises(ConfigError, match="there is no column 'parts'") as caught:
             setup(config).share(config, quiet())
-        assert caught.value.key == "data.split.column"
+        assert caught.value.key == "data.split.column" and "or null" in str(caught.value.remedy)
     config = experiment("masked_lm", split={"column": "part"})
     with pytest.raises(ConfigError, match=r"corpus\.txt is no table and has no columns") as caught:
         setup(config).share(config, quiet())

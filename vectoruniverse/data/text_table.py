@@ -200,7 +200,9 @@ def _keys(texts: Mapping[str, str], given: Mapping[str, str] | None) -> dict[str
 def _refuse_columns(table: Table, asked: Mapping[str, str], key: Mapping[str, str]) -> None:
     for role, name in asked.items():
         if name not in table.header:
-            raise ConfigError(table.lacks(name), key=key[role], remedy=f"Name one of these columns in {key[role]}.")
+            or_none = ", or null" if role == "split" else ""
+            remedy = f"Name one of these columns in {key[role]}{or_none}."
+            raise ConfigError(table.lacks(name), key=key[role], remedy=remedy)
         others = [other for other in asked if other != role and asked[other] == name]
         if others:
             raise ConfigError(

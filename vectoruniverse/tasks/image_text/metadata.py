@@ -242,7 +242,7 @@ def _split_column(name: str | None, table: Table) -> str | None:
     column = None if name is None else canonical(name)
     if column is not None and column not in table.header:
         key = "data.split.column"
-        raise ConfigError(table.lacks(column), key=key, remedy=f"Name one of these columns in {key}.")
+        raise ConfigError(table.lacks(column), key=key, remedy=f"Name one of these columns in {key}, or null.")
     return column
 
 
