@@ -222,7 +222,7 @@ def load_run(
         return LoadedRun(run, experiment, load_whole(run.adapter.absolute(), compute), None, compute)
     encoder = load_encoder(experiment, compute)
     assert encoder is not None, "the config refuses an adapter on a model from scratch"
-    host = adapter_host(encoder, experiment.adapter, compute)
+    host = adapter_host(encoder, experiment, compute)
     adapter = put_on(host, experiment.adapter, experiment.seed, trained=run.adapter)
     return LoadedRun(run, experiment, encoder, adapter, compute)
 

@@ -18,7 +18,8 @@ from vectoruniverse.errors import DataError
 from vectoruniverse.losses.contrastive import alignment_anisotropy, info_nce, siglip
 from vectoruniverse.losses.negatives import BLOCK, Negatives, Relations, label_sets
 
-T, SCALE, BIAS = 0.2, 5.0, -2.0
+T = 0.2
+SCALE, BIAS = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (5.0, -2.0))
 USES = ("off", "mask", "soft", "positive")
 PAIRS = ("IT", "I+T+", "II+", "TT+")
 
@@ -153,6 +154,7 @@ def test_every_loss_in_every_mode_is_its_double_loop_in_value_and_gradient(name,
         torch.testing.assert_close(found.total, expected, rtol=1e-9, atol=1e-9)
         used = [leaf for view, leaf in raw.items() if name != "siglip" or view in ("I", "T")]
         used = [leaf for leaf in used if name != "info_nce" or leaf is not raw["T+"]]
+        used += {"info_nce": [SCALE], "siglip": [SCALE, BIAS]}.get(name, [])
         gradients = (torch.autograd.grad(loss, used, retain_graph=True) for loss in (found.total, expected))
         for quick, obvious in zip(*gradients, strict=True):
             torch.testing.assert_close(quick, obvious, rtol=1e-6, atol=1e-9)

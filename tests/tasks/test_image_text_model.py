@@ -34,7 +34,7 @@ def test_damaged_scalars_are_told_by_their_file_and_the_model_stays_as_it_was(da
     experiment, compute = load_experiment(config), choose_compute("cpu", "fp32")
     encoder = load_encoder(experiment, compute)
     assert encoder is not None
-    host = adapter_host(encoder, experiment.adapter, compute)
+    host = adapter_host(encoder, experiment, compute)
     lora = put_on(host, experiment.adapter, seed=0)
     lora.save(tmp_path / "adapter")
     lora.remove()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -30,8 +30,9 @@ class Host:
         load: tensors of ``whole`` by name, from a folder that ``save`` wrote.
         targets: the layers that LoRA goes on.
         tower: module path of the transformer that takes a prefix; empty is the whole model.
-        beside: parameters of ``model`` that are trained in full beside an adapter.
+        beside: parameters of ``model`` or ``added`` that are trained in full beside an adapter.
         frozen: parameters of ``model`` that full fine-tuning leaves as they are.
+        added: fp32 parameters that a loss may ask for and ``model`` lacks; no library's format has a place for them.
     """
 
     model: nn.Module
@@ -44,10 +45,12 @@ class Host:
     tower: str = ""
     beside: Sequence[str] = ()
     frozen: Sequence[str] = ()
+    added: Mapping[str, nn.Parameter] = field(default_factory=dict)
 
     def parameters(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
-        """Parameters of ``model`` by name; those that it does not have are left out."""
-        return {name: found for name, found in self.model.named_parameters() if name in names}
+        """Parameters of ``model`` and ``added`` by name; those that neither has are left out."""
+        every = (*self.model.named_parameters(), *self.added.items())
+        return {name: found for name, found in every if name in names}
 
 
 class Adapter(ABC):
@@ -154,7 +157,9 @@ class BaseWeights:
         """Remember the model, and a copy of the parameters that are ``written`` to."""
         self._model, self._training = model, model.training
         # a second reference to .data, since opening a half-precision parameter gives it a new float32 tensor
-        self._before = [(one, one.data, one.requires_grad) for one in model.parameters()]
+        written = list(written)
+        every = dict.fromkeys([*model.parameters(), *written])
+        self._before = [(one, one.data, one.requires_grad) for one in every]
         self._copies = [(one, one.data, one.detach().cpu().clone()) for one in written]
 
     def changed(self) -> list[tuple[nn.Parameter, Tensor]]:

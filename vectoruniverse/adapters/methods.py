@@ -6,14 +6,14 @@ the model itself, such as a logit scale, and all that is trained beside a prefix
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from vectoruniverse.adapters.apply import also_train, inject_lora, train_everything
 from vectoruniverse.adapters.base import Adapter, Host, fill
@@ -56,7 +56,7 @@ class Lora(Adapter):
             folder = Path(config.init_from).expanduser()
             adapter._read(folder / part if (folder / part).is_dir() else folder)
         adapter._freeze_around()
-        also_train(host.model, host.beside)
+        _open_beside(host)
         return adapter
 
     @classmethod
@@ -68,9 +68,10 @@ class Lora(Adapter):
 
     def _read(self, folder: Path) -> None:
         own = [name for name, _ in self.host.model.named_parameters(recurse=False)]
-        beside = _read_beside(folder / BESIDE_FILE, self.host.model, own)
+        beside = _read_beside(folder / BESIDE_FILE, self.host, own)
         self.low_rank = load_lora(self.host.model, folder)
-        self.low_rank.overwrite(beside)
+        self.low_rank.overwrite({name: value for name, value in beside.items() if name in own})
+        _fill(self.host, beside, self.host.added)
 
     def save(self, folder: Path) -> None:
         """Write peft's two files, and parameters of the model itself beside them."""
@@ -117,18 +118,16 @@ class PrefixTuning(Adapter):
             seed=seed,
         )
         adapter._freeze_around()
-        also_train(host.model, host.beside)
+        _open_beside(host)
         return adapter
 
     @classmethod
     def load(cls, host: Host, folder: Path) -> Self:
         """Put on a prefix from a folder in peft's format."""
         adapter = cls(host, host.parameters(host.beside).values())
-        beside = _read_beside(folder / BESIDE_FILE, host.model, host.beside)
+        beside = _read_beside(folder / BESIDE_FILE, host, host.beside)
         adapter.prefix = load_prefix(host.model, host.tower, folder)
-        with torch.no_grad():
-            for name, parameter in host.parameters(beside).items():
-                parameter.copy_(beside[name])
+        _fill(host, beside, beside)
         return adapter
 
     def save(self, folder: Path) -> None:
@@ -158,14 +157,15 @@ class FullFineTuning(Adapter):
 
     @classmethod
     def attach(cls, host: Host, config: AdapterSettings, seed: int, part: str = "") -> Self:
-        """Open every parameter but the host's frozen ones."""
+        """Open every parameter but the host's frozen ones, and what a loss asks for beside them."""
         del config, seed, part
         return cls._opened(host)
 
     @classmethod
     def _opened(cls, host: Host) -> Self:
-        adapter = cls(host, host.whole.parameters())
+        adapter = cls(host, [*host.whole.parameters(), *host.parameters(host.beside).values()])
         train_everything(host.whole)
+        _open_beside(host)
         for parameter in host.parameters(host.frozen).values():
             parameter.requires_grad_(False)
         return adapter
@@ -174,13 +174,16 @@ class FullFineTuning(Adapter):
     def load(cls, host: Host, folder: Path) -> Self:
         """Give the model the weights of a saved one."""
         tensors = host.load(folder)
+        beside = _read_beside(folder / BESIDE_FILE, host, host.beside)
         adapter = cls._opened(host)
         fill(host.whole, tensors, folder)
+        _fill(host, beside, beside)
         return adapter
 
     def save(self, folder: Path) -> None:
-        """Write a model that plain transformers loads."""
+        """Write a model that plain transformers loads, and what was trained beside it."""
         self.host.save(folder)
+        _write_beside(self.host, self.host.beside, folder)
 
     @property
     def words(self) -> str:
@@ -203,22 +206,37 @@ def lora_layers(adapters: Collection[Adapter]) -> list[LoraAdapter]:
     return [adapter.low_rank for adapter in adapters if adapter.low_rank is not None]
 
 
+def _open_beside(host: Host) -> None:
+    """Train what the host names beside an adapter."""
+    also_train(host.model, [name for name in host.beside if name not in host.added])
+    for name in host.added.keys() & set(host.beside):
+        host.added[name].requires_grad_(True)
+
+
+def _fill(host: Host, tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Copy saved values into those parameters of these names that are trained beside an adapter."""
+    with torch.no_grad():
+        for name, parameter in host.parameters(set(names) & set(host.beside)).items():
+            if name in tensors:
+                parameter.copy_(tensors[name])
+
+
 def _write_beside(host: Host, names: Sequence[str], folder: Path) -> None:
     tensors = {name: one.detach().cpu() for name, one in host.parameters(names).items()}
     if tensors:
         save_file(tensors, folder / BESIDE_FILE)
 
 
-def _read_beside(file: Path, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    """Parameters saved beside an adapter, of these names and fit for their place; none where there is no such file."""
+def _read_beside(file: Path, host: Host, names: Sequence[str]) -> dict[str, Tensor]:
+    """Parameters saved beside an adapter, ``added`` or of these names, fit for their place; none without the file."""
     if not file.exists():
         return {}
     remedy = "Take an intact copy of the adapter."
     try:
         beside: dict[str, Tensor] = load_file(file)
-        live = dict(model.named_parameters())
+        live = host.parameters({*names, *host.added})
         for name, value in beside.items():
-            if name not in names or name not in live:
+            if name not in live:
                 raise DataError(f"holds {name}, which was not trained beside this adapter", file=file, remedy=remedy)
             check_tensor(name, value, live[name].shape)
     except (SafetensorError, OSError) as error:

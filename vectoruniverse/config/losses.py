@@ -76,11 +76,18 @@ class AlignmentAnisotropyConfig(Section):
         return self
 
 
+LOGIT_TEMPERATURE = Field(
+    None,
+    description="Divides the cosine; null takes the model's logit scale. Where adapter.train_logit_scale trains it, it "
+    "starts here.",
+)
+
+
 class InfoNceConfig(Section):
     """Symmetric InfoNCE, the loss of CLIP (arXiv:2103.00020)."""
 
     name: Literal["info_nce"] = Field(description="Which loss.")
-    temperature: Positive | None = Field(None, description="Divides the cosine; null takes the model's logit scale.")
+    temperature: Positive | None = LOGIT_TEMPERATURE
     pairs: list[PairKind] = Field(default=["IT"], min_length=1, description="Kinds of pairs; the losses are averaged.")
     negatives: NegativesConfig = NEGATIVES
 
@@ -94,14 +101,24 @@ class SiglipConfig(Section):
     """Pairwise sigmoid loss, the loss of SigLIP (arXiv:2303.15343)."""
 
     name: Literal["siglip"] = Field(description="Which loss.")
-    temperature: Positive | None = Field(None, description="Divides the cosine; null takes the model's logit scale.")
+    temperature: Positive | None = LOGIT_TEMPERATURE
     bias: float | None = Field(
-        None, ge=-1e6, le=1e6, description="Added to the logits; null takes the model's logit bias."
+        None,
+        ge=-1e6,
+        le=1e6,
+        description="Added to the logits; null takes the model's logit bias. Where adapter.train_logit_scale trains "
+        "it, it starts here, at -10 where the model has none.",
     )
     negatives: NegativesConfig = NEGATIVES
 
 
 LossConfig = Annotated[AlignmentAnisotropyConfig | InfoNceConfig | SiglipConfig, Field(discriminator="name")]
+
+
+def logit_start(loss: object) -> dict[str, float | None]:
+    """Temperature and bias at which trained logit scalars start; None: where the model has them."""
+    temperature = loss.temperature if isinstance(loss, InfoNceConfig | SiglipConfig) else None
+    return {"temperature": temperature, "bias": loss.bias if isinstance(loss, SiglipConfig) else None}
 
 
 def positive_pairs(loss: object) -> list[str]:

@@ -23,18 +23,24 @@ class Scaled(Protocol):
         """What is added to the logits."""
 
 
-def build_loss(config: object, model: Scaled | None) -> losses.ViewLoss:
-    """The configured loss; ``model`` gives the logit scalars that the configuration leaves open."""
+def build_loss(config: object, model: Scaled | None, *, trained: bool = False) -> losses.ViewLoss:
+    """The configured loss.
+
+    Args:
+        config: its section of the experiment.
+        model: gives the logit scalars that the configuration leaves open.
+        trained: whether they are trained: then the model gives all, which began where the configuration says.
+    """
     if isinstance(config, AlignmentAnisotropyConfig):
         return partial(losses.alignment_anisotropy, **config.model_dump(exclude={"name", "negatives"}))
     assert isinstance(config, InfoNceConfig | SiglipConfig)
-    given = None if config.temperature is None else 1.0 / config.temperature
+    given = None if config.temperature is None or trained else 1.0 / config.temperature
     if isinstance(config, InfoNceConfig):
         pairs = tuple(config.pairs)
         return lambda views, relations: losses.info_nce(
             views, relations, logit_scale=_given(given, model, "logit_scale"), pairs=pairs
         )
-    bias = config.bias
+    bias = None if trained else config.bias
     return lambda views, relations: losses.siglip(
         views,
         relations,

@@ -44,6 +44,9 @@ VISION_TOWER, TEXT_TOWER = "vision_model", "text_model"
 LOGIT_SCALARS = ("logit_scale", "logit_bias")
 """Names of a model's own logit scalars."""
 
+SIGLIP_BIAS = -10.0
+"""Where the logit bias starts in the SigLIP paper (arXiv:2303.15343), so that most pairs are negatives at first."""
+
 MAX_LOGIT_SCALE = math.log(100.0)
 """Upper bound of the trained logit scale (in the logarithm), as in the CLIP paper."""
 
@@ -53,6 +56,7 @@ class DualEncoder(Encoder):
 
     Attributes:
         picture: what the image tower reads.
+        added: the logit bias by its name, where the model has none of its own: frozen until somebody trains it.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class DualEncoder(Encoder):
     ) -> None:
         super().__init__(model, _reader(name, model.config, tokenizer), compute=compute, commit=commit)
         self.picture = picture
+        bias = torch.tensor(SIGLIP_BIAS, device=compute.device)
+        self.added = {} if hasattr(model, "logit_bias") else {"logit_bias": nn.Parameter(bias, requires_grad=False)}
 
     @property
     def model(self) -> Any:
@@ -80,23 +86,37 @@ class DualEncoder(Encoder):
 
     @property
     def logit_bias(self) -> Tensor:
-        """What SigLIP adds to the logits."""
+        """What SigLIP adds to the logits; of a model without one of its own only where it is trained."""
         return self._scalar("logit_bias").float()
 
     def _scalar(self, name: str) -> Tensor:
         value = getattr(self.model, name, None)
+        if value is None and name in self.added and self.added[name].requires_grad:
+            value = self.added[name]
         if not isinstance(value, Tensor):
             raise ConfigError(
-                f"{self.name} has no {name}", key="loss", remedy="set loss.temperature (and loss.bias) to numbers"
+                f"{self.name} has no {name}",
+                key="loss",
+                remedy="set loss.temperature (and loss.bias) to numbers, or train them with adapter.train_logit_scale",
             )
         return value.reshape(())
 
     def trained_scalars(self) -> dict[str, Tensor]:
-        """What multiplies cosines and what is added to them, by name, where they are trained; 0-d and detached."""
-        scalars = {name: getattr(self.model, name, None) for name in LOGIT_SCALARS}
+        """What multiplies cosines and what is added to them, by name, where they are trained; 0-d copies."""
+        scalars = {name: getattr(self.model, name, self.added.get(name)) for name in LOGIT_SCALARS}
         return {
-            name: getattr(self, name).detach() for name, one in scalars.items() if one is not None and one.requires_grad
+            name: getattr(self, name).detach().clone()
+            for name, one in scalars.items()
+            if one is not None and one.requires_grad
         }
+
+    def start_logits(self, *, temperature: float | None, bias: float | None) -> None:
+        """Let trained logit scalars start at these; None leaves them where they are."""
+        with torch.no_grad():
+            if temperature is not None:
+                self._scalar("logit_scale").fill_(-math.log(temperature))
+            if bias is not None:
+                self._scalar("logit_bias").fill_(bias)
 
     def clamp_logit_scale(self) -> None:
         """Keep a trained logit scale within [0, ln 100]; transformers never does."""

@@ -65,7 +65,7 @@ def analyse_adapter(run: Run, bases: Bases, trained: dict[int, Run], ranks: Sequ
     experiment = run_experiment(run)
     shared = bases.of(experiment)
     assert isinstance(experiment, ImageTextExperiment) and isinstance(shared, ImageTextShared)
-    host = adapter_host(shared.encoder, experiment.adapter, shared.compute)
+    host = adapter_host(shared.encoder, experiment, shared.compute)
     adapter = put_on(host, experiment.adapter, experiment.seed, trained=run.adapter)
     layers = adapter.low_rank
     assert layers is not None, "only LoRA has a rank"

@@ -6,6 +6,10 @@ import pytest
 import yaml
 
 from tests.models.models import save_clip
+from vectoruniverse.experiment import resume, train
+from vectoruniverse.terminal import Display
+from vectoruniverse.training.interruption import InterruptedTraining
+from vectoruniverse.training.observer import RunObserver
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +41,18 @@ def config(shapes, clip, tmp_path):
         return str(file)
 
     return write
+
+
+@pytest.fixture
+def cut_and_resumed(tmp_path, monkeypatch):
+    """The outcome of a run that is interrupted after its third step and resumed."""
+
+    def run(experiment):
+        asked, folder = iter([False, False, True]), tmp_path / "cut"
+        with monkeypatch.context() as patch:
+            patch.setattr(RunObserver, "interrupted", lambda _: next(asked))
+            with pytest.raises(InterruptedTraining):
+                train(experiment, runs_dir=folder, display=Display(quiet=True))
+        return resume("latest", runs_dir=folder, display=Display(quiet=True))
+
+    return run

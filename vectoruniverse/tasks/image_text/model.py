@@ -8,6 +8,7 @@ from pathlib import Path
 from vectoruniverse.adapters.base import Host
 from vectoruniverse.adapters.families import attention_targets
 from vectoruniverse.adapters.targets import ATTENTION, TowerTargets, tower_targets
+from vectoruniverse.config.losses import SiglipConfig
 from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.compute import Compute
@@ -71,8 +72,9 @@ def _take_fit(encoder: DualEncoder, experiment: ImageTextExperiment) -> None:
         encoder.picture = dataclasses.replace(encoder.picture, fit=experiment.data.fit)
 
 
-def adapter_host(encoder: DualEncoder, config: AdapterConfig, compute: Compute) -> Host:
+def adapter_host(encoder: DualEncoder, experiment: ImageTextExperiment, compute: Compute) -> Host:
     """What an adapter may do to the encoder; full fine-tuning spares the logit scalars unless they are asked for."""
+    config = experiment.adapter
     return Host(
         encoder.model,
         encoder.model,
@@ -82,8 +84,9 @@ def adapter_host(encoder: DualEncoder, config: AdapterConfig, compute: Compute) 
         load=lambda folder: load_whole(folder, compute).model.state_dict(),
         targets=lambda: lora_targets(encoder, config),
         tower=TEXT_TOWER,
-        beside=extra_parameters(encoder, config),
+        beside=extra_parameters(encoder, experiment),
         frozen=() if config.train_logit_scale else LOGIT_SCALARS,
+        added=encoder.added,
     )
 
 
@@ -112,15 +115,18 @@ def lora_targets(encoder: DualEncoder, config: AdapterConfig) -> list[TowerTarge
     return [target for target in targets if target.layers]
 
 
-def extra_parameters(encoder: DualEncoder, config: AdapterConfig) -> list[str]:
+def extra_parameters(encoder: DualEncoder, experiment: ImageTextExperiment) -> list[str]:
     """Names of what is trained in full beside an adapter."""
-    model = encoder.model
+    model, config = encoder.model, experiment.adapter
+    needs_bias = config.train_logit_scale and isinstance(experiment.loss, SiglipConfig)
+    added = list(encoder.added) if needs_bias else []
     if config.trains_everything:
-        return []
+        return added
     projections = [name for name in PROJECTIONS if hasattr(model, name)] if config.train_projections else []
     scalars = [name for name in LOGIT_SCALARS if hasattr(model, name)] if config.train_logit_scale else []
     if config.train_projections and not projections:
         raise ConfigError(
             f"{encoder.name} has no projections of its own", key="adapter.train_projections", remedy="set it to false"
         )
-    return [name for name, _ in model.named_parameters() if name.split(".")[0] in {*projections, *scalars}]
+    own = [name for name, _ in model.named_parameters() if name.split(".")[0] in {*projections, *scalars}]
+    return own + added

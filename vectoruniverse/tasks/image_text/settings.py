@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vectoruniverse.config.losses import AlignmentAnisotropyConfig, LossConfig, loss_pairs
+from vectoruniverse.config.losses import AlignmentAnisotropyConfig, LossConfig, logit_start, loss_pairs
 from vectoruniverse.config.sections import (
     AdapterSettings,
     Block,
@@ -114,7 +114,7 @@ class AdapterConfig(AdapterSettings):
     text_layers_to_transform: list[Block] | None = Field(
         None, description="Blocks of the text tower that are adapted, counted from 0 (lora); null: all."
     )
-    train_logit_scale: bool = Field(False, description="Also train the model's logit scale (and logit bias).")
+    train_logit_scale: bool = Field(False, description="Also train the logit scale (and siglip's logit bias).")
     train_projections: bool = Field(False, description="Also train the projections into the shared space.")
 
     @model_validator(mode="after")
@@ -203,6 +203,12 @@ class ImageTextExperiment(Experiment):
             raise ValueError("views.count: 1 gives no I+, which loss pairs with I+ need; choose pairs without it")
         if self.loss.negatives.groups != "off" and self.data.split.group_by is None:
             raise ValueError("loss.negatives.groups: needs the column of groups; name it in data.split.group_by")
+        temperature = logit_start(self.loss)["temperature"] if self.adapter.train_logit_scale else None
+        if temperature is not None and not 0.01 <= temperature <= 1.0:
+            raise ValueError(
+                f"loss.temperature: a trained logit scale stays within 1 to 100 and cannot start at 1/{temperature:g}; "
+                "choose from 0.01 to 1"
+            )
         if self.train.preserve is not None and self.draws_base:
             raise ValueError("train.preserve: a model of random weights knows nothing to preserve; remove it")
         return self

@@ -14,7 +14,7 @@ import torch
 
 from vectoruniverse.adapters.apply import draws_dropout
 from vectoruniverse.adapters.methods import METHODS, put_on
-from vectoruniverse.config.losses import positive_pairs
+from vectoruniverse.config.losses import logit_start, positive_pairs
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.splits import by_part
 from vectoruniverse.data.views import Augmentation
@@ -183,7 +183,9 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
     if trained is None:
         held = preserved(experiment, shared)  # of the base, before anything is put on it
         negatives = training_negatives(experiment, shared.data, shared.pairs["train"].items)
-    adapter = put_on(adapter_host(encoder, config, shared.compute), config, experiment.seed, trained=trained)
+    adapter = put_on(adapter_host(encoder, experiment, shared.compute), config, experiment.seed, trained=trained)
+    if trained is None and config.train_logit_scale:
+        encoder.start_logits(**logit_start(experiment.loss))
     return PreparedImageText(
         experiment,
         shared.compute,
@@ -315,7 +317,7 @@ def build_task(
         train=pairs["train"],
         val=pairs["val"],
         test=pairs.get("test"),
-        loss=build_loss(experiment.loss, encoder),
+        loss=build_loss(experiment.loss, encoder, trained=experiment.adapter.train_logit_scale),
         augmentation=augmentation(experiment.views),
         views=experiment.views.count,
         text_is_random=draws_dropout(

@@ -163,8 +163,9 @@ class ImageTextTask:
         return part
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Whatever the adapter left open to training, by its path in the model."""
-        return {name: p for name, p in self.encoder.model.named_parameters() if p.requires_grad}
+        """Whatever the adapter left open to training, by its path in the model, and an added logit bias."""
+        every = (*self.encoder.model.named_parameters(), *self.encoder.added.items())
+        return {name: p for name, p in every if p.requires_grad}
 
     def modules(self) -> list[nn.Module]:
         """The model and all its layers."""
