@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from vectoruniverse.adapters.apply import draws_dropout
 from vectoruniverse.adapters.methods import METHODS, put_on
@@ -30,7 +28,8 @@ from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.image_text.data import ImageTextData, decode
 from vectoruniverse.tasks.image_text.forgetting import Side, known_rows, ledger, refuse_lone_group
-from vectoruniverse.tasks.image_text.metadata import Row, read_rows
+from vectoruniverse.tasks.image_text.labels import label_texts
+from vectoruniverse.tasks.image_text.metadata import read_rows
 from vectoruniverse.tasks.image_text.model import (
     adapter_host,
     build_encoder,
@@ -40,7 +39,7 @@ from vectoruniverse.tasks.image_text.model import (
 from vectoruniverse.tasks.image_text.negatives import training_negatives
 from vectoruniverse.tasks.image_text.rivals import free_rivals
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ViewsConfig
-from vectoruniverse.tasks.image_text.task import ImageTextTask, LabelTexts, Pairs, Preserved
+from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs, Preserved
 from vectoruniverse.tasks.rows import RowChoice, refuse_lone_rows
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_rows import tell_truncated
@@ -330,22 +329,6 @@ def build_task(
         preserved=preserved,
         negatives=negatives,
     )
-
-
-def label_texts(rows: Sequence[Row], encoder: DualEncoder, template: str | None) -> LabelTexts | None:
-    """The labels, most frequent first, and their texts as the encoder reads them.
-
-    A label that every row has tells no row from another and is left out.
-    """
-    counts = Counter(label for row in rows for label in set(row.labels))
-    names = sorted((label for label in counts if counts[label] < len(rows)), key=lambda label: (-counts[label], label))
-    if template is None or len(names) < 2:
-        return None
-    column = {name: i for i, name in enumerate(names)}
-    of_row = torch.zeros(len(rows), len(names), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        of_row[i, [column[label] for label in row.labels if label in column]] = True
-    return LabelTexts(names, encoder.tokenize([template.replace("{label}", name) for name in names]), of_row)
 
 
 def row_key(row_id: str) -> int:

@@ -22,6 +22,7 @@ from vectoruniverse.losses.distillation import Distance, distillation
 from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.models.dual import DualEncoder
 from vectoruniverse.models.encoder import TokenizedTexts
+from vectoruniverse.tasks.image_text.labels import LabelTexts
 from vectoruniverse.training.task import StepLoss
 
 
@@ -33,15 +34,6 @@ class PictureSource(Protocol):
 
     def select(self, indices: np.ndarray) -> PictureSource:
         """These pictures, in this order."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelTexts:
-    """Label names (C), token ids of each label's text, and which row has which label, (N, C) bool."""
-
-    names: Sequence[str]
-    tokens: TokenizedTexts
-    of_row: Tensor
 
 
 @dataclass(frozen=True, slots=True)
