@@ -284,7 +284,7 @@ def dry_run(experiment: Experiment, display: Display) -> Plan:
         rows=prepared.data.counts(),
         steps_per_epoch=per_epoch,
         steps=steps,
-        parameters=parameter_table(prepared.model),
+        parameters=parameter_table(prepared.model, prepared.beside),
         compute=prepared.compute.with_threads,
         loss={
             "total": first["loss"],
@@ -410,7 +410,7 @@ def _train_prepared(
         checkpoint = latest(run.checkpoints, "last", display.warn)
     for line in (plan_line(prepared), *prepared.remarks()):
         display.say(line)
-    parts = trained_table(parameter_table(prepared.model))
+    parts = trained_table(parameter_table(prepared.model, prepared.beside))
     display.table("", parts.columns, parts.rows)
     per_epoch = steps_per_epoch(prepared.task.train_rows, experiment.train.batch_size)
     for said in _warnings(prepared, experiment.train.epochs * per_epoch):
@@ -543,7 +543,7 @@ def _publish(prepared: Prepared, outcome: Outcome, session: Session, step: int, 
 
 def plan_line(prepared: Prepared) -> str:
     """Rows, trained parameters and device in one line."""
-    counts, total = prepared.data.counts(), sum(p.numel() for p in prepared.model.parameters())
+    counts, total = prepared.data.counts(), parameter_table(prepared.model, prepared.beside)[-1].total
     bad = f" ({counts['set aside']} set aside)" if counts["set aside"] else ""
     return (
         f"{prepared.data.counted_parts()}{bad}; "

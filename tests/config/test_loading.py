@@ -24,6 +24,8 @@ SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
 # five lines: what a test adds begins on line 6
 LEAST = "name: least\ntask: image_text\nmodel: tiny-clip\ndata:\n  root: data/openmoji\n"
 
+LOSSES = ("alignment_anisotropy", "info_nce", "siglip", "none")
+
 Write = Callable[[str], Path]
 
 
@@ -144,7 +146,7 @@ def test_keys_that_are_set_beside_a_variant_stay_in_either_order(write: Write) -
 
 
 def test_a_variant_that_is_not_known_or_not_written_as_a_section_is_told_with_the_form_that_works(write: Write) -> None:
-    known = "'alignment_anisotropy', 'info_nce', 'siglip', got 'infonce'; did you mean info_nce?"
+    known = f"{', '.join(map(repr, LOSSES))}, got 'infonce'; did you mean info_nce?"
     assert told(write(LEAST + LOSS), "loss=infonce") == [f"--set, loss.name: must be one of {known}"]
     said = "loss: must be a section, got 'siglip'; write {name: siglip}"
     assert told(write(LEAST + "loss: siglip\n")) == [f"exp.yaml:6, {said}"]
@@ -197,13 +199,13 @@ def test_wrong_override_is_told_as_such(write: Write, override: str, said: str) 
         (
             "loss:\n  name: infonce\n",
             (
-                "7, loss.name: must be one of 'alignment_anisotropy', 'info_nce', 'siglip', got 'infonce'; "
+                "7, loss.name: must be one of 'alignment_anisotropy', 'info_nce', 'siglip', 'none', got 'infonce'; "
                 "did you mean info_nce?"
             ),
         ),
         (
             "loss: {temperature: 1}\n",
-            "6, loss.name: required, and missing: `alignment_anisotropy` or `info_nce` or `siglip`. Which loss.",
+            f"6, loss.name: required, and missing: {' or '.join(f'`{name}`' for name in LOSSES)}. Which loss.",
         ),
         (
             "loss:\n  name: info_nce\n  form: linear\n",

@@ -147,10 +147,14 @@ def draws_dropout(part: nn.Module, config: object) -> bool:
     return own or lora or any(module.dropout > 0 for module in modules if isinstance(module, Prefix))
 
 
-def parameter_table(model: nn.Module) -> list[ParameterCount]:
-    """Count parameters by direct child of the model, then by parameter of its own, then in total; shared ones once."""
+def parameter_table(model: nn.Module, beside: Mapping[str, nn.Module] | None = None) -> list[ParameterCount]:
+    """Count parameters, shared ones once.
+
+    They are told by direct child of the model and layer ``beside`` it, then by parameter of the model's own, then in
+    total.
+    """
     seen: set[nn.Parameter] = set()
-    rows = [_count(name, child, seen) for name, child in model.named_children()]
+    rows = [_count(name, part, seen) for name, part in (*model.named_children(), *(beside or {}).items())]
     for name, parameter in model.named_parameters(recurse=False):
         size = parameter.numel()
         rows.append(ParameterCount(name, 0, size if parameter.requires_grad else 0, size))

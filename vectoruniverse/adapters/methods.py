@@ -6,14 +6,14 @@ the model itself, such as a logit scale, and all that is trained beside a prefix
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vectoruniverse.adapters.apply import also_train, inject_lora, train_everything
 from vectoruniverse.adapters.base import Adapter, Host, fill
@@ -68,7 +68,7 @@ class Lora(Adapter):
 
     def _read(self, folder: Path) -> None:
         own = [name for name, _ in self.host.model.named_parameters(recurse=False)]
-        beside = _read_beside(folder / BESIDE_FILE, self.host, own)
+        beside = read_beside(folder / BESIDE_FILE, self.host.parameters({*own, *self.host.added}))
         self.low_rank = load_lora(self.host.model, folder)
         self.low_rank.overwrite({name: value for name, value in beside.items() if name in own})
         _fill(self.host, beside, self.host.added)
@@ -79,7 +79,8 @@ class Lora(Adapter):
         modules = dict.fromkeys(name.rpartition(".")[0] for name in host.beside if "." in name)
         extra = {path: host.model.get_submodule(path) for path in modules}
         save_lora(self.low_rank, folder, base_model=host.name, revision=host.revision, extra=extra)
-        _write_beside(host, [name for name in (*host.beside, *self.low_rank.overwritten) if "." not in name], folder)
+        own = [name for name in (*host.beside, *self.low_rank.overwritten) if "." not in name]
+        write_beside(folder / BESIDE_FILE, host.parameters(own))
 
     @property
     def words(self) -> str:
@@ -125,7 +126,7 @@ class PrefixTuning(Adapter):
     def load(cls, host: Host, folder: Path) -> Self:
         """Put on a prefix from a folder in peft's format."""
         adapter = cls(host, host.parameters(host.beside).values())
-        beside = _read_beside(folder / BESIDE_FILE, host, host.beside)
+        beside = read_beside(folder / BESIDE_FILE, host.parameters({*host.beside, *host.added}))
         adapter.prefix = load_prefix(host.model, host.tower, folder)
         _fill(host, beside, beside)
         return adapter
@@ -133,7 +134,7 @@ class PrefixTuning(Adapter):
     def save(self, folder: Path) -> None:
         """Write peft's two files, and what was trained beside the prefix."""
         save_prefix(self.prefix, folder, base_model=self.host.name, revision=self.host.revision)
-        _write_beside(self.host, self.host.beside, folder)
+        write_beside(folder / BESIDE_FILE, self.host.parameters(self.host.beside))
 
     @property
     def words(self) -> str:
@@ -174,7 +175,7 @@ class FullFineTuning(Adapter):
     def load(cls, host: Host, folder: Path) -> Self:
         """Give the model the weights of a saved one."""
         tensors = host.load(folder)
-        beside = _read_beside(folder / BESIDE_FILE, host, host.beside)
+        beside = read_beside(folder / BESIDE_FILE, host.parameters({*host.beside, *host.added}))
         adapter = cls._opened(host)
         fill(host.whole, tensors, folder)
         _fill(host, beside, beside)
@@ -183,7 +184,7 @@ class FullFineTuning(Adapter):
     def save(self, folder: Path) -> None:
         """Write a model that plain transformers loads, and what was trained beside it."""
         self.host.save(folder)
-        _write_beside(self.host, self.host.beside, folder)
+        write_beside(folder / BESIDE_FILE, self.host.parameters(self.host.beside))
 
     @property
     def words(self) -> str:
@@ -221,20 +222,24 @@ def _fill(host: Host, tensors: Mapping[str, Tensor], names: Iterable[str]) -> No
                 parameter.copy_(tensors[name])
 
 
-def _write_beside(host: Host, names: Sequence[str], folder: Path) -> None:
-    tensors = {name: one.detach().cpu() for name, one in host.parameters(names).items()}
+def write_beside(file: Path, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Save what was trained beside an adapter, by name; no file where there is nothing."""
+    tensors = {name: one.detach().cpu() for name, one in parameters.items()}
     if tensors:
-        save_file(tensors, folder / BESIDE_FILE)
+        save_file(tensors, file)
 
 
-def _read_beside(file: Path, host: Host, names: Sequence[str]) -> dict[str, Tensor]:
-    """Parameters saved beside an adapter, ``added`` or of these names, fit for their place; none without the file."""
+def read_beside(file: Path, live: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """What was saved beside an adapter, fit for the ``live`` parameters of the same names; none without the file.
+
+    Raises:
+        DataError: the file is damaged, or holds others.
+    """
     if not file.exists():
         return {}
     remedy = "Take an intact copy of the adapter."
     try:
         beside: dict[str, Tensor] = load_file(file)
-        live = host.parameters({*names, *host.added})
         for name, value in beside.items():
             if name not in live:
                 raise DataError(f"holds {name}, which was not trained beside this adapter", file=file, remedy=remedy)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vectoruniverse.config.sections import Positive, Section, Share
+from vectoruniverse.config.sections import LabelTemplate, Positive, Section, Share
 
 PairKind = Literal["II", "TT", "I+I+", "T+T+", "IT", "I+T", "IT+", "I+T+", "II+", "TT+"]
 
@@ -37,7 +37,47 @@ class NegativesConfig(Section):
     )
 
 
+class LabelKlConfig(Section):
+    """Picture and text of a row, fused by a learned layer, beside the texts of its labels: KL divergence."""
+
+    weight: Positive = Field(1.0, description="Factor on the divergence in the loss.")
+    fusion: Literal["concat_mlp", "gated_sum", "cross_attention"] = Field(
+        "concat_mlp", description="What makes one vector of a picture's and a text's: the learned f of the note."
+    )
+    kernel: Literal["dot", "rbf"] = Field(
+        "dot",
+        description="Likeness k of the fused vector x and a label's y: `dot`: x·y; `rbf`: exp(-‖x - y‖² / 2σ²).",
+    )
+    bandwidth: Positive | None = Field(None, description="σ of the rbf kernel (rbf); null: 1.")
+    temperature: Positive = Field(0.05, description="Divides the kernel before the softmax over the labels.")
+    direction: Literal["forward", "reverse"] = Field(
+        "forward",
+        description="`forward`: KL(q‖p) of the row's own labels q from the model's p; `reverse`: KL(p‖q), which needs "
+        "smoothing.",
+    )
+    smoothing: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Share of q that is spread over all labels; the rest is on the row's own."
+    )
+    template: LabelTemplate = Field("{label}", description="Text of a label.")
+    max_labels: int = Field(
+        64,
+        ge=2,
+        le=1_000_000,
+        description="Up to so many labels, all are compared at each step; of more, those of the batch's rows.",
+    )
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> LabelKlConfig:
+        if self.bandwidth is not None and self.kernel != "rbf":
+            raise ValueError(f"bandwidth: kernel {self.kernel} has none; remove it")
+        if self.direction == "reverse" and self.smoothing == 0.0:
+            raise ValueError("smoothing: KL(p‖q) is infinite where q is 0; give reverse a smoothing, such as 0.1")
+        return self
+
+
 NEGATIVES = Field(default_factory=NegativesConfig, description="Which other rows of a batch a row is pushed away from.")
+
+LABEL_KL = Field(None, description="Added to the loss: how far a row, picture and text in one, is from its labels.")
 
 
 class AlignmentAnisotropyConfig(Section):
@@ -62,6 +102,7 @@ class AlignmentAnisotropyConfig(Section):
     anisotropy_weight: float = Field(1.0, ge=0.0, le=1e6, description="Weight of the anisotropy part.")
     symmetric: bool = Field(False, description="Average the log-sum over rows and over columns (log_sum_exp).")
     negatives: NegativesConfig = NEGATIVES
+    label_kl: LabelKlConfig | None = LABEL_KL
 
     @model_validator(mode="after")
     def _meaningful(self) -> AlignmentAnisotropyConfig:
@@ -90,6 +131,7 @@ class InfoNceConfig(Section):
     temperature: Positive | None = LOGIT_TEMPERATURE
     pairs: list[PairKind] = Field(default=["IT"], min_length=1, description="Kinds of pairs; the losses are averaged.")
     negatives: NegativesConfig = NEGATIVES
+    label_kl: LabelKlConfig | None = LABEL_KL
 
     @model_validator(mode="after")
     def _meaningful(self) -> InfoNceConfig:
@@ -110,9 +152,29 @@ class SiglipConfig(Section):
         "it, it starts here, at -10 where the model has none.",
     )
     negatives: NegativesConfig = NEGATIVES
+    label_kl: LabelKlConfig | None = LABEL_KL
+
+
+class NoContrastConfig(Section):
+    """No contrastive loss: the labels alone."""
+
+    name: Literal["none"] = Field(description="Which loss.")
+    label_kl: LabelKlConfig = Field(
+        default_factory=LabelKlConfig, description="How far a row, picture and text in one, is from its labels."
+    )
+
+    @property
+    def negatives(self) -> NegativesConfig:
+        """Of no account, and none too many, where nothing is pushed apart."""
+        return NegativesConfig(max_masked=1.0)
 
 
 LossConfig = Annotated[AlignmentAnisotropyConfig | InfoNceConfig | SiglipConfig, Field(discriminator="name")]
+
+LabelledLoss = AlignmentAnisotropyConfig | InfoNceConfig | SiglipConfig | NoContrastConfig
+"""Of rows that may have labels."""
+
+LabelledLossConfig = Annotated[LabelledLoss, Field(discriminator="name")]
 
 
 def logit_start(loss: object) -> dict[str, float | None]:
@@ -134,3 +196,12 @@ def loss_pairs(loss: object) -> list[str]:
         # null stands for pairs of which I+T+ is one, in both forms
         return [*positive_pairs(loss), *(loss.anisotropy_pairs or ["I+T+"])]
     return positive_pairs(loss)
+
+
+def loss_words(loss: LabelledLoss) -> str:
+    """A loss and what is added to it, by name."""
+    added = loss.label_kl
+    if added is None:
+        return loss.name
+    divergence = f"label_kl ({added.fusion}, {added.kernel}, {added.direction})"
+    return divergence if loss.name == "none" else f"{loss.name} + {added.weight:g} x {divergence}"

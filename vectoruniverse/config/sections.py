@@ -32,6 +32,14 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def _names_label(text: str) -> str:
+    if "{label}" not in text:
+        raise ValueError("does not contain {label}")
+    return text
+
+
+LabelTemplate = Annotated[str, AfterValidator(_names_label)]
+"""Text of a label, with ``{label}`` where its name goes."""
 Tag = Annotated[str, Field(max_length=64), AfterValidator(_not_blank)]
 Label = Annotated[str, Field(max_length=128), AfterValidator(_not_blank)]
 """What Weights & Biases takes for a tag, and for names of projects, teams and groups; more loses the whole run."""

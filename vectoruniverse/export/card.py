@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vectoruniverse import __version__
 from vectoruniverse.api import LoadedRun
+from vectoruniverse.config.losses import loss_words
 from vectoruniverse.export.check import Agreement
 from vectoruniverse.export.formats import Transformers
 from vectoruniverse.models.source import BUILT_IN
@@ -75,7 +76,7 @@ def _facts(loaded: LoadedRun) -> dict[str, str]:
         "base model": base,
         "data": f"`{Path(experiment.data.root).name}`" + (f", fingerprint `{fingerprint}`" if known else ""),
         "trained": "every parameter" if adapter is None else adapter.words,
-        "loss": experiment.loss.name,
+        "loss": loss_words(experiment.loss),
         "pictures": f"{encoder.picture.size} x {encoder.picture.size} pixels, {loaded.recipe.fit}",
         "texts": f"up to {encoder.max_tokens} tokens, from the template `{experiment.data.text}`",
         "made with": f"vectoruniverse {__version__}",

@@ -18,6 +18,7 @@ from vectoruniverse.api import LoadedRun
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.export.check import Probe, Vectors
 from vectoruniverse.models.dual import DualEncoder, image_vectors, text_vectors
+from vectoruniverse.models.fusion import FUSION_FILE
 from vectoruniverse.models.source import BUILT_IN
 
 CONFIG_FILE, BASE_FOLDER = "adapter_config.json", "base"
@@ -101,7 +102,8 @@ model, processor = PeftModel.from_pretrained(base, folder).eval(), AutoProcessor
                 f"{loaded.run.name} trained every parameter, so there is no adapter", remedy="use --to transformers"
             )
         for file in sorted(loaded.run.adapter.glob("*.safetensors")):
-            shutil.copyfile(file, folder / file.name)
+            if file.name != FUSION_FILE:
+                shutil.copyfile(file, folder / file.name)
         config = json.loads((loaded.run.adapter / CONFIG_FILE).read_bytes())
         if loaded.encoder.name in BUILT_IN:
             shutil.copytree(BUILT_IN[loaded.encoder.name], folder / BASE_FOLDER)

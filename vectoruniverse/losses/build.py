@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
 from torch import Tensor
 
-from vectoruniverse.config.losses import AlignmentAnisotropyConfig, InfoNceConfig, SiglipConfig
+from vectoruniverse.config.losses import (
+    AlignmentAnisotropyConfig,
+    InfoNceConfig,
+    LabelKlConfig,
+    NoContrastConfig,
+    SiglipConfig,
+)
 from vectoruniverse.losses import contrastive as losses
+from vectoruniverse.losses.label_kl import label_kl
 
 
 class Scaled(Protocol):
@@ -32,7 +40,9 @@ def build_loss(config: object, model: Scaled | None, *, trained: bool = False) -
         trained: whether they are trained: then the model gives all, which began where the configuration says.
     """
     if isinstance(config, AlignmentAnisotropyConfig):
-        return partial(losses.alignment_anisotropy, **config.model_dump(exclude={"name", "negatives"}))
+        return partial(losses.alignment_anisotropy, **config.model_dump(exclude={"name", "negatives", "label_kl"}))
+    if isinstance(config, NoContrastConfig):
+        return lambda views, relations: losses.LossValue(views["I"].new_zeros(()), {}, 0.0)
     assert isinstance(config, InfoNceConfig | SiglipConfig)
     given = None if config.temperature is None or trained else 1.0 / config.temperature
     if isinstance(config, InfoNceConfig):
@@ -47,6 +57,11 @@ def build_loss(config: object, model: Scaled | None, *, trained: bool = False) -
         logit_scale=_given(given, model, "logit_scale"),
         logit_bias=_given(bias, model, "logit_bias"),
     )
+
+
+def build_label_kl(config: LabelKlConfig) -> Callable[[Tensor, Tensor, Tensor], losses.LossValue]:
+    """The configured divergence of fused vectors, vectors of labels, and which row has which."""
+    return partial(label_kl, **config.model_dump(exclude={"fusion", "template", "max_labels"}))
 
 
 def _given(value: float | None, model: Scaled | None, name: str) -> Tensor | float:

@@ -49,6 +49,17 @@ class LossValue:
     chance: float | None = None
 
 
+def summed(losses: Sequence[LossValue]) -> LossValue:
+    """Losses that are minimised together, with all their parts; its chance is known where that of each is."""
+    chances = [loss.chance for loss in losses]
+    known = [chance for chance in chances if chance is not None]
+    return LossValue(
+        torch.stack([loss.total for loss in losses]).sum(),
+        {name: part for loss in losses for name, part in loss.parts.items()},
+        sum(known) if len(known) == len(chances) else None,
+    )
+
+
 ViewLoss = Callable[[Views, Relations], LossValue]
 """A loss with all its settings made."""
 
@@ -159,7 +170,7 @@ def info_nce(
     nothing = torch.finfo(targets.dtype).min / 2  # of which the softmax is 0, and that times a target of 0 is 0
     losses: dict[str, Tensor] = {}
     for kind in pairs:
-        logits = (logit_scale * _cosines(*_views_of(views, kind))).masked_fill(left_out, nothing)  # (B, B)
+        logits = (logit_scale * cosines(*_views_of(views, kind))).masked_fill(left_out, nothing)  # (B, B)
         losses[kind] = (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
     total = torch.stack([losses[kind] for kind in pairs]).mean()
     chance = float((~left_out).sum(dim=1).log().mean())
@@ -194,10 +205,19 @@ def siglip(
         ValueError: fewer than two rows, or a missing view.
     """
     relations = _checked(views, relations)
-    logits = logit_scale * _cosines(*_views_of(views, "IT")) + logit_bias  # (B, B)
+    logits = logit_scale * cosines(*_views_of(views, "IT")) + logit_bias  # (B, B)
     w, q = relations.weights(logits)
     positive, negative = (-(weights * logsigmoid(s)).sum() / len(s) for weights, s in ((q, logits), (w, -logits)))
     return LossValue(total=positive + negative, parts={"positive": positive.detach(), "negative": negative.detach()})
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """All cosines (.., A, B) of unit rows (.., A, E) and (B, E).
+
+    They are in the rows' own precision: under autocast they would lose all but 8 bits.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b.T
 
 
 def _mean_cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -209,7 +229,7 @@ def _log_sum_exp_anisotropy(a: Tensor, b: Tensor, weights: Tensor, temperature: 
     """(1/N) Σ_i log Σ_j weights_ij exp(a_i·b_j / τ) of unit rows (B, E) and symmetric weights (B, B)."""
     alone = ~weights.any(dim=1)
     # the log of an empty sum is -∞ and its gradient NaN: a row without negatives stands in itself, and is left out then
-    logits = _cosines(a, b) / temperature + (weights + alone.diag()).log()  # (B, B)
+    logits = cosines(a, b) / temperature + (weights + alone.diag()).log()  # (B, B)
 
     def mean(logits: Tensor) -> Tensor:
         return logits.logsumexp(dim=1).masked_fill(alone, 0.0).mean()
@@ -244,9 +264,3 @@ def _checked(views: Views, relations: Relations | None) -> Relations:
     if not shapes or (count := next(iter(shapes))[0]) < 2:
         raise ValueError("a contrastive loss needs at least 2 rows in a batch: the other rows are the negatives")
     return Relations.strangers(count) if relations is None else relations
-
-
-def _cosines(a: Tensor, b: Tensor) -> Tensor:
-    """All cosines (B, B) of unit rows, in the rows' own precision: under autocast they would lose all but 8 bits."""
-    with torch.autocast(a.device.type, enabled=False):
-        return a @ b.T

@@ -80,6 +80,11 @@ class DualEncoder(Encoder):
         return self.module
 
     @property
+    def width(self) -> int:
+        """Width of the shared embedding, E, for which each family has another name."""
+        return self.embed_texts(self.tokenize(["a"]), batch_size=1).shape[1]
+
+    @property
     def logit_scale(self) -> Tensor:
         """What multiplies cosines, e^s, a 0-d tensor with gradient."""
         return self._scalar("logit_scale").float().exp()

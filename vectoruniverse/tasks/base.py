@@ -150,6 +150,11 @@ class Prepared(ABC):
         return Findings()
 
     @property
+    def beside(self) -> Mapping[str, nn.Module]:
+        """Layers that are trained beside the model and are no part of it, by name."""
+        return {}
+
+    @property
     def adapter_words(self) -> str:
         """What is trained; of several LoRA, the one of the highest rank."""
         return max(self.adapters.values(), key=lambda one: one.low_rank.rank if one.low_rank else 0).words

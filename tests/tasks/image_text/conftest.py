@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import shutil
+
 import pytest
 import yaml
 
@@ -56,3 +59,22 @@ def cut_and_resumed(tmp_path, monkeypatch):
         return resume("latest", runs_dir=folder, display=Display(quiet=True))
 
     return run
+
+
+@pytest.fixture
+def described(shapes, tmp_path):
+    """The shapes with other cells: a function of a row's number and its cells gives the row; None drops the column."""
+
+    def write(change, dropped=None):
+        root = tmp_path / "described"
+        shutil.copytree(shapes / "images", root / "images")
+        with (shapes / "metadata.csv").open(newline="", encoding="utf-8") as file:
+            rows = [change(i, row) for i, row in enumerate(csv.DictReader(file))]
+        names = [name for name in rows[0] if name != dropped]
+        with (root / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        return {"root": str(root), "split": {"val_fraction": 0.2, "test_fraction": 0}}
+
+    return write

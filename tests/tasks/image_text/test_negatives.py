@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import shutil
 import unicodedata
 
 import numpy as np
@@ -22,25 +20,6 @@ INFO_NCE = {"name": "info_nce", "temperature": 0.1}
 
 def quiet():
     return Display(quiet=True)
-
-
-@pytest.fixture
-def described(shapes, tmp_path):
-    """The shapes with other cells: a function of a row's number and its cells gives the row; None drops the column."""
-
-    def write(change, dropped=None):
-        root = tmp_path / "described"
-        shutil.copytree(shapes / "images", root / "images")
-        with (shapes / "metadata.csv").open(newline="", encoding="utf-8") as file:
-            rows = [change(i, row) for i, row in enumerate(csv.DictReader(file))]
-        names = [name for name in rows[0] if name != dropped]
-        with (root / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-        return {"root": str(root), "split": {"val_fraction": 0.2, "test_fraction": 0}}
-
-    return write
 
 
 def trained_on(config, data, negatives, *overrides):

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectoruniverse.data.pair_items import PairItems, number
-from vectoruniverse.errors import ConfigError
 from vectoruniverse.losses.negatives import Negatives, label_sets
 from vectoruniverse.tasks.image_text.data import ImageTextData
+from vectoruniverse.tasks.image_text.labels import too_few_labels
 from vectoruniverse.tasks.image_text.metadata import Row, group_values
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 
@@ -47,10 +47,5 @@ def _labels(rows: Sequence[Row]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Each row's set of labels, as ``label_sets`` numbers them."""
     found, sets = label_sets([row.labels for row in rows])
     if not sets.any():
-        some = any(row.labels for row in rows)
-        raise ConfigError(
-            "no label tells training rows apart: all have the same" if some else "the training rows have no labels",
-            key="loss.negatives.labels",
-            remedy="name the column of labels in data.columns.labels, or set it to off",
-        )
+        raise too_few_labels(rows, "loss.negatives.labels", "set it to off")
     return found, sets

@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vectoruniverse.config.losses import AlignmentAnisotropyConfig, LossConfig, logit_start, loss_pairs
+from vectoruniverse.config.losses import AlignmentAnisotropyConfig, LabelledLossConfig, logit_start, loss_pairs
 from vectoruniverse.config.sections import (
     AdapterSettings,
     Block,
     Encoding,
     Experiment,
+    LabelTemplate,
     Positive,
     RetrievalEvalConfig,
     Section,
@@ -147,19 +148,13 @@ class ImageTextTrainConfig(TrainConfig):
 class ImageTextEvalConfig(RetrievalEvalConfig):
     """Evaluation before the first step, after each epoch and by `vu eval`."""
 
-    label_template: str | None = Field(
+    label_template: LabelTemplate | None = Field(
         "{label}", description="Text of a label for zero-shot accuracy; null leaves labels out of the evaluation."
     )
     rivals: bool = Field(
         True,
         description="Also evaluate what costs no training: maps, probe and cache fitted on the base's vectors.",
     )
-
-    @model_validator(mode="after")
-    def _labelled(self) -> ImageTextEvalConfig:
-        if self.label_template is not None and "{label}" not in self.label_template:
-            raise ValueError("label_template: does not contain {label}")
-        return self
 
 
 class ForgettingConfig(Section):
@@ -188,7 +183,7 @@ class ImageTextExperiment(Experiment):
     data: DataConfig = Field(description="Pictures and texts.")
     views: ViewsConfig = Field(default_factory=ViewsConfig, description="Augmented views.")
     adapter: AdapterConfig = Field(default_factory=AdapterConfig, description="What is trained.")
-    loss: LossConfig = Field(
+    loss: LabelledLossConfig = Field(
         default_factory=lambda: AlignmentAnisotropyConfig(name="alignment_anisotropy"), description="What is minimised."
     )
     train: ImageTextTrainConfig = Field(default_factory=ImageTextTrainConfig, description="The loop.")

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from vectoruniverse.adapters.apply import draws_dropout
-from vectoruniverse.adapters.methods import METHODS, put_on
-from vectoruniverse.config.losses import logit_start, positive_pairs
+from vectoruniverse.adapters.methods import METHODS, put_on, write_beside
+from vectoruniverse.config.losses import logit_start, loss_words, positive_pairs
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.splits import by_part
 from vectoruniverse.data.views import Augmentation
@@ -23,12 +24,13 @@ from vectoruniverse.evaluation.retrieval import Embeddings
 from vectoruniverse.losses.build import build_loss
 from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, local_source
+from vectoruniverse.models.fusion import FUSION_FILE
 from vectoruniverse.report.run import Findings, Rows, retrieval_findings
 from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.image_text.data import ImageTextData, decode
 from vectoruniverse.tasks.image_text.forgetting import Side, known_rows, ledger, refuse_lone_group
-from vectoruniverse.tasks.image_text.labels import label_texts
+from vectoruniverse.tasks.image_text.labels import LabelDivergence, label_divergence, label_texts, make_fusion
 from vectoruniverse.tasks.image_text.metadata import read_rows
 from vectoruniverse.tasks.image_text.model import (
     adapter_host,
@@ -178,10 +180,14 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
     """Adapter → task, on what is shared; ``release`` undoes it."""
     assert shared.key == sharing_key(experiment), "prepared on another base or other data"
     encoder, config = shared.encoder, experiment.adapter
-    held, negatives = None, None
+    held, negatives, divergence = None, None, None
+    fusion = make_fusion(experiment, encoder, trained)
     if trained is None:
         held = preserved(experiment, shared)  # of the base, before anything is put on it
         negatives = training_negatives(experiment, shared.data, shared.pairs["train"].items)
+        if fusion is not None:
+            rows = [shared.data.rows[i] for i in shared.data.split.train]
+            divergence = label_divergence(experiment, encoder, rows, fusion)
     adapter = put_on(adapter_host(encoder, experiment, shared.compute), config, experiment.seed, trained=trained)
     if trained is None and config.train_logit_scale:
         encoder.start_logits(**logit_start(experiment.loss))
@@ -191,10 +197,11 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
         shared.data,
         encoder.model,
         {"": adapter},
-        build_task(experiment, encoder, shared.pairs, held, negatives),
+        build_task(experiment, encoder, shared.pairs, held, negatives, divergence),
         starts_as_base=config.starts_as_base,
         encoder=encoder,
         known=shared.known,
+        fusion=fusion,
     )
 
 
@@ -217,13 +224,31 @@ def preserved(experiment: ImageTextExperiment, shared: ImageTextShared) -> Prese
 
 @dataclass(frozen=True, slots=True)
 class PreparedImageText(Prepared):
-    """A dual encoder with what is trained on it, and its rows."""
+    """A dual encoder with what is trained on it, and its rows.
+
+    Attributes:
+        encoder: the model.
+        known: rows that the base knew before, where the experiment says which.
+        fusion: what makes one vector of a picture's and a text's for ``loss.label_kl``; retrieval does without it.
+    """
 
     experiment: ImageTextExperiment
     data: ImageTextData
     task: ImageTextTask
     encoder: DualEncoder
     known: Known | None
+    fusion: nn.Module | None
+
+    def save(self, folder: Path) -> None:
+        """Write what was trained on the encoder, and the fusion beside it."""
+        Prepared.save(self, folder)
+        if self.fusion is not None:
+            write_beside(folder / FUSION_FILE, dict(self.fusion.named_parameters()))
+
+    @property
+    def beside(self) -> Mapping[str, nn.Module]:
+        """The fusion, where there is one."""
+        return {} if self.fusion is None else {"fusion": self.fusion}
 
     def choose_scale(self, split: str) -> BlendRecord:
         """The scale that keeps most of both sides, where the experiment says what the base knew."""
@@ -273,12 +298,14 @@ class PreparedImageText(Prepared):
 
     def facts(self) -> dict[str, str]:
         """The loss."""
-        return {"loss": "; ".join([self.experiment.loss.name, *self.remarks()])}
+        return {"loss": "; ".join([loss_words(self.experiment.loss), *self.remarks()])}
 
     def remarks(self) -> tuple[str, ...]:
-        """Which pairs of the loss compare a view with itself."""
+        """Which pairs of the loss compare a view with itself, and whether labels stand in the texts already."""
         drawn_together = positive_pairs(self.experiment.loss)
-        return tuple(
+        given = self.fusion is not None and "{labels}" in self.experiment.data.text
+        read = ("label_kl finds the labels in the texts themselves (data.text)",) if given else ()
+        return read + tuple(
             f"{pair} draws nothing together: {view}+ is {view}, since {SAME_VIEW[view]}"
             for view in self.task.same_views
             if (pair := f"{view}{view}+") in drawn_together
@@ -309,6 +336,7 @@ def build_task(
     pairs: Mapping[str, Pairs],
     preserved: Preserved | None = None,
     negatives: Negatives | None = None,
+    divergence: LabelDivergence | None = None,
 ) -> ImageTextTask:
     """Bind encoder, rows, loss and views to the task, and what training is held to and pushes apart."""
     return ImageTextTask(
@@ -328,6 +356,7 @@ def build_task(
         eval_batch=experiment.eval.batch_size,
         preserved=preserved,
         negatives=negatives,
+        divergence=divergence,
     )
 
 

@@ -17,12 +17,12 @@ from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.data.views import Augmentation, augment, draw, to_input
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.retrieval import Embeddings, Labels, evaluate_labels, evaluate_pairs
-from vectoruniverse.losses.contrastive import ViewLoss
+from vectoruniverse.losses.contrastive import LossValue, ViewLoss, summed
 from vectoruniverse.losses.distillation import Distance, distillation
 from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.models.dual import DualEncoder
 from vectoruniverse.models.encoder import TokenizedTexts
-from vectoruniverse.tasks.image_text.labels import LabelTexts
+from vectoruniverse.tasks.image_text.labels import LabelDivergence, LabelTexts
 from vectoruniverse.training.task import StepLoss
 
 
@@ -110,6 +110,7 @@ class ImageTextTask:
         eval_batch: int,
         preserved: Preserved | None = None,
         negatives: Negatives | None = None,
+        divergence: LabelDivergence | None = None,
     ) -> None:
         """Bind an encoder to its rows.
 
@@ -127,11 +128,13 @@ class ImageTextTask:
             eval_batch: rows encoded at a time in evaluation.
             preserved: what training is held to beside the loss.
             negatives: who is a negative of whom; None: rows with the same picture or text are none of each other.
+            divergence: of rows from their labels, added to the loss, with a fusion that is trained, too.
         """
         self.encoder, self.train, self.val = encoder, train, val
         self._test = test
         self._loss, self._augmentation, self._text_is_random = loss, augmentation, text_is_random
         self._preserved, self._negatives = preserved, negatives or Negatives(train.items)
+        self._divergence = divergence
         self._views = views if augmentation.is_random else 1
         self._seed, self._recall_at, self._eval_batch = seed, tuple(recall_at), eval_batch
         self._mean = torch.tensor(encoder.picture.mean, device=encoder.device)
@@ -155,33 +158,31 @@ class ImageTextTask:
         return part
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Whatever the adapter left open to training, by its path in the model, and an added logit bias."""
+        """Whatever the adapter left open to training, by its path in the model, an added logit bias, and the fusion."""
         every = (*self.encoder.model.named_parameters(), *self.encoder.added.items())
-        return {name: p for name, p in every if p.requires_grad}
+        fusion = {} if self._divergence is None else dict(self._divergence.fusion.named_parameters(prefix="fusion"))
+        return {name: p for name, p in every if p.requires_grad} | fusion
 
     def modules(self) -> list[nn.Module]:
-        """The model and all its layers."""
-        return list(self.encoder.model.modules())
+        """The model and the fusion, with all their layers."""
+        fusion = [] if self._divergence is None else self._divergence.fusion.modules()
+        return [*self.encoder.model.modules(), *fusion]
 
     def loss(self, rows: np.ndarray, epoch: int) -> StepLoss:
         """Loss of the training rows at these positions in the views of this epoch."""
         images = self._image_views(rows, epoch)
         texts = self._text_views(rows)
         relations = self._negatives.among(rows)
-        value = self._loss({"I": images[0], "I+": images[-1], "T": texts[0], "T+": texts[-1]}, relations)
-        total, parts = value.total, dict(value.parts)
+        found = [self._loss({"I": images[0], "I+": images[-1], "T": texts[0], "T+": texts[-1]}, relations)]
         if self._preserved is not None:
-            kept = self._distances(self._preserved, rows, images, texts)
-            total = total + self._preserved.weight * torch.stack(list(kept.values())).sum()
-            parts |= {name: part.detach() for name, part in kept.items()}
-        chance = None if value.chance is None else value.chance + float((total - value.total).detach())
-        embedded = torch.cat([images[0], texts[0]]).detach()
+            found.append(self._distances(self._preserved, rows, images, texts))
+        if self._divergence is not None:
+            found.append(self._divergence.among(self.encoder, rows, images, texts))
+        loss, embedded = summed(found), torch.cat([images[0], texts[0]]).detach()
         share = {"masked_share": relations.masked_share()}
-        return StepLoss(total, parts, embedded, chance, {**share, **self.encoder.trained_scalars()})
+        return StepLoss(loss.total, loss.parts, embedded, loss.chance, {**share, **self.encoder.trained_scalars()})
 
-    def _distances(
-        self, held: Preserved, rows: np.ndarray, images: list[Tensor], texts: list[Tensor]
-    ) -> dict[str, Tensor]:
+    def _distances(self, held: Preserved, rows: np.ndarray, images: list[Tensor], texts: list[Tensor]) -> LossValue:
         """How far the batch is from the base, and as many old rows as are wanted; drawn by torch's seed."""
         found = {"preserve": self._distance(held, held.base, rows, images, texts)}
         if held.old is not None and held.old_base is not None:
@@ -190,7 +191,8 @@ class ImageTextTask:
             image = self.encoder.encode_images(to_input(squares, self.encoder.picture.size, self._mean, self._std))
             text = self.encoder.encode_texts(self.encoder.pad(held.old.tokens, drawn))
             found["preserve_old"] = self._distance(held, held.old_base, drawn, [image], [text])
-        return found
+        total = held.weight * torch.stack(list(found.values())).sum()
+        return LossValue(total, {name: part.detach() for name, part in found.items()}, float(total.detach()))
 
     def _distance(
         self, held: Preserved, base: Embeddings, rows: np.ndarray, images: list[Tensor], texts: list[Tensor]

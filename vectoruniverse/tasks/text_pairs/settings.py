@@ -34,4 +34,6 @@ class TextPairsExperiment(TextExperiment):
         for key in ("labels", "groups"):
             if getattr(self.loss.negatives, key) != "off":
                 raise ValueError(f"loss.negatives.{key}: pairs of texts have no {key}; set it to off")
+        if self.loss.label_kl is not None:
+            raise ValueError("loss.label_kl: pairs of texts have no labels; remove it")
         return self

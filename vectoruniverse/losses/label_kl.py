@@ -1,0 +1,71 @@
+"""How far rows are from their labels: KL divergence between what a kernel makes of the labels and what the rows have.
+
+Shapes: V views, B rows of a batch, C labels, E width of the shared embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax, normalize
+
+from vectoruniverse.losses.contrastive import LossValue, cosines
+
+
+def label_kl(
+    fused: Tensor,
+    labels: Tensor,
+    has: Tensor,
+    *,
+    weight: float,
+    kernel: Literal["dot", "rbf"],
+    bandwidth: float | None,
+    temperature: float,
+    direction: Literal["forward", "reverse"],
+    smoothing: float,
+) -> LossValue:
+    r"""KL divergence between a row's own labels and those that its fused vector is like.
+
+    With x_i = X_i / ‖X_i‖ of the fused vector X_i, y_c the vector of a label's text, L_i the labels of row i, and
+    τ, ε, σ temperature, smoothing and bandwidth::
+
+        k_ic = ψ(X_i)ᵀφ(y_c) = x_i·y_c (dot)   or   exp(-‖x_i - y_c‖² / 2σ²) (rbf)
+        p_ic = softmax_c(k_ic / τ)
+        q_ic = (1 - ε) [c ∈ L_i] / |L_i| + ε / C
+        loss = mean over views and rows with labels of KL(q_i‖p_i) = Σ_c q_ic log(q_ic / p_ic), or of KL(p_i‖q_i)
+
+    The softmax is of the rbf kernel and not of its logarithm, -‖x - y‖² / 2σ², which for unit vectors differs from the
+    dot product by a factor and a constant and would be the same loss.
+
+    Args:
+        fused: X, (V, B, E).
+        labels: y, unit rows (C, E), C ≥ 1.
+        has: which row has which label, (B, C) bool; rows without any contribute nothing.
+        weight: factor on the divergence in the total.
+        kernel: k.
+        bandwidth: σ; None is 1.
+        temperature: τ.
+        direction: ``forward`` is KL(q‖p), ``reverse`` KL(p‖q).
+        smoothing: ε, in (0, 1) for ``reverse``, in [0, 1) otherwise.
+
+    Returns:
+        The total, and the part ``label_kl`` before its weight; chance is what a uniform p has.
+    """
+    likeness = cosines(normalize(fused, dim=-1), labels)
+    if kernel == "rbf":
+        likeness = ((likeness - 1.0) / (bandwidth or 1.0) ** 2).exp()  # ‖x - y‖² = 2 - 2 x·y
+    own = has.to(likeness)
+    q = (1.0 - smoothing) * own / own.sum(dim=1, keepdim=True).clamp(min=1.0) + smoothing / own.shape[1]
+    labelled = has.any(dim=1)
+
+    def divergence(log_p: Tensor) -> Tensor:
+        each = torch.xlogy(q, q) - q * log_p if direction == "forward" else log_p.exp() * (log_p - q.log())
+        rows = each.sum(dim=-1).masked_fill(~labelled, 0.0)  # (V, B)
+        return rows.sum() / (len(rows) * labelled.sum().clamp(min=1))
+
+    found = divergence(log_softmax(likeness / temperature, dim=-1))
+    chance = float(divergence(torch.full_like(q, -math.log(own.shape[1]))[None]))
+    return LossValue(weight * found, {"label_kl": found.detach()}, weight * chance)
