@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -101,7 +101,18 @@ def all_keys(tasks: Mapping[str, type[Experiment]]) -> list[Key]:
         dataclasses.replace(key, variant=", ".join(filter(None, [_whose(tasks, others), key.variant])))
         for key, tasks in own.items()
     ]
-    return [*keys(tasks[first]), *listed]
+    return [*_once(keys(tasks[first])), *listed]
+
+
+def _once(found: Iterable[Key]) -> list[Key]:
+    """Keys that several variants of a section share, in one, as in ``name: info_nce, siglip``."""
+    variants: dict[Key, list[str]] = {}
+    for key in found:
+        variants.setdefault(dataclasses.replace(key, variant=""), []).append(key.variant)
+    return [
+        dataclasses.replace(key, variant=", ".join([first, *(one.partition(": ")[2] for one in rest)]))
+        for key, (first, *rest) in variants.items()
+    ]
 
 
 def _walk(section: dict[str, Any], definitions: dict[str, Any], prefix: str, variant: str) -> Iterator[Key]:
