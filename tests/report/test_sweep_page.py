@@ -296,6 +296,76 @@ def test_a_sweep_over_two_keys_draws_a_map_and_writes_its_numbers(record, tmp_pa
     assert (axes.patches[0].get_x(), axes.patches[0].get_y()) == (0, 1)
 
 
+def with_rates(record: dict) -> dict:
+    """The record as of a sweep whose ranks chose rates, beside full fine-tuning and ranks by layer."""
+    changed = copy.deepcopy(record)
+
+    def trial(values: dict, rate: float, epochs: int, score: float) -> dict:
+        head = {"values": values, "seed": 0, "settings": {"train.lr": rate, "train.epochs": epochs}, "name": "trial"}
+        return head | {"state": "finished", "metrics": {"recall@5": score}}
+
+    trials = [
+        trial({"adapter.rank": rank}, rate, 2, LEVELS[rank] - 0.3 - penalty)
+        for rank in LEVELS
+        for rate, penalty in ((0.002, 0.05 / rank), (0.008 / rank, 0.0), (0.016 / rank, 0.04))
+    ]
+    full = {"adapter.method": "full"}
+    trials += [trial(full, 0.0005, 2, 0.3), trial(full, 0.0005, 5, 0.4)]
+    choices = [
+        {"values": {"adapter.rank": rank}, "rate": 0.008 / rank, "at_edge": rank == 16} for rank in (4, 1, 2, 8, 16)
+    ]
+    changed["rates"] = {
+        "asked": "auto", "own": 0.002, "short": 2, "long": 5, "cost": 1.7, "trials": trials,
+        "choices": [*choices, {"values": full, "rate": 0.0005}],
+    }  # fmt: skip
+    by_layer = {"adapter.rank_pattern": "as rank 4"}
+    changed["beside"] = [
+        changed["cells"][0] | {"values": values, "name": name, "settings": {"train.lr": 0.0005}}
+        for values, name in ((full, "demo-full"), (by_layer, "demo-pattern"))
+    ]
+    changed["comparisons"] = [
+        {"values": full, "reference": {"adapter.rank": 8}, "seeds": [0, 1, 2], "mean": [0.8, 0.77, 0.83],
+         "difference": [0.059, 0.02, 0.1], "val": 0.82},
+        {"values": by_layer, "reference": {"adapter.rank": 4}, "seeds": [0], "mean": [0.73, 0.7, 0.76],
+         "difference": [-0.005, -0.03, 0.02], "val": 0.74},
+    ]  # fmt: skip
+    changed["pattern"] = {"run": "demo", "rank": 4, "rank_pattern": {"^text_model\\.q_proj": 7}}
+    return changed
+
+
+def test_the_page_says_which_rates_were_chosen_and_what_one_rate_for_all_would_have_said(record, tmp_path):
+    page = write_sweep_page(with_rates(record), tmp_path)
+    text = " ".join(text_of(page).split())
+    assert (
+        "trials of 2 epochs, the better two for 5; trials and cells of LoRA took 1.7 times a sweep at one rate: 0.008 "
+        "for rank 1, 0.004 for rank 2, 0.002 for rank 4, 0.001 for rank 8, 0.0005 for rank 16, 0.0005 for method full."
+    ) in text
+    assert "At an edge of the rates that were tried: rank 16." in text
+    assert "rank 4 would have come first with 0.435; with its own rate each, rank 8 does with 0.441." in text
+    assert "The one rate costs rank 1 the most: 0.255 in place of 0.305." in text
+    plate = next(p for p in sweep_plates(SweepRecord.model_validate(with_rates(record)), title="") if p.name == "rates")
+    ticks = [tick.get_text() for tick in plate.figure.axes[0].get_yticklabels()]
+    assert ticks == ["1", "2", "4", "8", "16", "full"] and len(plate.figure.axes[0].patches) == 2 * 6
+    with (tmp_path / "tables" / "rates.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 17 and rows[0]["learning rate"] == "0.002" and rows[-1]["epochs"] == "5"
+
+
+def test_the_page_compares_full_fine_tuning_and_ranks_by_layer(record, tmp_path):
+    page = write_sweep_page(with_rates(record), tmp_path)
+    text = " ".join(text_of(page).split())
+    assert (
+        "Full fine-tuning, beside rank 8: recall@5 0.800 [0.770, 0.830], +0.059 [+0.020, +0.100], credibly better "
+        "(seeds 0, 1, 2)."
+    ) in text
+    assert (
+        "at the cost of rank 4: recall@5 0.730 [0.700, 0.760], -0.005 [-0.030, +0.020], no credible difference" in text
+    )
+    assert "method full" in text and "^text_model" in text
+    with (tmp_path / "tables" / "beside.csv").open(newline="", encoding="utf-8") as stream:
+        assert [row["model"] for row in csv.DictReader(stream)] == ["method full", "rank_pattern as rank 4"]
+
+
 def test_a_sweep_over_one_key_or_one_that_cannot_be_compared_has_no_map(record, tmp_path):
     write_sweep_page(record, tmp_path / "one")
     beyond = over_two_keys(record, [1, 2, 3], [1, 2]) | {"statistics": {"reason": "cells differ in data"}}

@@ -159,6 +159,7 @@ def _run(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: boo
 def _print(outcome: SweepOutcome) -> None:
     from vectoruniverse.report.ledger import ledger_line
     from vectoruniverse.report.sweep import words
+    from vectoruniverse.report.sweep.rates import rate_words
     from vectoruniverse.report.sweep.record import NotComparable
     from vectoruniverse.report.sweep.tables import terminal_table
     from vectoruniverse.report.verdict import LEARNED
@@ -168,6 +169,8 @@ def _print(outcome: SweepOutcome) -> None:
         table = terminal_table(record, found)
         print_table(table.title, table.columns, table.rows)
         typer.echo(f"{found.answer}{'' if record.evaluated_on == 'held-out' else f' {LEARNED}'}")
+        for sentence in (*words.comparisons(record), *rate_words(record)):
+            typer.echo(sentence)
         for sentence in words.health(record, words.verdicts(record, folder.path)):
             typer.echo(f"Health of the space: {sentence}")
     elif isinstance(record.statistics, NotComparable):

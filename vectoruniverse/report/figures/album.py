@@ -26,6 +26,8 @@ from vectoruniverse.tracking.series import Floats, Record
 Section = Literal[
     "answer",
     "rivals",
+    "beside",
+    "rates",
     "cost",
     "curves",
     "adapters",

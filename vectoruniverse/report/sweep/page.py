@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import yaml
+
 from vectoruniverse.report.ledger import ledger_chapter
 from vectoruniverse.report.page import Chapter, write_page
 from vectoruniverse.report.sweep import words
 from vectoruniverse.report.sweep.plates import sweep_plates
+from vectoruniverse.report.sweep.rates import rate_words
 from vectoruniverse.report.sweep.record import SweepRecord
-from vectoruniverse.report.sweep.tables import cell_table, cost_table, csv_frames, health_table, value_table
+from vectoruniverse.report.sweep.tables import (
+    beside_table,
+    cell_table,
+    cost_table,
+    csv_frames,
+    health_table,
+    value_table,
+)
 
 
 def write_sweep_page(sweep: SweepRecord, folder: Path, *, page: Path | None = None) -> Path:
@@ -33,6 +43,13 @@ def write_sweep_page(sweep: SweepRecord, folder: Path, *, page: Path | None = No
     answer, said = words.answer(sweep), words.verdicts(sweep, folder)
     plates = list(sweep_plates(sweep, title=answer.headline if sweep.compared else ""))
     chapters = [
+        Chapter(
+            "beside",
+            "Full fine-tuning, and ranks by layer",
+            tables=[beside_table(sweep)],
+            said=list(words.comparisons(sweep)),
+        ),
+        Chapter("rates", "A learning rate for each", said=list(rate_words(sweep))),
         Chapter("cost", "What it costs", tables=[cost_table(sweep)]),
         Chapter("curves", "While training"),
         Chapter("adapters", "What the adapters say: was one large run enough?", said=list(words.adapter_words(sweep))),
@@ -40,6 +57,10 @@ def write_sweep_page(sweep: SweepRecord, folder: Path, *, page: Path | None = No
         ledger_chapter(sweep.forgetting, words.adapter_of_ledger(sweep)),
         Chapter("cells", "Cells", tables=[cell_table(sweep)]),
     ]
+    listings = {"Settings of all cells": json.dumps(sweep.config, indent=2, ensure_ascii=False)}
+    if sweep.pattern is not None:
+        ranks = {"adapter": {"rank": sweep.pattern.rank, "rank_pattern": sweep.pattern.rank_pattern}}
+        listings["Ranks by layer that the largest adapter recommends"] = yaml.safe_dump(ranks, sort_keys=False)
     write_page(
         written,
         title=sweep.name,
@@ -49,7 +70,7 @@ def write_sweep_page(sweep: SweepRecord, folder: Path, *, page: Path | None = No
         plates=plates,
         chapters=chapters,
         facts=words.facts(sweep),
-        listings={"Settings of all cells": json.dumps(sweep.config, indent=2, ensure_ascii=False)},
+        listings=listings,
         warnings=list(words.warnings(sweep)),
         beside=beside,
         frames=csv_frames(sweep),

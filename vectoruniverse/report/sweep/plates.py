@@ -26,6 +26,7 @@ from vectoruniverse.report.figures.sweeps import (
 )
 from vectoruniverse.report.figures.swept import Swept
 from vectoruniverse.report.ledger import ledger_plate
+from vectoruniverse.report.sweep.rates import rate_plate
 from vectoruniverse.report.sweep.record import AdapterRecord, Layer, Statistics, SweepRecord
 from vectoruniverse.report.sweep.tables import MIB, cell_frame, map_frame, ticks_of
 from vectoruniverse.report.sweep.values import key_of, label_of, places_of, shown
@@ -41,6 +42,7 @@ def sweep_plates(sweep: SweepRecord, *, title: str) -> Iterator[Plate]:
     if sweep.compared is not None:
         yield from _map(sweep, sweep.compared, title)
         yield _metric(sweep, sweep.compared, swept, cells, title)
+    yield from rate_plate(sweep)
     yield from _costs(cells, swept)
     yield from _curves(sweep, swept, base)
     if sweep.adapters:

@@ -11,6 +11,7 @@ import pandas as pd
 from vectoruniverse.metrics.catalogue import ARROWS, describe
 from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.report.ledger import ledger_frame
+from vectoruniverse.report.sweep.rates import LR, rate_frame
 from vectoruniverse.report.sweep.record import Statistics, SweepRecord
 from vectoruniverse.report.sweep.values import is_number, key_of, label_of, shown, title_of
 from vectoruniverse.report.tables import NBSP, Table, interval, table
@@ -38,16 +39,17 @@ def cell_frame(sweep: SweepRecord) -> pd.DataFrame:
     rows = []
     for cell in sweep.cells:
         found = cell.intervals.get(sweep.metric, {"adapted": [], "difference": []})
-        told = dict(cell) | {key: _flat(value) for key, value in cell.values.items()} | cell.metrics
+        told = dict(cell) | {key: _flat(value) for key, value in (cell.settings | cell.values).items()} | cell.metrics
         rows.append(told | dict(zip(bounds, [*found["adapted"], *found["difference"]], strict=False)))
-    columns = [*sweep.over, "seed", "state", "run", *FACTS, *metrics, *bounds, "message"]
+    columns = [*sweep.over, *sorted({key for cell in sweep.cells for key in cell.settings})]
+    columns += ["seed", "state", "run", *FACTS, *metrics, *bounds, "message"]
     index = [places[key_of(cell.values)] for cell in sweep.cells]
     frame = pd.DataFrame(rows, index=index, columns=columns, dtype=object)
     return frame.where(frame.notna(), None)
 
 
 def csv_frames(sweep: SweepRecord) -> dict[str, pd.DataFrame]:
-    """``values``, ``heat_map``, ``curves``, ``layers``, ``truncation`` and ``forgetting``, as far as they are known."""
+    """What the page's tables and figures show, by the name of its file, as far as it is known."""
     points = [(label_of(cell.values), cell.seed, point) for cell in sweep.finished for point in cell.curve]
     layers = [(adapter.seed, path, layer) for adapter in sweep.adapters for path, layer in adapter.layers.items()]
     most = max((len(layer.singular_values) for _, _, layer in layers), default=0)
@@ -55,6 +57,8 @@ def csv_frames(sweep: SweepRecord) -> dict[str, pd.DataFrame]:
     frames = {
         "values": _columns_apart(_value_frame(sweep).drop(columns="title"), "mean", "gain", "shortfall"),
         "heat_map": _columns_apart(map_frame(sweep), "mean"),
+        "rates": rate_frame(sweep),
+        "beside": _columns_apart(beside_frame(sweep), "mean", "difference"),
         "curves": _frame(
             (sweep.swept_name, "seed", "epoch", sweep.metric),
             [(label, seed, point.epoch, point.value) for label, seed, point in points],
@@ -94,9 +98,39 @@ def value_table(sweep: SweepRecord) -> Table | None:
     """The metric of each value: its mean, its gain over the base, and how far it is behind the best."""
     if (found := sweep.compared) is None:
         return None
-    base = _frame((sweep.swept_name, "mean"), [("base", found.base)])
-    frame = pd.concat([base, _value_frame(sweep)], ignore_index=True)
-    return table(frame, {sweep.swept_name: (sweep.swept_name, str)} | _quality(found, f"{found.level:.0%}"))
+    values = _value_frame(sweep)
+    base = _frame((sweep.swept_name, "mean"), [("base", found.base)]).reindex(columns=values.columns)
+    frame = pd.concat([base, values], ignore_index=True)
+    return table(frame, {sweep.swept_name: (sweep.swept_name, str)} | _quality(sweep, found, f"{found.level:.0%}"))
+
+
+def beside_table(sweep: SweepRecord) -> Table:
+    """Full fine-tuning and ranks by layer, each beside the value that it is compared with."""
+    if sweep.compared is None or not sweep.comparisons:
+        return Table("", (), ())
+    forms: Forms = {
+        "model": ("model", str),
+        "mean": (f"{_better(sweep.metric)} [{sweep.compared.level:.0%}]", lambda bounds: interval(*bounds)),
+        "val": ("on val", "{:.3f}".format),
+        "difference": ("above", lambda bounds: interval(*bounds, sign=True)),
+        "reference": ("the reference", str),
+        "learning rate": ("learning rate", "{:g}".format),
+        "trained parameters": ("trained parameters", "{:,}".format),
+        "seconds": ("time", f"{{:.0f}}{NBSP}s".format),
+        "seeds": ("seeds", str),
+    }
+    return table(beside_frame(sweep), forms, title="Beside the values of the sweep")
+
+
+def beside_frame(sweep: SweepRecord) -> pd.DataFrame:
+    """A row for each model that is no value of the sweep."""
+    rows = []
+    for one in sweep.comparisons:
+        cell = next(cell for cell in sweep.beside if cell.values == one.values)
+        told = (title_of(one.values), one.mean, one.val, one.difference, title_of(one.reference), cell.settings.get(LR))
+        rows.append((*told, cell.trained_parameters, cell.seconds, ", ".join(map(str, one.seeds))))
+    facts = ("mean", "val", "difference", "reference", "learning rate", "trained parameters", "seconds", "seeds")
+    return _frame(("model", *facts), rows)
 
 
 def cost_table(sweep: SweepRecord) -> Table:
@@ -118,7 +152,7 @@ def terminal_table(sweep: SweepRecord, found: Statistics) -> Table:
         "seconds": ("time", "{:.0f} s".format),
     }
     title = f"{sweep.name}: {found.queries} {sweep.rows_are} rows, seeds {sweep.seeds}"
-    text = table(_value_frame(sweep), {"title": ("", str)} | _quality(found, "95 %") | costs, title=title)
+    text = table(_value_frame(sweep), {"title": ("", str)} | _quality(sweep, found, "95 %") | costs, title=title)
     return replace(text, rows=[[cell.replace(NBSP, " ") for cell in row] for row in text.rows])
 
 
@@ -138,9 +172,13 @@ def health_table(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> Table:
 
 def cell_table(sweep: SweepRecord) -> Table:
     """Every cell with its run and how it went."""
-    labels = [label_of(cell.values) for cell in sweep.cells]
-    epochs = ["" if cell.kept is None else f"{cell.kept}{NBSP}of{NBSP}{cell.epochs}" for cell in sweep.cells]
-    frame = cell_frame(sweep).assign(value=labels, epoch=epochs)
+    cells = [*sweep.cells, *sweep.beside]
+    epochs = ["" if cell.kept is None else f"{cell.kept}{NBSP}of{NBSP}{cell.epochs}" for cell in cells]
+    rows = [
+        dict(cell) | cell.metrics | {"value": label_of(cell.values), "epoch": epoch}
+        for cell, epoch in zip(cells, epochs, strict=True)
+    ]
+    frame = pd.DataFrame(rows, dtype=object)
     forms: Forms = {
         "value": (sweep.swept_name, str),
         "seed": ("seed", str),
@@ -158,16 +196,22 @@ def _value_frame(sweep: SweepRecord) -> pd.DataFrame:
     """A row for each value: the metric's mean, its gain over the base, how far it is behind the best, and its costs."""
     facts = ("mean", "val", "gain", "shortfall", "seed_spread", "trained_parameters", "seconds", "peak_memory_bytes")
     values = sweep.compared.values if sweep.compared else []
-    rows = [(label_of(one.values), title_of(one.values), *(getattr(one, fact) for fact in facts)) for one in values]
-    return _frame((sweep.swept_name, "title", *(fact.replace("_", " ") for fact in facts)), rows)
+    rates = [None if sweep.rates is None else sweep.rates.chosen(one.values) for one in values]
+    rows = [
+        (label_of(one.values), title_of(one.values), rate and rate.rate, *(getattr(one, fact) for fact in facts))
+        for one, rate in zip(values, rates, strict=True)
+    ]
+    return _frame((sweep.swept_name, "title", "learning rate", *(fact.replace("_", " ") for fact in facts)), rows)
 
 
-def _quality(found: Statistics, level: str) -> Forms:
+def _quality(sweep: SweepRecord, found: Statistics, level: str) -> Forms:
     def told(bounds: Interval) -> str:
         return interval(*bounds)
 
     chose: Forms = {} if found.chosen_on is None else {"val": ("on val, which chose", "{:.3f}".format)}
+    rates: Forms = {} if sweep.rates is None else {"learning rate": ("rate", "{:g}".format)}
     return {
+        **rates,
         "mean": (f"{_better(found.metric)} [{level}]", told),
         **chose,
         "gain": ("gain over base", lambda bounds: interval(*bounds, sign=True)),

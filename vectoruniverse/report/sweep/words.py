@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vectoruniverse.metrics.answers import interval_text
 from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.report.figures.adapter import energy_held, padded
 from vectoruniverse.report.figures.space import directions_for
@@ -42,13 +43,27 @@ def answer(sweep: SweepRecord) -> Answer:
     return Answer(outcome, headline, detail)
 
 
+def comparisons(sweep: SweepRecord) -> Iterator[str]:
+    """Full fine-tuning beside the best value, ranks by layer beside the uniform rank that costs as much."""
+    for one in sweep.comparisons:
+        low, high = one.difference.low, one.difference.high
+        found = "credibly better" if low > 0 else "credibly worse" if high < 0 else "no credible difference"
+        by_layer = "adapter.rank_pattern" in one.values
+        what = "Ranks by layer, at the cost of" if by_layer else "Full fine-tuning, beside"
+        seeds = f"seed{'s' * (len(one.seeds) > 1)} {', '.join(map(str, one.seeds))}"
+        yield (
+            f"{what} {title_of(one.reference)}: {sweep.metric} {interval_text(one.mean)}, "
+            f"{one.difference.estimate:+.3f} [{low:+.3f}, {high:+.3f}], {found} ({seeds})."
+        )
+
+
 def warnings(sweep: SweepRecord) -> Iterator[str]:
     """What a reader must know before believing the page."""
     done, every = len(sweep.finished), len(sweep.cells)
     if done < every:
         which = f"{done} of {counted(every, 'cell')} {'is' if done == 1 else 'are'} done"
         yield f"{which} (the sweep is {sweep.state}); everything below is of those."
-    bad = sweep.failed
+    bad = [*sweep.failed, *(cell for cell in sweep.beside if cell.state in ("failed", "stopped"))]
     for cell in bad[:TOLD]:
         yield f"{cell.title} {cell.state}: {cell.message or 'no reason is known'}"
     if len(bad) > TOLD:
