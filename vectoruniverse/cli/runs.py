@@ -10,6 +10,7 @@ import typer
 
 from vectoruniverse.cli.shell import (
     EncodingOption,
+    FoldsOption,
     JsonOption,
     QuietOption,
     RunsOption,
@@ -59,15 +60,21 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Load everything, try two updates, print the plan.")
     ] = False,
+    folds: FoldsOption = None,
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train an adapter and evaluate it against its base on rows that nothing was chosen on."""
+    """Train an adapter and evaluate it against its base on rows that nothing was chosen on.
+
+    With --folds, a run for each fold: every row is tested once, by a model that did not learn from it.
+    """
     if (config is None) == (resume is None):
         raise UserError("give either --config FILE or --resume RUN", remedy="vu train --config quickstart.yaml")
-    if resume is not None and (overrides or set_json or alpha_per_rank or dry_run):
-        raise UserError("--resume goes on with the run's own config; settings and --dry-run do not go with it")
+    if resume is not None and (overrides or set_json or alpha_per_rank or dry_run or folds):
+        raise UserError("--resume goes on with the run's own config; settings, --dry-run and --folds do not go with it")
+    if folds is not None and dry_run:
+        raise UserError("--dry-run plans one run; leave out --folds: each of its runs learns from about as many rows")
     from vectoruniverse import experiment as runner
     from vectoruniverse.tasks.experiments import load_experiment
 
@@ -79,7 +86,11 @@ def train(
             return
     else:
         assert config is not None
-        loaded = load_experiment(config, _settings(config, overrides, set_json, alpha_per_rank))
+        settings = _settings(config, overrides, set_json, alpha_per_rank)
+        if folds is not None:
+            _train_folds(config, settings, folds, runs_dir, quiet, as_json)
+            return
+        loaded = load_experiment(config, settings)
         if dry_run:
             with display:
                 plan = runner.dry_run(loaded, display)
@@ -88,6 +99,14 @@ def train(
         outcome = runner.train(loaded, runs_dir=runs_dir, display=display)
     if as_json or not quiet:
         _print_outcome(outcome, as_json)
+
+
+def _train_folds(config: str, settings: list[str], folds: int, runs_dir: Path, quiet: bool, as_json: bool) -> None:
+    """A run for each fold, and what they say together."""
+    from vectoruniverse.cli.sweeps import run_grid
+    from vectoruniverse.sweep.grid import make_grid
+
+    run_grid(make_grid(config, settings, [], (), folds=folds), None, runs_dir, quiet, as_json)
 
 
 @tells_errors

@@ -41,6 +41,14 @@ RunsOption = Annotated[Path, typer.Option("--runs-dir", envvar="VU_RUNS", help="
 EncodingOption = Annotated[
     str, typer.Option(metavar="NAME", help="Encoding of the table that is read, as in cp949 or utf-16.")
 ]
+FoldsOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        min=2,
+        help="Divide the rows, group by group, into K folds, each of them the test part once; results are pooled.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
 

@@ -10,6 +10,7 @@ import typer
 
 from vectoruniverse.cli.shell import (
     ConfigOption,
+    FoldsOption,
     JsonOption,
     QuietOption,
     RunsOption,
@@ -47,6 +48,7 @@ def sweep(
         list[str], typer.Option("--over", metavar="KEY=V,V,…", help="A key and its values; repeatable for a grid.")
     ],
     seeds: SeedsOption = None,
+    folds: FoldsOption = None,
     overrides: SetOption = [],
     out: OutOption = None,
     wandb_sweep: AgentOption = None,
@@ -61,11 +63,12 @@ def sweep(
     """
     from vectoruniverse.sweep.grid import make_grid, parse_over, whole_numbers
 
-    grid = make_grid(config, overrides, [parse_over(text) for text in over], whole_numbers(seeds, "--seeds"))
+    chosen = whole_numbers(seeds, "--seeds")
+    grid = make_grid(config, overrides, [parse_over(text) for text in over], chosen, folds=folds)
     if wandb_sweep is not None:
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
         return
-    _run(grid, out, runs_dir, quiet, as_json)
+    run_grid(grid, out, runs_dir, quiet, as_json)
 
 
 @tells_errors
@@ -73,6 +76,7 @@ def sweep_rank(
     config: ConfigOption,
     ranks: Annotated[str, typer.Option(metavar="R,R,…", help="Ranks of LoRA to train.")] = "1,2,4,8,16,32,64",
     seeds: SeedsOption = None,
+    folds: FoldsOption = None,
     alpha: Annotated[
         str,
         typer.Option(
@@ -120,11 +124,12 @@ def sweep_rank(
         rates=None if lrs == "fixed" else lrs,
         full=full,
         pattern=pattern,
+        folds=folds,
     )
     if wandb_sweep is not None:
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
         return
-    _run(grid, out, runs_dir, quiet, as_json)
+    run_grid(grid, out, runs_dir, quiet, as_json)
 
 
 def _write_for_agents(
@@ -133,6 +138,8 @@ def _write_for_agents(
     from vectoruniverse.sweep.agent import write_agent_sweep
     from vectoruniverse.terminal import counted
 
+    if grid.folds is not None:
+        raise UserError("--folds pools what its cells say, which agents cannot; leave out --folds, or --wandb-sweep")
     if out is not None:
         raise UserError("--out goes with a sweep that is run here; agents' runs go to --runs-dir")
     write_agent_sweep(file, grid, config=config, overrides=overrides, runs_dir=runs_dir)
@@ -141,7 +148,8 @@ def _write_for_agents(
     typer.echo(f"{counted(len(grid.cells), 'cell')} in {file}; go on with: wandb sweep {shlex.quote(str(file))}")
 
 
-def _run(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: bool) -> None:
+def run_grid(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: bool) -> None:
+    """Run a sweep and print its answer; exit code 1 where cells failed."""
     from vectoruniverse.sweep.runner import run_sweep
 
     with open_display(quiet) as display:

@@ -16,8 +16,9 @@ from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER
 from vectoruniverse.report.sweep.record import AdapterRecord, Cut, Layer, Tower
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import outcomes
-from vectoruniverse.sweep.findings import Finished, rounded
+from vectoruniverse.sweep.findings import rounded
 from vectoruniverse.sweep.grid import RANK, Grid
+from vectoruniverse.sweep.pooling import Finished
 from vectoruniverse.sweep.sharing import Bases
 from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.model import adapter_host

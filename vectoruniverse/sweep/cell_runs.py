@@ -20,9 +20,10 @@ from vectoruniverse.runs.files import read_bytes
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
-from vectoruniverse.sweep.cells import Cell, Kind
-from vectoruniverse.sweep.findings import Finished, finished_facts
+from vectoruniverse.sweep.cells import Cell, CellKey, Kind
+from vectoruniverse.sweep.findings import finished_facts
 from vectoruniverse.sweep.folder import SweepFolder
+from vectoruniverse.sweep.pooling import Finished
 from vectoruniverse.sweep.sharing import Bases, peak, reset_peak
 from vectoruniverse.tasks.base import Shared
 from vectoruniverse.tasks.experiments import load_config_of
@@ -59,7 +60,7 @@ class CellRuns:
     ) -> None:
         self._folder, self._runs_dir, self._bases, self._display = folder, runs_dir, bases, bases.display
         self._metric, self._group, self._changed = metric, group, changed
-        self._told: dict[Kind, dict[tuple[str, int], CellRecord]] = {"value": {}, "trial": {}, "beside": {}}
+        self._told: dict[Kind, dict[CellKey, CellRecord]] = {"value": {}, "trial": {}, "beside": {}}
         self.trained: list[Outcome] = []
 
     def records(self, kind: Kind) -> list[CellRecord]:
@@ -85,7 +86,8 @@ class CellRuns:
         """Keep cells of earlier calls that are done, and that this one did not ask for."""
         told = self._told[kind]
         for cell in cells:
-            key = key_of({**cell.values, **cell.settings} if kind == "trial" else cell.values), cell.seed
+            values = {**cell.values, **cell.settings} if kind == "trial" else cell.values
+            key = key_of(values), cell.seed, cell.fold
             if cell.state == "finished" and key not in told and _is_finished(self._run_of(kind, cell)):
                 told[key] = cell
 
@@ -161,7 +163,8 @@ class CellRuns:
         path = None if run is None else os.path.relpath(run.path, self._folder.path)
         told = {"message": message, "run": None if run is None else run.name, "path": path}
         head = {"values": dict(cell.values), "seed": cell.seed, "name": cell.experiment.name, "state": state}
-        chosen = {"settings": dict(cell.settings)} if cell.settings else {}
+        chosen: dict[str, Any] = {"settings": dict(cell.settings)} if cell.settings else {}
+        chosen |= {} if cell.fold is None else {"fold": cell.fold}
         self._told[cell.kind][cell.key] = CellRecord.model_validate(head | chosen | told | facts)
 
     def _latest_run(self, cell: Cell) -> Run | None:

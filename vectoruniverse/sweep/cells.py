@@ -9,12 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.report.sweep.values import key_of, shown, title_of
+from vectoruniverse.report.sweep.values import cell_title, key_of, shown
 
 LR = "train.lr"
 MAX_NAME = 80
 
 Kind = Literal["value", "trial", "beside"]
+
+CellKey = tuple[str, int, int | None]
+"""Values, seed and fold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Cell:
         settings: what is tried or was chosen for it, beside its value.
         kind: ``value``; ``trial``: a short run of a value that helps to choose its settings; ``beside``: no value of
             the swept key.
+        fold: which fold is its test part, counted from 0; None without folds.
     """
 
     values: Mapping[str, object]
@@ -35,25 +39,27 @@ class Cell:
     experiment: Experiment
     settings: Mapping[str, object] = field(default_factory=dict)
     kind: Kind = "value"
+    fold: int | None = None
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> CellKey:
         """Tells cells of one kind apart."""
-        return key_of({**self.values, **self.settings} if self.kind == "trial" else self.values), self.seed
+        return key_of({**self.values, **self.settings} if self.kind == "trial" else self.values), self.seed, self.fold
 
     @property
     def title(self) -> str:
         """For people, such as ``rank 4, seed 0``."""
-        return f"{title_of({**self.values, **self.settings})}, seed {self.seed}"
+        return cell_title({**self.values, **self.settings}, self.seed, self.fold)
 
 
-def full_cell(experiment: Experiment, seed: int) -> Cell:
+def full_cell(experiment: Experiment, seed: int, fold: int | None = None) -> Cell:
     """Full fine-tuning of an experiment that trains LoRA."""
     adapter = experiment.adapter
     kept = {key: getattr(adapter, key) for key in ("train_logit_scale",) if key in adapter.model_fields_set}
     in_full = experiment.model_copy(update={"adapter": type(adapter)(method="full", **kept), "seed": seed})
     values = {"adapter.method": "full"}
-    return Cell(values, seed, as_cell(in_full, name_of_cell(experiment.name, values, seed)), kind="beside")
+    named = as_cell(in_full, name_of_cell(experiment.name, values, seed, fold))
+    return Cell(values, seed, named, kind="beside", fold=fold)
 
 
 def at_rate(cell: Cell, rate: float) -> Cell:
@@ -68,10 +74,10 @@ def trial_of(cell: Cell, rate: float, epochs: int) -> Cell:
     experiment, settings = cell.experiment, {LR: rate, "train.epochs": epochs}
     train = experiment.train.model_copy(update={"lr": rate, "epochs": epochs, "early_stopping": None})
     evaluation = experiment.eval.model_copy(update={"every": epochs, "keep": "last", "test": False})
-    name = name_of_cell(experiment.name.removesuffix(f"-seed{cell.seed}"), settings, cell.seed)
+    name = name_of_cell(experiment.name.removesuffix(f"-seed{cell.seed}"), settings, cell.seed)  # with its fold
     untold = {"wandb": experiment.wandb.model_copy(update={"mode": "disabled"}), "tensorboard": False}
     short = experiment.model_copy(update={"name": name, "train": train, "eval": evaluation, **untold})
-    return Cell(cell.values, cell.seed, short, settings, "trial")
+    return replace(cell, experiment=short, settings=settings, kind="trial")
 
 
 def as_cell(experiment: Experiment, name: str) -> Experiment:
@@ -86,9 +92,10 @@ def learns_from_known(experiment: Experiment) -> bool:
     return getattr(experiment.train, "preserve", None) is not None
 
 
-def name_of_cell(experiment: str, values: Mapping[str, object], seed: int) -> str:
+def name_of_cell(experiment: str, values: Mapping[str, object], seed: int, fold: int | None = None) -> str:
     """Name of a cell's runs, such as ``quickstart-rank4-seed0``."""
     parts = [f"{key.rpartition('.')[2]}{shown(value)}" for key, value in values.items()]
+    parts += [] if fold is None else [f"fold{fold}"]
     name = "-".join([experiment, *(re.sub(r"[^A-Za-z0-9_.]+", "_", part) for part in parts), f"seed{seed}"])
     if len(name) <= MAX_NAME:
         return name

@@ -17,13 +17,12 @@ from vectoruniverse.report.sweep.record import Base, Beside, CellRecord, NotComp
 from vectoruniverse.report.sweep.values import Values, key_of, places_of, title_of
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.folder import Run
-from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.runs.records import EvaluationRecord
+from vectoruniverse.sweep.pooling import Finished, comparable, mean_metrics, pool
 from vectoruniverse.tasks.experiments import load_config_of
 from vectoruniverse.tracking.jsonl import read_metrics
 
-Finished = Sequence[tuple[CellRecord, Run]]
-"""Cells that are done, with their runs."""
+POOLED = " Each row was tested once, in {} folds, among the rows of its own fold."
 
 
 def finished_facts(run: Run, metric: str) -> dict[str, Any]:
@@ -69,24 +68,29 @@ def evaluation_of(run: Run) -> EvaluationRecord:
     return read_record(run.evaluation_file, EvaluationRecord, inside=run.path)
 
 
-def base_of(evaluation: EvaluationRecord) -> Base:
-    """The base, as any finished run tells it."""
-    spectra = {name: rounded(values) for name, values in evaluation.spectra["base"].items()}
-    return Base(metrics=evaluation.base, spectra=spectra)
+def base_of(evaluations: Sequence[EvaluationRecord]) -> Base:
+    """The base, as finished runs tell it, of each fold one; spectra are of the first."""
+    spectra = {name: rounded(values) for name, values in evaluations[0].spectra["base"].items()}
+    metrics = mean_metrics([(one.base, one.rows) for one in evaluations])
+    return Base(metrics=metrics if len(evaluations) > 1 else evaluations[0].base, spectra=spectra)
 
 
 def statistics(finished: Finished, metric: str, *, one_base: bool) -> Statistics | NotComparable | None:
     """Compare the finished cells by a metric; ``one_base``: whether all start from one model and the same rows."""
     if not finished:
         return None
-    if not one_base or len({cell.data for cell, _ in finished}) > 1:
+    if not one_base or not comparable(cell for cell, _ in finished):
         return NotComparable(reason="cells differ in model or data, so each is compared with its own base only")
     places, ordered = places_of(cell.values for cell, _ in finished)
-    found = {(places[key_of(cell.values)], cell.seed): outcomes(run, metric) for cell, run in finished}
+    found = {(places[key], seed): one for (key, seed), one in pool(finished, metric).items()}
+    if not found:
+        return NotComparable(reason="no value has been tested in all folds yet")
     # the seed makes the base where it is trained from scratch
     base = np.mean([one.base for one in found.values()], axis=0)
     drawn = next(iter(found.values())).drawn
-    on_val = _on_validation({(places[key_of(cell.values)], cell.seed): cell.val for cell, _ in finished})
+    folds = max((cell.fold or 0) + 1 for cell, _ in finished)
+    # of folds, the validation rows of one are test rows of others
+    on_val = {} if folds > 1 else _on_validation({(places[key_of(c.values)], c.seed): c.val for c, _ in finished})
     picked = max(sorted(on_val), key=lambda place: on_val[place], default=None)
     try:
         cells = {key: one.adapted for key, one in found.items()}
@@ -108,7 +112,7 @@ def statistics(finished: Finished, metric: str, *, one_base: bool) -> Statistics
         values=_values(summary, values, [cell for cell, _ in finished], on_val),
         best=values[summary.best.value],
         smallest_not_worse=None if smallest is None else values[smallest.value],
-        answer=_answer(summary, values, metric, ordered),
+        answer=_answer(summary, values, metric, ordered) + (POOLED.format(folds) if folds > 1 else ""),
     )
 
 
@@ -129,11 +133,13 @@ def compare_beside(
 def _compare_with(reference: Values, finished: Finished, mine: Finished, metric: str) -> Iterator[Beside]:
     """One model beside a value, over the seeds that both have."""
     places, _ = places_of(cell.values for cell, _ in finished)
-    seeds = {cell.seed for cell, _ in mine}
-    of_values = [(cell, run) for cell, run in finished if cell.seed in seeds]
-    found = {(places[key_of(cell.values)], cell.seed): outcomes(run, metric) for cell, run in of_values}
+    seeds, folds = {cell.seed for cell, _ in mine}, {cell.fold for cell, _ in mine}
+    of_values = [(cell, run) for cell, run in finished if cell.seed in seeds and cell.fold in folds]
+    found = {(places[key], seed): one for (key, seed), one in pool(of_values, metric).items()}
     own = max(places.values(), default=0.0) + 1
-    found |= {(own, cell.seed): outcomes(run, metric) for cell, run in mine}
+    found |= {(own, seed): one for (_, seed), one in pool(mine, metric).items()}
+    if not found:
+        return
     cells, drawn = {key: one.adapted for key, one in found.items()}, next(iter(found.values())).drawn
     try:
         gaps = differences(cells, places[key_of(reference)], seed=0, groups=drawn)
@@ -193,6 +199,12 @@ def _mean(facts: Sequence[float | None]) -> float | None:
 
 def _answer(summary: SweepSummary, values: Mapping[float, Values], metric: str, ordered: bool) -> str:
     best = summary.best
+    if not values[best.value]:
+        better = "credibly better" if best.gain.low > 0 else "credibly worse" if best.gain.high < 0 else "not clear"
+        gain = f"a gain of {interval_text(best.gain)}"
+        return (
+            f"{better.capitalize()}: {metric} {interval_text(best.mean)}, base {interval_text(summary.base)}, {gain}."
+        )
     if ordered:
         (key,) = values[best.value]
         return answer(summary, name=key.rpartition(".")[2], metric=metric)

@@ -7,8 +7,9 @@ from pathlib import Path
 from vectoruniverse.errors import UserError
 from vectoruniverse.report.sweep.record import Statistics
 from vectoruniverse.runs.records import ForgettingRecord
-from vectoruniverse.sweep.findings import Finished, statistics
+from vectoruniverse.sweep.findings import statistics
 from vectoruniverse.sweep.grid import Grid
+from vectoruniverse.sweep.pooling import Finished
 from vectoruniverse.sweep.sharing import Bases
 from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment

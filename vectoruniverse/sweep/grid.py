@@ -79,6 +79,7 @@ class Grid:
         cells: all combinations, seed by seed, so that an early answer covers all values.
         rates: learning rates that each value chooses from, as ``--lrs`` names them; None: all take the experiment's.
         full: the same in full fine-tuning, a cell for each seed; empty where nobody asked.
+        folds: into which the rows are divided, each the test part of cells of its own; None: the experiment's division.
         pattern: whether ranks by layer, as the largest adapter recommends them, are trained too.
     """
 
@@ -90,6 +91,7 @@ class Grid:
     rates: str | None = None
     full: tuple[Cell, ...] = ()
     pattern: bool = False
+    folds: int | None = None
 
     @property
     def one_base(self) -> bool:
@@ -109,6 +111,7 @@ class Grid:
         keys = sorted(one.key for one in self.over)
         record = [settings, keys, str(self.alpha), data if self.one_base else None]
         record += [] if self.rates is None else [self.rates]
+        record += [] if self.folds is None else [{"folds": self.folds}]
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
@@ -122,6 +125,7 @@ def make_grid(
     rates: str | None = None,
     full: bool = False,
     pattern: bool = False,
+    folds: int | None = None,
 ) -> Grid:
     """Resolve every cell.
 
@@ -134,22 +138,37 @@ def make_grid(
         rates: as in ``Grid``, where the rank is swept.
         full: whether full fine-tuning is a cell beside.
         pattern: as in ``Grid``.
+        folds: as in ``Grid``; with them, no key need be swept.
 
     Raises:
         ConfigError: a key cannot be swept, is given twice, or a value is not allowed.
     """
     base = load_experiment(config, overrides)
-    _check_keys(over)
+    if over or folds is None:
+        _check_keys(over)
     policy = None if alpha is None else alpha_policy(alpha, base.adapter)
     chosen, keys = tuple(seeds) or (base.seed,), [one.key for one in over]
     combinations = [dict(zip(keys, v, strict=True)) for v in itertools.product(*(one.values for one in over))]
-    if (count := len(combinations) * len(chosen)) > MAX_CELLS:
+    parts = [None] if folds is None else range(folds)
+    if (count := len(combinations) * len(chosen) * len(parts)) > MAX_CELLS:
         raise ConfigError(f"{count:,} cells are more than {MAX_CELLS:,}", file="--over")
-    cells = [_resolve(config, overrides, values, seed, policy) for seed in chosen for values in combinations]
+    every = itertools.product(chosen, [(folds, fold) for fold in parts], combinations)
+    cells = [
+        _resolve(config, [*overrides, *of_fold(*part)], values, seed, policy, part[1]) for seed, part, values in every
+    ]
     if rates is not None:
         parse_rates(rates)
-    beside = tuple(full_cell(base, seed) for seed in chosen) if full else ()
-    return Grid(base, tuple(over), chosen, policy, tuple(cells), rates, beside, pattern)
+    in_parts = [(load_experiment(config, [*overrides, *of_fold(folds, fold)]), fold) for fold in parts]
+    beside = tuple(full_cell(one, seed, fold) for seed in chosen for one, fold in in_parts) if full else ()
+    return Grid(base, tuple(over), chosen, policy, tuple(cells), rates, beside, pattern, folds)
+
+
+def of_fold(folds: int | None, fold: int | None) -> list[str]:
+    """The settings that make one of several folds the test part; none without folds."""
+    if folds is None:
+        return []
+    split = {"folds": folds, "fold": fold, "test_fraction": 1 / folds if folds else 0.0}
+    return [f"data.split.{key}={value!r}" for key, value in split.items()]
 
 
 def parse_over(text: str) -> Over:
@@ -239,7 +258,12 @@ def _check_keys(over: Sequence[Over]) -> None:
 
 
 def _resolve(
-    config: str, overrides: Sequence[str], values: Mapping[str, object], seed: int, alpha: AlphaPolicy | None
+    config: str,
+    overrides: Sequence[str],
+    values: Mapping[str, object],
+    seed: int,
+    alpha: AlphaPolicy | None,
+    fold: int | None,
 ) -> Cell:
     """The experiment of one cell: its own name, no report, and nothing that only the whole sweep needs."""
     given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
@@ -251,7 +275,7 @@ def _resolve(
     except ConfigError as error:
         place = "--over" if error.file == OVERRIDE and error.key in values else error.file
         raise ConfigError(error.message, file=place, line=error.line, key=error.key, remedy=error.remedy) from None
-    return Cell(values, seed, as_cell(experiment, name_of_cell(experiment.name, values, seed)))
+    return Cell(values, seed, as_cell(experiment, name_of_cell(experiment.name, values, seed, fold)), fold=fold)
 
 
 def _drop(settings: dict[str, Any], path: Sequence[str]) -> None:

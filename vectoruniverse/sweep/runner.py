@@ -143,12 +143,13 @@ class _Sweep:
         if self._pattern is None:
             return ()
         cell = pattern_cell(self._grid, self._pattern, found.seeds[0])
-        rate = None if self._tuner is None else self._tuner.rate_of({RANK: self._pattern.rank})
+        rate = None if self._tuner is None else self._tuner.rate_of({RANK: self._pattern.rank}, cell.fold)
         return (cell if rate is None else at_rate(cell, rate),)
 
     def _analyse(self) -> None:
         """What needs the trained adapters again; kept from an earlier call where nothing has changed."""
-        started, finished = time.monotonic(), self._runs.finished()
+        started = time.monotonic()
+        finished = [(cell, run) for cell, run in self._runs.finished() if not cell.fold]  # of folds the first
         self._adapters = list(analyse_adapters(self._grid, finished, self._bases, self._adapters))
         self._forgetting = forgetting_of_sweep(self._grid, finished, self._bases, self._forgetting)
         self._analysis_seconds = time.monotonic() - started
@@ -171,8 +172,9 @@ class _Sweep:
         grid, finished = self._grid, self._runs.finished()
         cells = sorted(self._runs.records("value"), key=_sort_key)
         config = grid.base.model_dump(mode="json")
-        told = evaluation_of(finished[0][1]) if finished else None
-        fingerprints = {cell.data for cell, _ in finished}
+        # one cell of each fold tells of its rows
+        told = [evaluation_of(run) for run in {cell.fold: run for cell, run in reversed(finished)}.values()]
+        first, fingerprints = (told[0] if told else None), {cell.data for cell, _ in finished}
         found = statistics(finished, self._metric, one_base=grid.one_base)
         record = SweepRecord(
             version=1,
@@ -182,16 +184,17 @@ class _Sweep:
             config=config,
             over={one.key: _distinct([cell.values[one.key] for cell in cells]) for one in grid.over},
             seeds=sorted({cell.seed for cell in cells}),
+            folds=grid.folds,
             alpha=None if grid.alpha is None else str(grid.alpha),
             metric=self._metric,
             data=Data(
                 root=next(config["data"][key] for key in ("root", "file", "source") if key in config["data"]),
                 fingerprint=next(iter(fingerprints)) if len(fingerprints) == 1 else None,
-                rows=None if told is None else told.rows,
-                split="val" if told is None else told.split,
-                evaluated_on=None if told is None else told.evaluated_on,
+                rows=None if first is None else sum(one.rows for one in told),
+                split="val" if first is None else first.split,
+                evaluated_on=None if first is None else first.evaluated_on,
             ),
-            base=base_of(told) if told is not None and grid.one_base else None,
+            base=base_of(told) if told and grid.one_base else None,
             cells=cells,
             beside=sorted(self._runs.records("beside"), key=_sort_key),
             statistics=found,
@@ -210,10 +213,10 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
     return list({json.dumps(value): value for value in values}.values())
 
 
-def _sort_key(cell: CellRecord) -> tuple[int, list[tuple[float, str]]]:
-    """Seed by seed; numbers by size, everything else by its text."""
+def _sort_key(cell: CellRecord) -> tuple[int, int, list[tuple[float, str]]]:
+    """Seed by seed, fold by fold; numbers by size, everything else by its text."""
 
     def one(value: object) -> tuple[float, str]:
         return (float(value), "") if isinstance(value, int | float) else (0.0, str(value))
 
-    return cell.seed, [one(value) for value in cell.values.values()]
+    return cell.seed, cell.fold or 0, [one(value) for value in cell.values.values()]

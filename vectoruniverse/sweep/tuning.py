@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from vectoruniverse.report.sweep.record import CellRecord, Choice, RateSearch
-from vectoruniverse.report.sweep.values import Values, key_of, title_of
+from vectoruniverse.report.sweep.values import Values, key_of
 from vectoruniverse.sweep.cells import Cell, at_rate, trial_of
 from vectoruniverse.sweep.grid import RANK, Grid
 from vectoruniverse.sweep.rates import (
@@ -47,19 +48,18 @@ class Tuner:
         fresh = RateSearch(asked=grid.rates, own=own, short=budget.short, long=budget.long)
         self.record = fresh if known is None else known
         self._budget = budget
-        self._rungs: dict[int, int] = {}
 
     def rates_of(self, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
         """The same cells, each at the rate of its value; what is not chosen yet is tried."""
-        first = {cell.key[0]: cell for cell in reversed(cells)}  # of the first seed
-        for cell in sorted(first.values(), key=self._place):
-            if self.record.chosen(cell.values) is None:
+        first = {(cell.fold, cell.key[0]): cell for cell in reversed(cells)}  # of the first seed
+        for cell in sorted(first.values(), key=lambda cell: (cell.fold or 0, self._place(cell))):
+            if self.record.chosen(cell.values, cell.fold) is None:
                 self._choose(cell)
-        return tuple(at_rate(cell, self.rate_of(cell.values)) for cell in cells)
+        return tuple(at_rate(cell, self.rate_of(cell.values, cell.fold)) for cell in cells)
 
-    def rate_of(self, values: Values) -> float:
+    def rate_of(self, values: Values, fold: int | None = None) -> float:
         """The rate that was chosen for a value."""
-        choice = self.record.chosen(values)
+        choice = self.record.chosen(values, fold)
         assert choice is not None, "every value has been tried"
         return choice.rate
 
@@ -77,21 +77,20 @@ class Tuner:
         return len(ranks) if rank is None else in_order(ranks, self._grid.base.adapter.rank).index(int(str(rank)))
 
     def _choose(self, cell: Cell) -> None:
-        self._tell(f"learning rates of {title_of(cell.values)}")
+        self._tell(f"learning rates of {cell.title}")
         ladder = self._ladder
         found = search_rate(
             lambda rung, epochs: self._run_trial(trial_of(cell, ladder.rate(rung), epochs)),
             self._first(cell),
             self._budget,
         )
+        whose: dict[str, Any] = {"values": dict(cell.values)} | ({} if cell.fold is None else {"fold": cell.fold})
         if found is None:  # the cell itself will fail, and say why
-            choice = Choice(values=dict(cell.values), rate=self.record.own)
+            choice = Choice(**whose, rate=self.record.own)
         else:
-            choice = Choice(values=dict(cell.values), rate=ladder.rate(found.rung), at_edge=found.at_edge)
-            if RANK in cell.values:
-                self._rungs[int(str(cell.values[RANK]))] = found.rung
+            choice = Choice(**whose, rate=ladder.rate(found.rung), at_edge=found.at_edge)
         self.record = self.record.model_copy(update={"choices": [*self.record.choices, choice]})
-        self._tell(f"{title_of(cell.values)}: learning rate {choice.rate:g}")
+        self._tell(f"{cell.title}: learning rate {choice.rate:g}")
 
     def _first(self, cell: Cell) -> list[int]:
         """Rungs that are tried at first."""
@@ -101,11 +100,10 @@ class Tuner:
             return list(range(-FULL_BELOW - AROUND, -FULL_BELOW + AROUND + 1))
         alpha, adapter = self._grid.alpha, self._grid.base.adapter
         exponent = scaling_exponent("fixed" if alpha is None else alpha.name, adapter.initialisation)
-        known = self._rungs or self._rungs_of_record()
-        return first_rungs(int(str(cell.values[RANK])), adapter.rank, known, 0, exponent)
+        return first_rungs(int(str(cell.values[RANK])), adapter.rank, self._rungs(cell.fold), 0, exponent)
 
-    def _rungs_of_record(self) -> dict[int, int]:
-        """Rank → rung of what an earlier call chose."""
+    def _rungs(self, fold: int | None) -> dict[int, int]:
+        """Rank → rung of what has been chosen."""
         rungs = {self._ladder.rate(rung): rung for rung in range(-40, 41)}
-        choices = [choice for choice in self.record.choices if RANK in choice.values and choice.rate in rungs]
+        choices = [one for one in self.record.choices if RANK in one.values and one.rate in rungs and one.fold == fold]
         return {choice.values[RANK]: rungs[choice.rate] for choice in choices}

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.metrics.intervals import Interval
-from vectoruniverse.report.sweep.values import Values, places_of, title_of
+from vectoruniverse.report.sweep.values import Values, cell_title, places_of
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.records import ForgettingRecord, Part
 
@@ -42,6 +42,7 @@ class CellRecord(Part):
     """One value with one seed; from ``data`` on, what only a finished cell has.
 
     Attributes:
+        fold: which fold is its test part, counted from 0; None without folds.
         settings: what was tried or chosen for this cell beside its value, such as its learning rate.
         state: pending, running, finished, failed, stopped or interrupted.
         path: of the run, from the sweep's folder.
@@ -59,6 +60,7 @@ class CellRecord(Part):
 
     values: dict[str, Any]
     seed: int
+    fold: int | None = None
     settings: dict[str, Any] = Field({})
     name: str
     state: str
@@ -93,7 +95,7 @@ class CellRecord(Part):
     @property
     def title(self) -> str:
         """For people, such as ``rank 4, seed 0``."""
-        return f"{title_of(self.values)}, seed {self.seed}"
+        return cell_title(self.values, self.seed, self.fold)
 
 
 class Value(Part):
@@ -143,6 +145,7 @@ class Choice(Part):
     """The learning rate that validation rows chose for a value; ``at_edge``: a rate beside it has not been tried."""
 
     values: dict[str, Any]
+    fold: int | None = None
     rate: float
     at_edge: bool = False
 
@@ -167,9 +170,9 @@ class RateSearch(Part):
     choices: list[Choice] = Field([])
     trials: list[CellRecord] = Field([])
 
-    def chosen(self, values: Values) -> Choice | None:
+    def chosen(self, values: Values, fold: int | None = None) -> Choice | None:
         """The choice for a value, once there is one."""
-        return next((choice for choice in self.choices if choice.values == values), None)
+        return next((one for one in self.choices if (one.values, one.fold) == (values, fold)), None)
 
 
 class Beside(Part):
@@ -287,6 +290,7 @@ class SweepRecord(Part):
         experiment: its name.
         config: all settings without any swept value.
         over: swept key → values of the cells.
+        folds: into which the rows are divided, so that each is tested once; None without.
         alpha: how alpha follows the rank: ``fixed:16``, ``proportional:1``, ``rank-stabilized:16``.
         metric: that cells are compared by.
         base: None where every cell has a base of its own.
@@ -306,6 +310,7 @@ class SweepRecord(Part):
     config: dict[str, Any]
     over: dict[str, list[Any]]
     seeds: list[int]
+    folds: int | None = None
     alpha: str | None
     metric: str
     data: Data
@@ -358,7 +363,7 @@ class SweepRecord(Part):
     @property
     def swept_name(self) -> str:
         """Last words of the swept keys, such as ``rank``."""
-        return ", ".join(key.rpartition(".")[2] for key in self.over)
+        return ", ".join(key.rpartition(".")[2] for key in self.over) or "model"
 
     @property
     def places(self) -> dict[str, float]:

@@ -42,7 +42,16 @@ def cell_frame(sweep: SweepRecord) -> pd.DataFrame:
         told = dict(cell) | {key: _flat(value) for key, value in (cell.settings | cell.values).items()} | cell.metrics
         rows.append(told | dict(zip(bounds, [*found["adapted"], *found["difference"]], strict=False)))
     columns = [*sweep.over, *sorted({key for cell in sweep.cells for key in cell.settings})]
-    columns += ["seed", "state", "run", *FACTS, *metrics, *bounds, "message"]
+    columns += [
+        "seed",
+        *([] if sweep.folds is None else ["fold"]),
+        "state",
+        "run",
+        *FACTS,
+        *metrics,
+        *bounds,
+        "message",
+    ]
     index = [places[key_of(cell.values)] for cell in sweep.cells]
     frame = pd.DataFrame(rows, index=index, columns=columns, dtype=object)
     return frame.where(frame.notna(), None)
@@ -182,6 +191,7 @@ def cell_table(sweep: SweepRecord) -> Table:
     forms: Forms = {
         "value": (sweep.swept_name, str),
         "seed": ("seed", str),
+        **({} if sweep.folds is None else {"fold": ("fold", lambda fold: str(fold + 1))}),
         "state": ("state", str),
         sweep.metric: (_better(sweep.metric), "{:.3f}".format),
         "epoch": ("epoch", str),

@@ -9,6 +9,9 @@ from typing import Any
 Values = Mapping[str, Any]
 """Swept key → value."""
 
+AS_IT_IS = "adapted"
+"""What a model is called where nothing is swept."""
+
 
 def places_of(combinations: Iterable[Values]) -> tuple[dict[str, float], bool]:
     """Where each combination of swept values stands on an axis, by its ``key_of``, and whether values are in order.
@@ -34,7 +37,13 @@ def label_of(values: Values) -> str:
 
 def title_of(values: Values) -> str:
     """A value with the last word of its key, such as ``rank 4``."""
-    return ", ".join(f"{key.rpartition('.')[2]} {shown(value)}" for key, value in values.items())
+    return ", ".join(f"{key.rpartition('.')[2]} {shown(value)}" for key, value in values.items()) or AS_IT_IS
+
+
+def cell_title(values: Values, seed: int, fold: int | None) -> str:
+    """A cell for people, such as ``rank 4, seed 0``, or ``rank 4, fold 2, seed 0``."""
+    place = "" if fold is None else f"fold {fold + 1}, "
+    return f"{title_of(values)}, {place}seed {seed}"
 
 
 def shown(value: object) -> str:

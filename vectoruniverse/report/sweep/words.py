@@ -174,6 +174,7 @@ def facts(sweep: SweepRecord) -> dict[str, str]:
         "experiment": sweep.experiment,
         "swept": "; ".join(f"{key}: {', '.join(label_of({key: v}) for v in vs)}" for key, vs in sweep.over.items()),
         "seeds": ", ".join(map(str, sweep.seeds)),
+        **({} if sweep.folds is None else {"folds": f"{sweep.folds}, each the test part once"}),
         "alpha": alpha_words(sweep.alpha),
         "data": sweep.data.root
         + (f", {sweep.data.rows:,} {sweep.rows_are} rows" if sweep.data.rows is not None else ""),
