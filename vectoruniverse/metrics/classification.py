@@ -157,8 +157,7 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, *, bins: int = BINS) 
         raise ValueError(f"confidence and correct must be of the same rows, got shapes {sure.shape} and {right.shape}")
     if not ((sure >= 0) & (sure <= 1)).all():
         raise ValueError("confidences must lie within [0, 1]")
-    edges = np.linspace(0, 1, bins + 1)
-    place = np.searchsorted(edges[1:-1], sure, side="left")
+    place = confidence_bins(sure, bins)
     count = np.bincount(place, minlength=bins)
     rows = np.where(count > 0, count, np.nan)
     return Reliability(
@@ -166,6 +165,11 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, *, bins: int = BINS) 
         confidence=np.bincount(place, weights=sure, minlength=bins) / rows,
         accuracy=np.bincount(place, weights=right, minlength=bins) / rows,
     )
+
+
+def confidence_bins(confidence: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    """Number of the bin of each confidence (N,); bin k holds (k/K, (k+1)/K], and the first also 0."""
+    return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
 
 
 def class_ids(values: ArrayLike, classes: int) -> NDArray[np.int64]:
