@@ -161,7 +161,12 @@ def evaluate_run(
             said = f"other data has no {split} rows of this run: all its rows are evaluated"
             raise ConfigError(said, file="--split", remedy="leave it out")
         return run, _beside_base_elsewhere(run, place, settings, display)
-    _, comparison = _finished(run, split, display, settings)
+    prepared, comparison = _finished(run, split, display, settings)
+    if comparison.split == "val" and comparison.labels is None:  # an earlier version made the run
+        with run.lock():
+            prepared = prepared.learn_labels(comparison.base, comparison.adapted, run.adapter)
+        labels = prepared.label_report(comparison.base, comparison.adapted, "val")
+        comparison = dataclasses.replace(comparison, labels=labels)
     return run, comparison
 
 
@@ -219,7 +224,9 @@ def _beside_base_elsewhere(run: Run, place: str | None, settings: Sequence[str],
         )
     elif seen:
         display.warn(f"the run learned from {seen} of these {counted(len(rows), 'row')}")
-    return dataclasses.replace(comparison, evaluated_on="other", source=str(place_of(experiment)), trained_on=seen)
+    labels = comparison.labels and comparison.labels.model_copy(update={"in_sample": False})
+    source = str(place_of(experiment))
+    return dataclasses.replace(comparison, evaluated_on="other", source=source, trained_on=seen, labels=labels)
 
 
 def evaluate_base(experiment: Experiment, *, split: str | None, display: Display) -> tuple[str, Evaluation]:
@@ -485,7 +492,9 @@ def _conclude(prepared: Prepared, shared: Shared, session: Session, trainer: Tra
     for weights in run.adapter.rglob("*.safetensors"):
         share_as_other_files(weights)
     trained_parameters, base = prepared.trained_parameters(), evaluated_base(experiment, shared, "val")
-    selection = beside_base(prepared, base, "val", None if blends else trainer.evaluation_at(kept.step))
+    adapted = (None if blends else trainer.evaluation_at(kept.step)) or prepared.task.evaluate("val")
+    prepared = prepared.learn_labels(base, adapted, run.adapter)
+    selection = beside_base(prepared, base, "val", adapted)
     prepared, comparison = _on_reported_rows(prepared, shared, run, selection)
     try:
         times = session.times.facts()  # once: the card, the report and the record of a run tell the same time

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from vectoruniverse.data.pair_items import PairItems
-from vectoruniverse.evaluation.retrieval import Embeddings, Labels, evaluate_labels, evaluate_pairs
+from vectoruniverse.evaluation.result import Labels
+from vectoruniverse.evaluation.retrieval import Embeddings, evaluate_labels, evaluate_pairs
 from vectoruniverse.metrics.geometry import geometry
 from vectoruniverse.metrics.ranking import retrieval_ranks, summarise_ranks
 

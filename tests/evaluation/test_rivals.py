@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.evaluation.comparison import compare_rows
-from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.evaluation.retrieval import Labels, evaluate_labels, evaluate_pairs
+from vectoruniverse.evaluation.result import Evaluation, Labels
+from vectoruniverse.evaluation.retrieval import evaluate_labels, evaluate_pairs
 from vectoruniverse.evaluation.rivals import (
     STRENGTHS,
     EmbeddedRows,

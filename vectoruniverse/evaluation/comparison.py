@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.geometry import spectrum
 from vectoruniverse.metrics.intervals import Interval, intervals_at_once, mean_interval
+from vectoruniverse.runs.label_records import LabelsRecord
 from vectoruniverse.runs.records import RivalsRecord
 
 Values = Mapping[str, NDArray[np.float64]]
@@ -126,6 +127,7 @@ class Comparison:
         trained_on: of rows of other data, how many the run learned from; None where that is not known.
         gone: rows of the split that are not there any more.
         rivals: what costs nothing beside both; None where there is none.
+        labels: how well both predict labels; None where there are none, or no rules that predict them.
     """
 
     split: str
@@ -138,6 +140,7 @@ class Comparison:
     trained_on: int | None = None
     gone: int = 0
     rivals: RivalsRecord | None = None
+    labels: LabelsRecord | None = None
 
     @property
     def rows_are(self) -> str:
@@ -203,4 +206,5 @@ def evaluation_record(comparison: Comparison, **facts: object) -> dict[str, obje
         "intervals_drawn_by": comparison.drawn_by or "row",
         "spectra": {"base": spectra(comparison.base), "adapted": spectra(comparison.adapted)},
         "rivals": None if comparison.rivals is None else comparison.rivals.model_dump(),
+        "labels": None if comparison.labels is None else comparison.labels.model_dump(),
     }

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
+
+from vectoruniverse.evaluation.label_rules import Predicted
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Label names (C) with their texts' unit vectors (C, E), and which row has which, (N, C) bool."""
+
+    names: Sequence[str]
+    text: Tensor
+    of_row: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +30,7 @@ class Rivals:
         best: metric → the rival, or ``base``, that came first on the rows that choose.
         chosen_by: the metric that chose what a map of the space does.
         fitted_on: number of training rows that they were fitted on.
+        labels: rival → which labels it says of the rows' pictures, of those that know labels.
     """
 
     values: Mapping[str, Mapping[str, np.ndarray]]
@@ -26,6 +38,7 @@ class Rivals:
     best: Mapping[str, str]
     chosen_by: str
     fitted_on: int
+    labels: Mapping[str, Predicted] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,7 @@ class Evaluation:
         loss: what training lowers, without its penalties, on these rows; of two models with equal metrics the one with
             the lower loss is better. None where a loss of these rows would say nothing, as one over whole batches does.
         rivals: of a base, what comes of its vectors without training; None where nobody asked.
+        labels: the rows' labels and this model's vectors of their texts; None where there are none.
     """
 
     metrics: Mapping[str, float]
@@ -48,6 +62,7 @@ class Evaluation:
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
     loss: float | None = None
     rivals: Rivals | None = None
+    labels: Labels | None = None
 
     @property
     def rows(self) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.evaluation.comparison import means
-from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.evaluation.result import Evaluation, Labels
 from vectoruniverse.metrics.geometry import geometry
 from vectoruniverse.metrics.ranking import label_map, retrieval_ranks, summarise_ranks, zero_shot_ranks
 
@@ -33,15 +33,6 @@ class Embeddings:
 
     image: Tensor
     text: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """Label names (C) with their texts' unit vectors (C, E), and which row has which, (N, C) bool."""
-
-    names: Sequence[str]
-    text: Tensor
-    of_row: Tensor
 
 
 def evaluate_pairs(

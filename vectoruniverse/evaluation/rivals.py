@@ -19,10 +19,12 @@ from torch import Tensor
 
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.evaluation.comparison import Family, Values, compare_rows, means
-from vectoruniverse.evaluation.result import Evaluation, Rivals
-from vectoruniverse.evaluation.retrieval import ZERO_SHOT_AT, Labels, pair_ranks, spread, values_of_ranks
+from vectoruniverse.evaluation.label_rules import fit_rules, predict
+from vectoruniverse.evaluation.result import Evaluation, Labels, Rivals
+from vectoruniverse.evaluation.retrieval import ZERO_SHOT_AT, pair_ranks, spread, values_of_ranks
 from vectoruniverse.metrics.ranking import ranks_of_best
 from vectoruniverse.metrics.similarity import STRIPE
+from vectoruniverse.runs.label_records import LabelRules
 from vectoruniverse.runs.records import RivalRecord, RivalsRecord
 
 STRENGTHS = tuple(10.0**k for k in range(1, -7, -1))
@@ -44,6 +46,9 @@ LABEL_METRIC = "zero_shot/accuracy@1"
 """What chooses among rivals that know labels only."""
 
 TINY = torch.finfo(torch.float64).tiny
+
+
+Map = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +79,20 @@ class Candidate:
     Attributes:
         how: its strength and what else was chosen, in words.
         evaluate: metric → value of each row (M,), of rows that it has not been fitted on.
+        scores: of pictures (M, E), how likely each label is (M, C); None for one that knows no labels.
     """
 
     how: str
     evaluate: Callable[[EmbeddedRows], Values]
+    scores: Map | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FittedRivals:
-    """The chosen candidate of each rival; the other fields as in ``Rivals``."""
+    """The chosen candidate of each rival, and the rules by which its scores tell labels; the rest as in ``Rivals``."""
 
     chosen: Mapping[str, Candidate]
+    rules: Mapping[str, LabelRules]
     best: Mapping[str, str]
     chosen_by: str
     fitted_on: int
@@ -93,7 +101,8 @@ class FittedRivals:
         """What they reach on rows that are reported."""
         values = {name: one.evaluate(rows) for name, one in self.chosen.items()}
         how = {name: one.how for name, one in self.chosen.items()}
-        return Rivals(values, how, self.best, self.chosen_by, self.fitted_on)
+        labels = {name: predict(rules, _scores(self.chosen[name], rows)) for name, rules in self.rules.items()}
+        return Rivals(values, how, self.best, self.chosen_by, self.fitted_on, labels)
 
 
 def fit_rivals(training: EmbeddedRows, choosing: EmbeddedRows, metric: str, recall_at: Sequence[int]) -> FittedRivals:
@@ -124,7 +133,24 @@ def fit_rivals(training: EmbeddedRows, choosing: EmbeddedRows, metric: str, reca
         key: max((name for name in reached if key in reached[name]), key=lambda name: reached[name][key])
         for key in reached["base"]
     }
-    return FittedRivals(chosen, best, metric, len(training.image))
+    return FittedRivals(chosen, _label_rules(chosen, choosing), best, metric, len(training.image))
+
+
+def _label_rules(chosen: Mapping[str, Candidate], choosing: EmbeddedRows) -> dict[str, LabelRules]:
+    """Of candidates that know labels, how their scores tell them."""
+    if (labels := choosing.labelled) is None:
+        return {}
+    having = labels.of_row.any(dim=1)
+    truth = labels.of_row[having].numpy()
+    told = {name: one for name, one in chosen.items() if one.scores is not None and not truth.all()}
+    return {name: fit_rules(_scores(one, choosing)[having.numpy()], truth) for name, one in told.items()}
+
+
+def _scores(candidate: Candidate, rows: EmbeddedRows) -> NDArray[np.float64]:
+    """Scores of labels (M, C, 1)."""
+    assert candidate.scores is not None
+    scores: NDArray[np.float64] = candidate.scores(rows.image).double().numpy()[:, :, None]
+    return scores
 
 
 def beside_rivals(
@@ -219,7 +245,6 @@ def cache_scores(
     return LOGIT_SCALE * image @ label_text.T + alpha * found
 
 
-Map = Callable[[Tensor], Tensor]
 PerRow = dict[str, NDArray[np.float64]]
 
 
@@ -307,7 +332,7 @@ def probes(image: Tensor, labels: Labels) -> Iterator[Candidate]:
         def scores(rows: Tensor, weights: Tensor = weights) -> Tensor:
             return (rows.double() - mean) @ weights + shares
 
-        yield Candidate(f"least squares, strength {strength:g}", partial(_by_labels, scores))
+        yield Candidate(f"least squares, strength {strength:g}", partial(_by_labels, scores), scores)
 
 
 def caches(image: Tensor, labels: Labels) -> Iterator[Candidate]:
@@ -319,7 +344,7 @@ def caches(image: Tensor, labels: Labels) -> Iterator[Candidate]:
             def scores(rows: Tensor, alpha: float = alpha, beta: float = beta) -> Tensor:
                 return cache_scores(rows.float(), cached, of_row, text, alpha, beta)
 
-            yield Candidate(f"α {alpha:g}, β {beta:g}", partial(_by_labels, scores))
+            yield Candidate(f"α {alpha:g}, β {beta:g}", partial(_by_labels, scores), scores)
 
 
 def _by_labels(scores: Callable[[Tensor], Tensor], rows: EmbeddedRows) -> PerRow:

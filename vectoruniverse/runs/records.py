@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, PlainValidator, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from vectoruniverse.runs.files import Record
+from vectoruniverse.runs.label_records import LabelsRecord
 
 State = Literal["running", "finished", "failed", "interrupted", "stopped"]
 
@@ -267,6 +268,7 @@ class EvaluationRecord(Record):
         blend: which scale of the adapter is kept; None where it is kept as it was trained.
         forgetting: what was gained and lost along the adapter's scale, where the experiment says what the base knew.
         rivals: what costs nothing beside the adapted model; None where nobody asked, or the task has none.
+        labels: how well the labels of the rows were predicted; None where there are none.
         picked: whether the rows of ``val`` picked the epoch that is kept, or when training stopped.
         selection: the same models on the rows that picked the checkpoint; None where those are the reported ones.
     """
@@ -294,6 +296,7 @@ class EvaluationRecord(Record):
     blend: BlendRecord | None = None
     forgetting: ForgettingRecord | None = None
     rivals: RivalsRecord | None = None
+    labels: LabelsRecord | None = None
     picked: bool = True
     selection: Selection | None = None
 

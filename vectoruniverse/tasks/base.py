@@ -20,6 +20,7 @@ from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.report.run import Findings
+from vectoruniverse.runs.label_records import LabelsRecord
 from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.rows import Data, RowChoice
 from vectoruniverse.terminal import Display
@@ -106,6 +107,22 @@ class Prepared(ABC):
             kept_scale: of the adapter that will be saved; what is on the model is the adapter in full.
         """
         del split, kept_scale
+        return None
+
+    def learn_labels(self, base: Evaluation, adapted: Evaluation, folder: Path) -> Prepared:
+        """The same, knowing how to predict labels where its rows have some; written into ``folder``.
+
+        Args:
+            base: what the base makes of the validation rows.
+            adapted: what the model makes of them, once training has ended.
+            folder: of what was trained.
+        """
+        del base, adapted, folder
+        return self
+
+    def label_report(self, base: Evaluation, adapted: Evaluation, split: str) -> LabelsRecord | None:
+        """How well both models predict labels of the rows of a split, where its rows have some."""
+        del base, adapted, split
         return None
 
     @property

@@ -140,7 +140,8 @@ def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evalu
     found = adapted or prepared.task.evaluate(split)
     paired = compare_rows({"adapted": found.per_query, "base": base.per_query}, "base", groups=units)
     rivals = beside_rivals(base, found, units, picked=split == "val")
-    return Comparison(split, base, found, paired, column, rows, rivals=rivals)
+    labels = prepared.label_report(base, found, split)
+    return Comparison(split, base, found, paired, column, rows, rivals=rivals, labels=labels)
 
 
 def write_results(prepared: Prepared, outcome: Outcome) -> Findings:

@@ -146,10 +146,25 @@ def _detect(table: Table, asked: Mapping[str, str]) -> str:
     )
 
 
+def text_tells_labels(data: DataConfig) -> bool:
+    """Whether the text of a row is made of its labels, so that labels cannot be predicted by it."""
+    column = data.columns.labels or LAYOUTS["id"]["labels"]
+    return not {canonical(column), "labels"}.isdisjoint(name for _, name in _template_parts(data.text))
+
+
 def parse_template(text: str, header: Sequence[str], names: Mapping[str, str]) -> list[tuple[str, str | None]]:
     """Literals and placeholders. A placeholder is only ever looked up by its whole name, never evaluated."""
     known = [role for role in ("title", "labels") if role in names]
     known += [name for name in header if name not in ("title", "labels")]
+    parts = _template_parts(text)
+    for _, name in parts:
+        if name is not None and name not in known:
+            message = f"there is no {{{name}}} in this file{closest(name, known)}"
+            raise ConfigError(message, key="data.text", remedy=f"Choose from {listed(known)}.")
+    return parts
+
+
+def _template_parts(text: str) -> list[tuple[str, str | None]]:
     parts: list[tuple[str, str | None]] = []
     try:
         for literal, field, spec, conversion in string.Formatter().parse(text):
@@ -158,10 +173,6 @@ def parse_template(text: str, header: Sequence[str], names: Mapping[str, str]) -
             parts.append((literal, None if field is None else canonical(field + rest)))
     except ValueError as error:
         raise ConfigError(f"{text!r}: {error}", key="data.text", remedy="Write a literal brace twice.") from error
-    for _, name in parts:
-        if name is not None and name not in known:
-            message = f"there is no {{{name}}} in this file{closest(name, known)}"
-            raise ConfigError(message, key="data.text", remedy=f"Choose from {listed(known)}.")
     return parts
 
 

@@ -26,10 +26,13 @@ from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, local_source
 from vectoruniverse.models.fusion import FUSION_FILE
 from vectoruniverse.report.run import Findings, Rows, retrieval_findings
+from vectoruniverse.runs.files import write_record
+from vectoruniverse.runs.label_records import LabelsFile, LabelsRecord
 from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.image_text.data import ImageTextData, decode
 from vectoruniverse.tasks.image_text.forgetting import Side, known_rows, ledger, refuse_lone_group
+from vectoruniverse.tasks.image_text.label_rules import LABELS_FILE, learn_labels, predicted_beside, read_labels
 from vectoruniverse.tasks.image_text.labels import LabelDivergence, label_divergence, label_texts, make_fusion
 from vectoruniverse.tasks.image_text.metadata import read_rows
 from vectoruniverse.tasks.image_text.model import (
@@ -202,6 +205,7 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
         encoder=encoder,
         known=shared.known,
         fusion=fusion,
+        rules=None if trained is None else read_labels(trained),
     )
 
 
@@ -238,6 +242,7 @@ class PreparedImageText(Prepared):
     encoder: DualEncoder
     known: Known | None
     fusion: nn.Module | None
+    rules: LabelsFile | None
 
     def save(self, folder: Path) -> None:
         """Write what was trained on the encoder, and the fusion beside it."""
@@ -249,6 +254,23 @@ class PreparedImageText(Prepared):
     def beside(self) -> Mapping[str, nn.Module]:
         """The fusion, where there is one."""
         return {} if self.fusion is None else {"fusion": self.fusion}
+
+    def learn_labels(self, base: Evaluation, adapted: Evaluation, folder: Path) -> PreparedImageText:
+        """The same with the rules of its labels, which are learned once."""
+        if self.rules is not None:
+            return self
+        found = learn_labels({"base": base, "adapted": adapted}, self.task.train, self.experiment.data)
+        if found is not None:
+            write_record(folder / LABELS_FILE, found)
+        return replace(self, rules=found)
+
+    def label_report(self, base: Evaluation, adapted: Evaluation, split: str) -> LabelsRecord | None:
+        """By the rules of both models, and the rivals that know labels by theirs."""
+        if self.rules is None or adapted.labels is None:
+            return None
+        return predicted_beside(
+            self.rules, base, adapted, self.experiment.data, self.units(split), in_sample=split == "val"
+        )
 
     def choose_scale(self, split: str) -> BlendRecord:
         """The scale that keeps most of both sides, where the experiment says what the base knew."""

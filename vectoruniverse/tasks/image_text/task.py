@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.data.views import Augmentation, augment, draw, to_input
-from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.evaluation.retrieval import Embeddings, Labels, evaluate_labels, evaluate_pairs
+from vectoruniverse.evaluation.result import Evaluation, Labels
+from vectoruniverse.evaluation.retrieval import Embeddings, evaluate_labels, evaluate_pairs
 from vectoruniverse.losses.contrastive import LossValue, ViewLoss, summed
 from vectoruniverse.losses.distillation import Distance, distillation
 from vectoruniverse.losses.negatives import Negatives
@@ -258,4 +258,5 @@ class ImageTextTask:
             {**retrieval.per_query, **by_label.per_query},
             retrieval.ranks,
             retrieval.vectors,
+            labels=labels,
         )

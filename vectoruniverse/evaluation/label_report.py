@@ -1,0 +1,192 @@
+"""How well models predict the labels of the same rows: each label, all together, and which is said in place of which.
+
+Only known labels count in means: those that more than one training or validation row has. Of a label that no evaluated
+row has there is nothing to find, so that average precision and F1 leave it out; saying it wrongly counts in micro F1.
+
+Shapes: N rows that have a label, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vectoruniverse.evaluation.comparison import MIN_UNITS, compare_rows
+from vectoruniverse.evaluation.label_rules import Predicted
+from vectoruniverse.metrics.classification import reliability
+from vectoruniverse.metrics.intervals import Interval, mean_interval
+from vectoruniverse.metrics.multilabel import Bools, Floats, average_precision_rows, calibration_rows, f1_rows
+from vectoruniverse.runs.label_records import (
+    KNOWN,
+    Bins,
+    LabelInput,
+    LabelOutcome,
+    LabelsFile,
+    LabelsRecord,
+    Mistaken,
+    Told,
+)
+
+Models = Mapping[str, Mapping[LabelInput, Predicted]]
+"""Model → input → what it says."""
+
+MOST_MISTAKEN = 10
+"""Pairs of labels that are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRows:
+    """The evaluated rows.
+
+    Attributes:
+        names: labels (C,).
+        truth: which row has which, (N, C).
+        groups: (N,) rows of one number count as one draw; None: each is its own.
+    """
+
+    names: Sequence[str]
+    truth: Bools
+    groups: NDArray[np.int64] | None
+
+
+def label_report(file: LabelsFile, models: Models, rows: LabelledRows, *, in_sample: bool) -> LabelsRecord | None:
+    """What each model reaches, and how far ``adapted`` stands ahead of the others by the same input.
+
+    Args:
+        file: what is known of the labels.
+        models: ``base`` and ``adapted``, and whatever stands beside them.
+        rows: evaluated rows; those without a label count nowhere.
+        in_sample: whether these rows chose the thresholds.
+
+    Returns:
+        None where no evaluated row has a known label.
+    """
+    having = np.flatnonzero(rows.truth.any(axis=1))
+    rows = LabelledRows(rows.names, rows.truth[having], None if rows.groups is None else rows.groups[having])
+    known = np.array([file.status(i) in KNOWN for i in file.places(rows.names)], dtype=np.bool_)
+    if not rows.truth[:, known].any():
+        return None
+    models = {name: {by: one.select(having) for by, one in told.items()} for name, told in models.items()}
+    outcomes, reached, ahead = _outcomes(file, rows), {}, {}
+    for by in models["adapted"]:
+        told = {name: said[by] for name, said in models.items() if by in said}
+        _tell_each(outcomes, by, told, rows)
+        reached[by], ahead[by] = _compare(told, rows, known)
+    leading: LabelInput = by
+    return LabelsRecord(
+        rows=len(having),
+        in_sample=in_sample,
+        by=leading,
+        labels=outcomes,
+        reached=reached,
+        ahead=ahead,
+        mistaken=list(_mistaken(models["adapted"][leading].said, rows, np.flatnonzero(known))),
+        reliability={
+            name: _bins(models[name][leading].probabilities, rows.truth, known) for name in ("base", "adapted")
+        },
+    )
+
+
+def _outcomes(file: LabelsFile, rows: LabelledRows) -> dict[str, LabelOutcome]:
+    """Each label, before anything is known of how it fared."""
+    return {
+        name: LabelOutcome(
+            status=file.status(place),
+            training=0 if place < 0 else file.training[place],
+            validation=0 if place < 0 else file.validation[place],
+            rows=int(rows.truth[:, column].sum()),
+        )
+        for column, (name, place) in enumerate(zip(rows.names, file.places(rows.names), strict=True))
+    }
+
+
+def _tell_each(
+    outcomes: Mapping[str, LabelOutcome], by: LabelInput, models: Mapping[str, Predicted], rows: LabelledRows
+) -> None:
+    """Of each label how base and adapted model find it; F1 of known labels only, which have a threshold."""
+    for column, outcome in enumerate(outcomes.values()):
+        outcome.thresholds[by] = float(models["adapted"].thresholds[column])
+        if not outcome.rows:
+            continue
+        metrics = ("ap", "f1") if outcome.status in KNOWN else ("ap",)
+        values = {name: _of_label(models[name], rows.truth, column, metrics) for name in ("base", "adapted")}
+        paired = compare_rows(values, "base", groups=rows.groups)
+        outcome.by[by] = {name: _told(values[name], paired.reached[name]) for name in values}
+        outcome.by[by]["change"] = {metric: list(gap) for metric, gap in paired.differences["adapted"].items()}
+
+
+def _of_label(found: Predicted, truth: Bools, column: int, metrics: Sequence[str] = ("ap", "f1")) -> dict[str, Floats]:
+    """Values of rows (N,) of one label that some row has."""
+    right, shares = truth[:, column], found.probabilities[:, column]
+    values = {"ap": lambda: average_precision_rows(right, shares), "f1": lambda: f1_rows(right, found.said[:, column])}
+    return {metric: values[metric]() for metric in metrics}
+
+
+def _compare(
+    models: Mapping[str, Predicted], rows: LabelledRows, known: Bools
+) -> tuple[dict[str, dict[str, Told]], dict[str, dict[str, Told]]]:
+    """What each model reaches in all labels, and by how much the adapted one stands ahead of the others."""
+    values = {name: _in_all(one, rows.truth, known) for name, one in models.items()}
+    paired = compare_rows(values, "adapted", groups=rows.groups, ahead=True)
+    reached = {name: _told(one, paired.reached[name]) for name, one in values.items()}
+    gaps = {name: {metric: list(gap) for metric, gap in found.items()} for name, found in paired.differences.items()}
+    return reached, gaps
+
+
+def _in_all(found: Predicted, truth: Bools, known: Bools) -> dict[str, Floats]:
+    """Values of rows (N,) of what is told of all labels."""
+    had = np.flatnonzero(known & truth.any(axis=0))
+    sums = {"ap": np.zeros(len(truth)), "f1": np.zeros(len(truth))}
+    for column in had.tolist():
+        for metric, values in _of_label(found, truth, column).items():
+            sums[metric] += values / len(had)
+    return {
+        "map": sums["ap"],
+        "macro_f1": sums["f1"],
+        "micro_f1": f1_rows(truth[:, known], found.said[:, known]),
+        "calibration_error": calibration_rows(truth[:, known], found.probabilities[:, known]),
+    }
+
+
+def _told(values: Mapping[str, Floats], intervals: Mapping[str, Interval]) -> dict[str, Told]:
+    """Numbers between 0 and 1 with their intervals, where there are any."""
+    return {
+        metric: _within(intervals[metric]) if metric in intervals else [float(rows.mean())]
+        for metric, rows in values.items()
+    }
+
+
+def _within(found: Interval) -> Told:
+    """An interval of a share; a linearised one may reach beyond 0 and 1."""
+    return [found.estimate, max(found.low, 0.0), min(found.high, 1.0)]
+
+
+def _mistaken(said: Bools, rows: LabelledRows, columns: NDArray[np.int64]) -> Iterator[Mistaken]:
+    """Pairs of a label that was missed and one that was said wrongly, of the same row."""
+    missed = rows.truth[:, columns] & ~said[:, columns]
+    wrong = ~rows.truth[:, columns] & said[:, columns]
+    counts = missed.T.astype(np.float32) @ wrong.astype(np.float32)
+    order = np.argsort(-counts, axis=None, kind="stable")[:MOST_MISTAKEN]
+    for a, b in zip(*np.unravel_index(order, counts.shape), strict=True):
+        if counts[a, b]:
+            had = rows.truth[:, columns[a]]
+            groups = None if rows.groups is None else rows.groups[had]
+            both = (missed[had, a] & wrong[had, b]).astype(np.float64)
+            enough = (len(both) if groups is None else len(np.unique(groups))) >= MIN_UNITS
+            share = list(mean_interval(both, groups)) if enough else [float(both.mean())]
+            yield Mistaken(
+                label=rows.names[columns[a]], said=rows.names[columns[b]], rows=int(counts[a, b]), share=share
+            )
+
+
+def _bins(probabilities: Floats, truth: Bools, known: Bools) -> Bins:
+    """Pairs of row and known label by probability."""
+
+    def numbers(values: Floats) -> list[float | None]:
+        return [float(value) if np.isfinite(value) else None for value in values]
+
+    found = reliability(probabilities[:, known].ravel(), truth[:, known].ravel())
+    return Bins(counts=found.count.tolist(), confidence=numbers(found.confidence), accuracy=numbers(found.accuracy))

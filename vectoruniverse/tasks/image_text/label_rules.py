@@ -1,0 +1,111 @@
+"""The labels of a run: rules fitted on its validation rows once training has ended, and kept beside the adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vectoruniverse.data.pair_items import number
+from vectoruniverse.evaluation.label_report import LabelledRows, label_report
+from vectoruniverse.evaluation.label_rules import Predicted, cosines, enough_rows, fit_rules, predict
+from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.metrics.multilabel import Floats
+from vectoruniverse.runs.files import read_record
+from vectoruniverse.runs.label_records import LabelInput, LabelsFile, LabelsRecord
+from vectoruniverse.tasks.image_text.metadata import text_tells_labels
+from vectoruniverse.tasks.image_text.settings import DataConfig
+from vectoruniverse.tasks.image_text.task import Pairs
+
+LABELS_FILE = "labels.json"
+"""The rules, in the folder of what a run trained."""
+
+
+def read_labels(folder: Path) -> LabelsFile | None:
+    """What ``learn_labels`` found; None where there was nothing to learn, or an earlier version made the run.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    file = folder / LABELS_FILE
+    return read_record(file, LabelsFile) if file.exists() else None
+
+
+def learn_labels(models: Mapping[str, Evaluation], training: Pairs, data: DataConfig) -> LabelsFile | None:
+    """Fit the rules of each model.
+
+    Args:
+        models: ``base`` and ``adapted`` on the same validation rows.
+        training: rows that were learned from; a label that neither they nor the validation rows have stays unknown.
+        data: says whether texts are made of labels, by which then none is predicted.
+
+    Returns:
+        None where validation rows have no labels, or all have all of them.
+    """
+    labels = next(iter(models.values())).labels
+    if labels is None or training.labels is None:
+        return None
+    having = labels.of_row.any(dim=1)
+    truth = labels.of_row[having].numpy()
+    counts = [part.sum(dim=0).numpy() for part in (training.labels.of_row, labels.of_row)]
+    seen = (counts[0] + counts[1]).nonzero()[0]
+    truth = truth[:, seen]
+    if not truth.any() or truth.all():
+        return None
+    rules = {
+        name: {
+            by: fit_rules(scores[having.numpy()][:, seen], truth) for by, scores in label_scores(found, data).items()
+        }
+        for name, found in models.items()
+    }
+    return LabelsFile(
+        names=[labels.names[i] for i in seen],
+        training=counts[0][seen].tolist(),
+        validation=counts[1][seen].tolist(),
+        fitted=enough_rows(truth).tolist(),
+        rows=len(truth),
+        models=rules,
+    )
+
+
+def label_scores(found: Evaluation, data: DataConfig) -> dict[LabelInput, Floats]:
+    """Scores (N, C, D) of the evaluated rows by each input; texts that are made of labels are none."""
+    assert found.labels is not None
+    sides = {name: rows for name, rows in found.vectors.items() if name == "image" or not text_tells_labels(data)}
+    return cosines(sides, found.labels.text)
+
+
+def predictions(file: LabelsFile, model: str, found: Evaluation, data: DataConfig) -> dict[LabelInput, Predicted]:
+    """What a model says of the rows that it was evaluated on, by each input that it has rules for."""
+    assert found.labels is not None
+    scores, places = label_scores(found, data), file.places(found.labels.names)
+    return {by: predict(rules, scores[by], places) for by, rules in file.models[model].items() if by in scores}
+
+
+def predicted_beside(
+    file: LabelsFile,
+    base: Evaluation,
+    adapted: Evaluation,
+    data: DataConfig,
+    units: Sequence[str] | None,
+    *,
+    in_sample: bool,
+) -> LabelsRecord | None:
+    """How well both models and the rivals that know labels predict them.
+
+    Args:
+        file: the rules.
+        base: with its rivals, on the same rows as ``adapted``.
+        adapted: with labels.
+        data: says whether texts are made of labels.
+        units: group of each row, which counts as one draw.
+        in_sample: whether these rows chose the thresholds.
+    """
+    assert adapted.labels is not None
+    models: dict[str, Mapping[LabelInput, Predicted]] = {
+        "base": predictions(file, "base", base, data),
+        **({} if base.rivals is None else {name: {"picture": said} for name, said in base.rivals.labels.items()}),
+        "adapted": predictions(file, "adapted", adapted, data),
+    }
+    groups = None if units is None else number(units)
+    rows = LabelledRows(adapted.labels.names, adapted.labels.of_row.numpy(), groups)
+    return label_report(file, models, rows, in_sample=in_sample)
