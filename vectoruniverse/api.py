@@ -37,7 +37,7 @@ from vectoruniverse.models.text import TextEncoder
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import default_runs_dir, find_trained_run
 from vectoruniverse.tasks.classification import setup as classification
-from vectoruniverse.tasks.classification.predictions import Predictions
+from vectoruniverse.tasks.predictions import Predictions
 from vectoruniverse.tasks.classification.settings import ClassificationExperiment
 from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.model import adapter_host, load_encoder, load_whole, picture_recipe

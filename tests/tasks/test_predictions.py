@@ -13,7 +13,7 @@ import pytest
 from vectoruniverse.cli.shell import print_data
 from vectoruniverse.data.text_table import open_table, text_rows
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.tasks.classification.predictions import Predictions
+from vectoruniverse.tasks.predictions import Predictions
 
 KEYS = {"file": "--input", "encoding": "--encoding"}
 
