@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -35,14 +36,17 @@ from vectoruniverse.models.dual import DualEncoder
 from vectoruniverse.models.heads import TextClassifier
 from vectoruniverse.models.text import TextEncoder
 from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.label_records import LabelInput
 from vectoruniverse.runs.listing import default_runs_dir, find_trained_run
 from vectoruniverse.tasks.classification import setup as classification
-from vectoruniverse.tasks.predictions import Predictions
 from vectoruniverse.tasks.classification.settings import ClassificationExperiment
 from vectoruniverse.tasks.identity import run_experiment
+from vectoruniverse.tasks.image_text.labels import read_labels
 from vectoruniverse.tasks.image_text.model import adapter_host, load_encoder, load_whole, picture_recipe
+from vectoruniverse.tasks.image_text.predict import LabelPredictor, PredictedLabels
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import as_image_text
+from vectoruniverse.tasks.predictions import Predictions
 from vectoruniverse.tasks.rows import tell_doubts
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import choose_compute
@@ -134,6 +138,58 @@ class LoadedRun:
             raise TypeError("embed_texts takes a sequence of texts, not one text")
         return _array(self.encoder.embed_texts(self.encoder.tokenize(texts), batch_size=batch_size))
 
+    def predict(
+        self,
+        pictures: Sequence[Picture] | None = None,
+        texts: Sequence[str] | None = None,
+        *,
+        batch_size: int = 64,
+    ) -> PredictedLabels:
+        """Which labels pictures have, or texts, or both together, by the rules learned on the run's validation rows.
+
+        Args:
+            pictures: as of ``embed_images``; None: by texts alone.
+            texts: as of ``embed_texts``, one for each picture; None: by pictures alone.
+            batch_size: rows encoded at a time.
+
+        Raises:
+            ConfigError: the run has no rules, or none for this input.
+            PictureError: a picture cannot be used.
+        """
+        if (pictures is None and texts is None) or (pictures and texts and len(pictures) != len(texts)):
+            raise TypeError("predict takes pictures, texts, or as many of both")
+        predictor = self._predictor
+        image = None if pictures is None else self.embed_images(pictures, batch_size=batch_size)
+        text = None if texts is None else self.embed_texts(texts, batch_size=batch_size)
+        return predictor.tell(*(None if rows is None else torch.from_numpy(rows) for rows in (image, text)))
+
+    def predict_table(
+        self, file: Path, display: Display, *, encoding: str = "utf-8", by: LabelInput | None = None
+    ) -> Predictions:
+        """Which labels the rows of a metadata file have, whose pictures lie beside it as those of the run's data do.
+
+        Args:
+            file: the table.
+            display: is told of what cannot be predicted, and of progress.
+            encoding: of the table.
+            by: ``picture``, ``text`` or ``both``; None: each row by all that it has.
+
+        Raises:
+            ConfigError: the run has no rules, or none for this input.
+            DataError: the file cannot be read as a table, or lacks a column.
+        """
+        return self._predictor.predict_table(file, display, encoding=encoding, by=by)
+
+    @functools.cached_property
+    def _predictor(self) -> LabelPredictor:
+        if (rules := read_labels(self.run.adapter)) is None:
+            raise ConfigError(
+                "this run has learned no labels: too few of its rows have any, or an earlier version made it",
+                file=self.run.path,
+                remedy=f"where its validation rows have labels, vu eval {self.run.name} --split val learns them",
+            )
+        return LabelPredictor(self.encoder, self.experiment, self.recipe, rules)
+
 
 class LoadedClassifier:
     """The model of a run of task ``sequence_classification`` or ``pair_classification``, in evaluation mode.
@@ -190,7 +246,7 @@ class LoadedClassifier:
         found = text_rows(table, texts=columns)
         tell_doubts(found.doubts, file, display)
         texts = [[row.texts[role] for row in found.rows] for role in columns]
-        return Predictions(table, found.rows, found.bad, self.names, self.predict(*texts, display=display))
+        return Predictions.of_classes(table, found.rows, found.bad, self.names, self.predict(*texts, display=display))
 
 
 def load_run(
@@ -247,6 +303,16 @@ def load_classifier(
     compute = choose_compute(device, precision)
     encoder, model, names = classification.load_classifier(experiment, compute, run.adapter.absolute())
     return LoadedClassifier(run, experiment, encoder, model, names)
+
+
+def load_predictor(
+    reference: str | os.PathLike[str], *, runs_dir: str | os.PathLike[str] | None = None
+) -> LoadedRun | LoadedClassifier:
+    """Load a run that predicts labels or classes; errors as of ``load_run`` and ``load_classifier``."""
+    _, experiment = _find(reference, runs_dir)
+    if isinstance(experiment, ImageTextExperiment):
+        return load_run(reference, runs_dir=runs_dir)
+    return load_classifier(reference, runs_dir=runs_dir)
 
 
 def _find(reference: str | os.PathLike[str], runs_dir: str | os.PathLike[str] | None) -> tuple[Run, Experiment]:

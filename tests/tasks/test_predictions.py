@@ -25,7 +25,7 @@ def predicted(tmp_path: Path, content: str, names: tuple[str, ...] = ("-1", "0",
     table = open_table(file, encoding="utf-8", keys=KEYS)
     found = text_rows(table, texts={"text": column})
     shares = np.eye(len(names), dtype=np.float32)[np.arange(len(found.rows)) % len(names)]
-    return Predictions(table, found.rows, found.bad, names, shares)
+    return Predictions.of_classes(table, found.rows, found.bad, names, shares)
 
 
 def read(predictions: Predictions) -> list[list[str]]:

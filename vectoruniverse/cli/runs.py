@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from vectoruniverse.evaluation.comparison import Comparison
     from vectoruniverse.experiment import Plan
     from vectoruniverse.runs.folder import Run
+    from vectoruniverse.runs.label_records import LabelInput
     from vectoruniverse.runs.records import RivalsRecord
+    from vectoruniverse.tasks.predictions import Predictions
     from vectoruniverse.tasks.results import Outcome
     from vectoruniverse.tasks.text_pairs.settings import TextPairsExperiment
+    from vectoruniverse.terminal import Display
 
 MOST_BAD = 5
 """Unusable rows that are told one by one."""
@@ -261,23 +264,35 @@ def runs(runs_dir: RunsOption = Path("runs"), as_json: JsonOption = False) -> No
 
 @tells_errors
 def predict(
-    run: Annotated[str, typer.Argument(help="Run of a classifier: name, unique prefix, path or `latest`.")],
+    run: Annotated[
+        str, typer.Argument(help="Run of pictures with labels, or of a classifier: name, unique prefix or `latest`.")
+    ],
     table: Annotated[
-        Path, typer.Option("--input", "-i", metavar="FILE", help="CSV or TSV with the columns the run was trained on.")
+        Path,
+        typer.Option(
+            "--input", "-i", metavar="FILE", help="Table with the columns the run was trained on; pictures beside it."
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the table there, not to the terminal.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write .csv, .json or .parquet there, not CSV to the terminal."),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help="Labels by picture, text or both; without it each row by all that it has."),
     ] = None,
     encoding: EncodingOption = "utf-8",
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
 ) -> None:
-    """Put the rows of a table into a classifier's classes: a CSV of the table, its predictions and probabilities."""
-    from vectoruniverse.api import load_classifier
+    """Which labels new pictures and titles have, or which class new texts: a table with probabilities behind it."""
     from vectoruniverse.runs.durable import write_durably, write_errors_are_told
+    from vectoruniverse.tasks.predictions import refuse_format
 
+    if out is not None:
+        refuse_format(out)
     with open_display(quiet) as display:
-        predictions = load_classifier(run, runs_dir=runs_dir).predict_table(table, display, encoding=encoding)
+        predictions = _predictions(run, runs_dir, table, by, encoding, display)
         for bad in predictions.bad[:MOST_BAD]:
             display.warn(f"{table}:{bad.line}: {bad.reason}")
         if len(predictions.bad) > MOST_BAD:
@@ -286,10 +301,25 @@ def predict(
         print_data(predictions.csv())
         return
     with write_errors_are_told(out):
-        write_durably(out, predictions.csv())
+        write_durably(out, predictions.content(out.suffix.lower()))
     if not quiet:
         print_table("", ("prediction", "rows"), predictions.counts())
-        typer.echo(f"{len(predictions.rows)} predictions in {out}")
+        typer.echo(f"{len(predictions.rows)} predictions in {out}{predictions.modes()}")
+
+
+def _predictions(run: str, runs_dir: Path, table: Path, by: str | None, encoding: str, display: Display) -> Predictions:
+    """What a run says of a table, be it of labels or of classes."""
+    from vectoruniverse.api import LoadedRun, load_predictor
+
+    loaded = load_predictor(run, runs_dir=runs_dir)
+    if not isinstance(loaded, LoadedRun):
+        if by is not None:
+            raise UserError("--by goes with a run of pictures and texts; a classifier reads its own columns")
+        return loaded.predict_table(table, display, encoding=encoding)
+    inputs: dict[str | None, LabelInput | None] = {None: None, "picture": "picture", "text": "text", "both": "both"}
+    if by not in inputs:
+        raise UserError(f"--by {by!r} is none of picture, text and both")
+    return loaded.predict_table(table, display, encoding=encoding, by=inputs[by])
 
 
 @tells_errors

@@ -85,11 +85,11 @@ class ImageTextData(Data[DataConfig, Row]):
 
 
 def decode_pictures(
-    data: DataConfig, rows: Sequence[Row], recipe: PictureRecipe, on_progress: Callable[[int, int], None]
+    data: DataConfig, paths: Sequence[Path], recipe: PictureRecipe, on_progress: Callable[[int, int], None]
 ) -> Pictures:
-    """The pictures of these rows, each decoded once, in the cache that the experiment names."""
+    """These pictures, each decoded once, in the cache that the experiment names."""
     cache = Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir()
-    return PictureStore.open(cache, recipe).ensure([row.path for row in rows], on_progress=on_progress)
+    return PictureStore.open(cache, recipe).ensure(paths, on_progress=on_progress)
 
 
 def decode(
@@ -101,7 +101,8 @@ def decode(
 ) -> ImageTextData:
     """Decode every picture once, set bad ones aside, divide the rest: by ``choice``, else as ``data.split`` says."""
     tell_doubts(metadata.doubts, metadata.file, display)
-    decoded = decode_pictures(data, metadata.rows, recipe, partial(display.advance, "pictures"))
+    paths = [row.path for row in metadata.rows]
+    decoded = decode_pictures(data, paths, recipe, partial(display.advance, "pictures"))
     usable = decoded.usable()
     rows, pictures, bad = [metadata.rows[i] for i in usable], decoded.select(usable), list(metadata.bad)
     for i, error in sorted(decoded.errors.items()):

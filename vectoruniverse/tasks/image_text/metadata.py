@@ -17,9 +17,10 @@ import dataclasses
 import os
 import string
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vectoruniverse.data.findings import FaultError, Rows
 from vectoruniverse.data.locate import Finder, by_file, by_id, on_disk
@@ -88,20 +89,98 @@ def read_metadata(data: DataConfig) -> Metadata:
         ConfigError: ``text``, ``include``, ``exclude``, ``images`` or ``split.column`` names something that is not
             there.
     """
-    folder = on_disk(Path(data.root).expanduser())
-    file, root = refuse_unreadable(folder / data.metadata, key="data.root and data.metadata"), _real(folder)
-    table = read_table(file, data.encoding, name=data.metadata)
-    names = find_columns(table, data)
-    template = parse_template(data.text, table.header, names)
-    find = by_id(root, data.images, names["id"]) if "file" not in names else by_file(root, file.parent, names["file"])
-    reader = _Reader(data, table, names, template, find)
-    _refuse_swallowed(table, find)
+    table, reader = _open(data)
+    file = table.file
+    _refuse_swallowed(table, reader.find)
     found = table.read(reader.row, reader.id)
     if not found.rows:
         found.refuse_bad(0.0)
         what = "no row passes data.include and data.exclude" if table.records else "there is a header, but no row"
         raise FaultError(what, kind="unreadable_table", file=file, remedy="Check the file and the filters.")
-    return Metadata(file, found.rows, found.bad, found.doubts, root=root, label_column=names.get("labels"))
+    return Metadata(
+        file, found.rows, found.bad, found.doubts, root=_root(data), label_column=reader.names.get("labels")
+    )
+
+
+def _open(data: DataConfig, *, pictures: bool = True) -> tuple[Table, _Reader]:
+    """The table of a folder, and how its records become rows; without ``pictures`` none is looked for."""
+    folder = on_disk(Path(data.root).expanduser())
+    file, root = refuse_unreadable(folder / data.metadata, key="data.root and data.metadata"), _root(data)
+    table = read_table(file, data.encoding, name=data.metadata)
+    names = find_columns(table, data)
+    template = parse_template(data.text, table.header, names)
+    find: Finder = _no_picture
+    if pictures:
+        by_name = "file" not in names
+        find = by_id(root, data.images, names["id"]) if by_name else by_file(root, file.parent, names["file"])
+    return table, _Reader(data, table, names, template, find)
+
+
+def _no_picture(columns: Mapping[str, str]) -> Path:
+    raise FaultError("no picture is looked for", kind="missing_picture")
+
+
+def _root(data: DataConfig) -> Path:
+    return _real(on_disk(Path(data.root).expanduser()))
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A row whose labels are asked for.
+
+    Attributes:
+        line: as of ``Row``.
+        id: as of ``Row``, not necessarily unique.
+        picture: the picture, links followed; None where there is none.
+        text: the filled-in template; None where it is empty.
+        labels: those that the table has already.
+    """
+
+    line: int
+    id: str
+    picture: Path | None
+    text: str | None
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewRows:
+    """A table as it is written, and what was read of it."""
+
+    table: Table
+    read: Rows[NewRow]
+
+
+def read_new_rows(file: Path, data: DataConfig, *, needs: Collection[str], takes: Collection[str]) -> NewRows:
+    """Read a table of new pictures and texts, which lie beside it as those of ``data`` do; no filter applies.
+
+    Args:
+        file: the table.
+        data: how the table that a run was trained on is read.
+        needs: which of ``picture`` and ``text`` a row must have; one of ``takes`` in any case.
+        takes: which of both are looked for.
+
+    Raises:
+        DataError: the file cannot be read as a table, or lacks a column.
+        ConfigError: the template names a column that is not there.
+    """
+    own = {"root": str(file.parent), "metadata": file.name, "include": {}, "exclude": {}}
+    text = {} if "text" in takes else {"text": ""}
+    here = data.model_copy(update={**own, **text, "split": data.split.model_copy(update={"column": None})})
+    table, reader = _open(here, pictures="picture" in takes)
+
+    def row(line: int, columns: Mapping[str, str]) -> NewRow:
+        labels, found, faults = reader.labels(columns), dict[str, Any](), dict[str, FaultError]()
+        for what in takes:
+            try:
+                found[what] = reader.find(columns) if what == "picture" else reader.text(columns, labels)
+            except FaultError as fault:
+                faults[what] = fault
+        if faults and (not found or not faults.keys().isdisjoint(needs)):
+            raise next(iter(faults.values()))
+        return NewRow(line, reader.id(columns), found.get("picture"), found.get("text"), labels)
+
+    return NewRows(table, table.read(row, reader.id))
 
 
 def read_rows(data: DataConfig) -> Metadata:
@@ -188,7 +267,7 @@ class _Reader:
         find: Finder,
     ) -> None:
         """``names``: columns by role (id, file, title, labels); ``template``: literals, each with a placeholder."""
-        self._separator, self._names, self._template, self._find = data.label_separator, names, template, find
+        self._separator, self._template, self.names, self.find = data.label_separator, template, names, find
         self._split = _split_column(data.split.column, table)
         self._include = _wanted("data.include", data.include, table.header)
         self._exclude = _wanted("data.exclude", data.exclude, table.header)
@@ -196,29 +275,36 @@ class _Reader:
         self._counts: dict[str, int] = {}  # texts seen under each id that is taken
 
     def id(self, columns: Mapping[str, str]) -> str:
-        written = columns[self._names.get("id", self._names.get("file", ""))].strip()
+        written = columns[self.names.get("id", self.names.get("file", ""))].strip()
         return unicodedata.normalize("NFC", written)
 
     def row(self, line: int, columns: Mapping[str, str]) -> Row | None:
-        labels = self._labels(columns)
+        labels = self.labels(columns)
         if not self._passes(columns, labels):
             return None
-        title = columns[self._names["title"]].strip() if "title" in self._names else ""
-        values = {**columns, "title": title, "labels": ", ".join(labels)}
+        title, text = self._title(columns), self.text(columns, labels)
+        split = part_named(None if self._split is None else columns[self._split])
+        return self._unique(Row(line, self.id(columns), self.find(columns), title, labels, text, columns, split))
+
+    def _title(self, columns: Mapping[str, str]) -> str:
+        return columns[self.names["title"]].strip() if "title" in self.names else ""
+
+    def text(self, columns: Mapping[str, str], labels: Sequence[str]) -> str:
+        """The filled-in template."""
+        values = {**columns, "title": self._title(columns), "labels": ", ".join(labels)}
         parts = (literal + (values[name] if name is not None else "") for literal, name in self._template)
         text = "".join(parts).strip()
         if not text:
             raise FaultError("the text is empty", kind="empty_text")
-        split = part_named(None if self._split is None else columns[self._split])
-        return self._unique(Row(line, self.id(columns), self._find(columns), title, labels, text, columns, split))
+        return text
 
-    def _labels(self, columns: Mapping[str, str]) -> tuple[str, ...]:
-        cell = columns[self._names["labels"]] if "labels" in self._names else ""
+    def labels(self, columns: Mapping[str, str]) -> tuple[str, ...]:
+        cell = columns[self.names["labels"]] if "labels" in self.names else ""
         return tuple(dict.fromkeys(map(canonical, split_labels(cell, self._separator))))
 
     def _passes(self, columns: Mapping[str, str], labels: Iterable[str]) -> bool:
         def matches(name: str, values: set[str]) -> bool:
-            cells = labels if name == self._names.get("labels") else [canonical(columns[name])]
+            cells = labels if name == self.names.get("labels") else [canonical(columns[name])]
             return not values.isdisjoint(cells)
 
         kept = all(matches(name, values) for name, values in self._include.items())
@@ -226,7 +312,7 @@ class _Reader:
 
     def _unique(self, row: Row) -> Row:
         """Refuse a repeated row, and number the further texts of one picture."""
-        several_texts = "id" not in self._names
+        several_texts = "id" not in self.names
         first = self._lines.setdefault((row.id, canonical(row.text) if several_texts else ""), row.line)
         if first != row.line:
             what = "picture and text" if several_texts else "id"

@@ -52,7 +52,7 @@ def check_data(
     except DataError as error:
         return _unreadable(data, error)
     recipe = PictureRecipe(size, data.fit or "crop", max_pixels=data.max_pixels)
-    decoded = decode_pictures(data, found.rows, recipe, partial(on_progress, "pictures"))
+    decoded = decode_pictures(data, [row.path for row in found.rows], recipe, partial(on_progress, "pictures"))
     usable = decoded.usable()
     pictures = seen(data.metadata, [found.rows[i] for i in usable], decoded.select(usable))
     alike, flat = _compare(pictures, on_progress)
