@@ -41,7 +41,7 @@ from vectoruniverse.runs.listing import default_runs_dir, find_trained_run
 from vectoruniverse.tasks.classification import setup as classification
 from vectoruniverse.tasks.classification.settings import ClassificationExperiment
 from vectoruniverse.tasks.identity import run_experiment
-from vectoruniverse.tasks.image_text.labels import read_labels
+from vectoruniverse.tasks.image_text.label_rules import read_labels
 from vectoruniverse.tasks.image_text.model import adapter_host, load_encoder, load_whole, picture_recipe
 from vectoruniverse.tasks.image_text.predict import LabelPredictor, PredictedLabels
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment

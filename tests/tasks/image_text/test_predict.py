@@ -19,7 +19,7 @@ from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.label_records import LabelsFile
 from vectoruniverse.tasks.experiments import load_experiment
-from vectoruniverse.tasks.image_text.labels import LABELS_FILE
+from vectoruniverse.tasks.image_text.label_rules import LABELS_FILE
 from vectoruniverse.terminal import Display
 
 QUIET = Display(quiet=True)
