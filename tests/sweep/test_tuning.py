@@ -7,6 +7,8 @@ import json
 import pytest
 
 from tests.sweep.test_runner import quiet
+from vectoruniverse.report.sweep import words
+from vectoruniverse.report.sweep.page import write_sweep_page
 from vectoruniverse.report.sweep.record import Layer, read_sweep
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import outcomes
@@ -178,3 +180,15 @@ def test_ranks_by_layer_cost_what_the_uniform_rank_costs_and_are_compared_with_i
     assert {alphas[path] / rank for path, rank in ranks.items()} == {uniform.scale}, "the scale of every layer stays"
     again = sweep(file, (1, 2, 4), runs=tmp_path / "runs", rates=None, pattern=True).record
     assert again.beside == record.beside and again.pattern == pattern
+
+
+def test_the_best_rank_stands_beside_the_rivals_that_cost_nothing(file, tmp_path):
+    found = sweep(file, (1, 2), runs=tmp_path / "runs", rates=None)
+    record = found.record
+    best = next(cell for cell in record.cells if cell.values == record.statistics.best)
+    told = Run(tmp_path / "runs" / best.run).read_evaluation().rivals
+    assert (record.rivals.run, record.rivals.rivals) == (best.run, told)
+    said = words.worth(record)
+    assert said.startswith(f"rank {best.values['adapter.rank']} with seed 0: it ") and "costs nothing" in said
+    page = write_sweep_page(record, found.folder.path)
+    assert "Is the training worth it?" in page.read_text(encoding="utf-8")

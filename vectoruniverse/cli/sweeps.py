@@ -177,7 +177,7 @@ def _print(outcome: SweepOutcome) -> None:
         table = terminal_table(record, found)
         print_table(table.title, table.columns, table.rows)
         typer.echo(f"{found.answer}{'' if record.evaluated_on == 'held-out' else f' {LEARNED}'}")
-        for sentence in (*words.comparisons(record), *rate_words(record)):
+        for sentence in (*filter(None, [words.worth(record)]), *words.comparisons(record), *rate_words(record)):
             typer.echo(sentence)
         for sentence in words.health(record, words.verdicts(record, folder.path)):
             typer.echo(f"Health of the space: {sentence}")

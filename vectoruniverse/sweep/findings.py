@@ -13,7 +13,16 @@ from vectoruniverse.adapters.peft_format import CONFIG_FILE
 from vectoruniverse.config.sections import AdapterSettings
 from vectoruniverse.metrics.answers import answer, interval_text
 from vectoruniverse.metrics.sweeps import SweepSummary, differences, smallest_not_worse, summarise_sweep
-from vectoruniverse.report.sweep.record import Base, Beside, CellRecord, NotComparable, Pattern, Statistics, Value
+from vectoruniverse.report.sweep.record import (
+    Base,
+    Beside,
+    BestRivals,
+    CellRecord,
+    NotComparable,
+    Pattern,
+    Statistics,
+    Value,
+)
 from vectoruniverse.report.sweep.values import Values, key_of, places_of, title_of
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.folder import Run
@@ -128,6 +137,18 @@ def compare_beside(
         reference = {"adapter.rank": pattern.rank} if by_layer and pattern is not None else statistics.best
         mine = [(cell, run) for cell, run in beside if key_of(cell.values) == key]
         yield from _compare_with(reference, finished, mine, statistics.metric)
+
+
+def rivals_of_best(found: Statistics | NotComparable | None, finished: Finished) -> BestRivals | None:
+    """What the run of the best value with the first seed tells of its rivals."""
+    if not isinstance(found, Statistics) or any(cell.fold is not None for cell, _ in finished):
+        return None
+    for cell, run in finished:
+        if (cell.values, cell.seed) == (found.best, found.seeds[0]) and (
+            rivals := evaluation_of(run).rivals
+        ) is not None:
+            return BestRivals(run=run.name, seed=cell.seed, rivals=rivals)
+    return None
 
 
 def _compare_with(reference: Values, finished: Finished, mine: Finished, metric: str) -> Iterator[Beside]:

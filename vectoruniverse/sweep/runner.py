@@ -27,7 +27,7 @@ from vectoruniverse.runs.records import ForgettingRecord
 from vectoruniverse.sweep.analysis import analyse_adapters
 from vectoruniverse.sweep.cell_runs import AGAIN, CellRuns
 from vectoruniverse.sweep.cells import Cell, at_rate
-from vectoruniverse.sweep.findings import base_of, compare_beside, evaluation_of, statistics
+from vectoruniverse.sweep.findings import base_of, compare_beside, evaluation_of, rivals_of_best, statistics
 from vectoruniverse.sweep.folder import SweepFolder
 from vectoruniverse.sweep.forgetting import forgetting_of_sweep
 from vectoruniverse.sweep.grid import RANK, Grid
@@ -199,6 +199,7 @@ class _Sweep:
             beside=sorted(self._runs.records("beside"), key=_sort_key),
             statistics=found,
             comparisons=list(compare_beside(found, finished, self._runs.finished("beside"), self._pattern)),
+            rivals=rivals_of_best(found, finished),
             rates=None if self._tuner is None else self._tuner.told(cells, self._runs.records("trial")),
             pattern=self._pattern,
             adapters=self._adapters,

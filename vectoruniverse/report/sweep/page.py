@@ -21,6 +21,7 @@ from vectoruniverse.report.sweep.tables import (
     health_table,
     value_table,
 )
+from vectoruniverse.report.tables import rivals_table
 
 
 def write_sweep_page(sweep: SweepRecord, folder: Path, *, page: Path | None = None) -> Path:
@@ -42,7 +43,14 @@ def write_sweep_page(sweep: SweepRecord, folder: Path, *, page: Path | None = No
     written, beside = (folder / "report.html", folder) if page is None else (page, page.with_suffix(""))
     answer, said = words.answer(sweep), words.verdicts(sweep, folder)
     plates = list(sweep_plates(sweep, title=answer.headline if sweep.compared else ""))
+    rivals = sweep.rivals
     chapters = [
+        Chapter(
+            "rivals",
+            "Is the training worth it?",
+            said=[words.worth(sweep)] if rivals else [],
+            tables=[rivals_table(rivals.rivals)] if rivals else [],
+        ),
         Chapter(
             "beside",
             "Full fine-tuning, and ranks by layer",

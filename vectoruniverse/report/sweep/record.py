@@ -15,7 +15,7 @@ from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.report.sweep.values import Values, cell_title, places_of
 from vectoruniverse.runs.files import read_record
-from vectoruniverse.runs.records import ForgettingRecord, Part
+from vectoruniverse.runs.records import ForgettingRecord, Part, RivalsRecord
 
 MAX_BYTES = 256 * 2**20
 """A larger file is no record of ours: ten thousand cells take about 100 MB."""
@@ -193,6 +193,14 @@ class Beside(Part):
     val: float | None = None
 
 
+class BestRivals(Part):
+    """The rivals that cost nothing beside the best value with one seed, as that run tells them."""
+
+    run: str
+    seed: int
+    rivals: RivalsRecord
+
+
 class Pattern(Part):
     """Ranks by layer at the cost of a uniform ``rank``, from the singular values of the adapter of ``run``."""
 
@@ -297,6 +305,7 @@ class SweepRecord(Part):
         beside: cells that are no value of the swept key: full fine-tuning, ranks by layer.
         statistics: None before the first cell is done.
         comparisons: of the cells beside.
+        rivals: that cost nothing, beside the best value; None where nobody asked, or rows are in folds.
         rates: how each value came to its own learning rate; None where all have the experiment's.
         pattern: ranks by layer that the largest adapter recommends.
         adapters: one for each seed; empty where not the rank alone is swept.
@@ -319,6 +328,7 @@ class SweepRecord(Part):
     beside: list[CellRecord] = Field([])
     statistics: Statistics | NotComparable | None
     comparisons: list[Beside] = Field([])
+    rivals: BestRivals | None = None
     rates: RateSearch | None = None
     pattern: Pattern | None = None
     adapters: list[AdapterRecord]

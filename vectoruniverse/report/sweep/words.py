@@ -14,7 +14,7 @@ from vectoruniverse.report.figures.space import directions_for
 from vectoruniverse.report.sweep.plates import updates
 from vectoruniverse.report.sweep.record import AdapterRecord, NotComparable, SweepRecord
 from vectoruniverse.report.sweep.values import label_of, title_of
-from vectoruniverse.report.verdict import LEARNED, Answer, Outcome, verdict
+from vectoruniverse.report.verdict import LEARNED, Answer, Outcome, rivals_words, verdict
 from vectoruniverse.terminal import counted
 from vectoruniverse.tracking.jsonl import read_metrics
 
@@ -55,6 +55,16 @@ def comparisons(sweep: SweepRecord) -> Iterator[str]:
             f"{what} {title_of(one.reference)}: {sweep.metric} {interval_text(one.mean)}, "
             f"{one.difference.estimate:+.3f} [{low:+.3f}, {high:+.3f}], {found} ({seeds})."
         )
+
+
+def worth(sweep: SweepRecord) -> str:
+    """Whether the best value beats the best of the rivals that cost nothing; empty where that was not compared."""
+    if sweep.rivals is None or sweep.compared is None:
+        return ""
+    said = rivals_words(sweep.rivals.rivals, sweep.metric)
+    return (
+        f"{title_of(sweep.compared.best)} with seed {sweep.rivals.seed}: {said[:1].lower()}{said[1:]}" if said else ""
+    )
 
 
 def warnings(sweep: SweepRecord) -> Iterator[str]:
