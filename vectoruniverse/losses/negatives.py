@@ -49,7 +49,7 @@ class Relations:
 
     Attributes:
         kind: (B,) int64 number of each row's kind.
-        shared: (K, 3) int64 picture, text and group of each kind; -1: no other row of the batch has it.
+        shared: (K, S) int64 picture, text, group, ... of each kind; -1: no other row of the batch has it.
         labels: (K, C) bool.
         use: what sharing a label does.
     """
@@ -131,6 +131,7 @@ class Negatives:
         label_set: (N,) int64 row of ``label_sets``; None: labels do nothing.
         label_sets: (S, C) bool, each distinct set of labels once.
         use: what sharing a label does.
+        others: further things, (N,) int64 each, that are shared as a text is.
     """
 
     items: PairItems
@@ -138,19 +139,20 @@ class Negatives:
     label_set: NDArray[np.int64] | None = None
     label_sets: NDArray[np.bool_] | None = None
     use: LabelUse = "off"
+    others: Sequence[NDArray[np.int64]] = ()
 
     def among(self, rows: NDArray[np.int64]) -> Relations:
         """How these rows stand to each other."""
-        shared = [self.items.first[rows], self.items.second[rows]]
-        shared.append(np.full(len(rows), -1) if self.groups is None else self.groups[rows])
+        things = [self.items.first, self.items.second, *self.others]
+        shared = [thing[rows] for thing in (things if self.groups is None else [*things, self.groups])]
         sets = np.zeros(len(rows), dtype=np.int64) if self.label_set is None else self.label_set[rows]
         facts = np.stack([*map(_where_repeated, shared), sets], axis=1)
         kinds, kind = np.unique(facts, axis=0, return_inverse=True)
         labels = np.zeros((1, 0), dtype=np.bool_) if self.label_sets is None else self.label_sets
-        labels = labels[kinds[:, 3]]
+        labels = labels[kinds[:, -1]]
         return Relations(
             torch.from_numpy(kind.reshape(-1)),
-            torch.from_numpy(kinds[:, :3].copy()),
+            torch.from_numpy(kinds[:, :-1].copy()),
             torch.from_numpy(labels[:, labels.any(axis=0)]),
             self.use,
         )

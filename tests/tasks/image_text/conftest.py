@@ -47,21 +47,6 @@ def config(shapes, clip, tmp_path):
 
 
 @pytest.fixture
-def cut_and_resumed(tmp_path, monkeypatch):
-    """The outcome of a run that is interrupted after its third step and resumed."""
-
-    def run(experiment):
-        asked, folder = iter([False, False, True]), tmp_path / "cut"
-        with monkeypatch.context() as patch:
-            patch.setattr(RunObserver, "interrupted", lambda _: next(asked))
-            with pytest.raises(InterruptedTraining):
-                train(experiment, runs_dir=folder, display=Display(quiet=True))
-        return resume("latest", runs_dir=folder, display=Display(quiet=True))
-
-    return run
-
-
-@pytest.fixture
 def described(shapes, tmp_path):
     """The shapes with other cells: a function of a row's number and its cells gives the row; None drops the column."""
 
@@ -78,3 +63,18 @@ def described(shapes, tmp_path):
         return {"root": str(root), "split": {"val_fraction": 0.2, "test_fraction": 0}}
 
     return write
+
+
+@pytest.fixture
+def cut_and_resumed(tmp_path, monkeypatch):
+    """The outcome of a run that is interrupted after its third step and resumed."""
+
+    def run(experiment):
+        asked, folder = iter([False, False, True]), tmp_path / "cut"
+        with monkeypatch.context() as patch:
+            patch.setattr(RunObserver, "interrupted", lambda _: next(asked))
+            with pytest.raises(InterruptedTraining):
+                train(experiment, runs_dir=folder, display=Display(quiet=True))
+        return resume("latest", runs_dir=folder, display=Display(quiet=True))
+
+    return run

@@ -29,6 +29,7 @@ from vectoruniverse.terminal import Display
 class ImageTextData(Data[DataConfig, Row]):
     """Usable rows, their decoded pictures, row by row, and their division."""
 
+    table: Metadata
     pictures: Pictures
 
     @property

@@ -38,6 +38,9 @@ LAYOUTS: Mapping[str, Mapping[str, str]] = {
 }
 """Layout → role → its usual column."""
 
+Template = Sequence[tuple[str, str | None]]
+"""Literals, each with the name of the cell that follows it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -72,10 +75,12 @@ class Metadata(Rows[Row]):
     Attributes:
         root: the data folder, links followed.
         label_column: column of the labels, where there is one.
+        placeholders: names that a template of texts may hold.
     """
 
     root: Path
     label_column: str | None
+    placeholders: Sequence[str]
 
 
 def read_metadata(data: DataConfig) -> Metadata:
@@ -97,9 +102,9 @@ def read_metadata(data: DataConfig) -> Metadata:
         found.refuse_bad(0.0)
         what = "no row passes data.include and data.exclude" if table.records else "there is a header, but no row"
         raise FaultError(what, kind="unreadable_table", file=file, remedy="Check the file and the filters.")
-    return Metadata(
-        file, found.rows, found.bad, found.doubts, root=_root(data), label_column=reader.names.get("labels")
-    )
+    facts = (file, found.rows, found.bad, found.doubts)
+    known = _placeholders(table.header, reader.names)
+    return Metadata(*facts, root=_root(data), label_column=reader.names.get("labels"), placeholders=known)
 
 
 def _open(data: DataConfig, *, pictures: bool = True) -> tuple[Table, _Reader]:
@@ -108,7 +113,7 @@ def _open(data: DataConfig, *, pictures: bool = True) -> tuple[Table, _Reader]:
     file, root = refuse_unreadable(folder / data.metadata, key="data.root and data.metadata"), _root(data)
     table = read_table(file, data.encoding, name=data.metadata)
     names = find_columns(table, data)
-    template = parse_template(data.text, table.header, names)
+    template = parse_template(data.text, _placeholders(table.header, names))
     find: Finder = _no_picture
     if pictures:
         by_name = "file" not in names
@@ -231,19 +236,27 @@ def text_tells_labels(data: DataConfig) -> bool:
     return not {canonical(column), "labels"}.isdisjoint(name for _, name in _template_parts(data.text))
 
 
-def parse_template(text: str, header: Sequence[str], names: Mapping[str, str]) -> list[tuple[str, str | None]]:
-    """Literals and placeholders. A placeholder is only ever looked up by its whole name, never evaluated."""
+def _placeholders(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """What a template may hold: ``title`` and ``labels``, where the file has them, and all its columns."""
     known = [role for role in ("title", "labels") if role in names]
-    known += [name for name in header if name not in ("title", "labels")]
-    parts = _template_parts(text)
+    return known + [name for name in header if name not in ("title", "labels")]
+
+
+def parse_template(text: str, known: Sequence[str], key: str = "data.text") -> Template:
+    """Literals and placeholders. A placeholder is only ever looked up by its whole name, never evaluated.
+
+    Raises:
+        ConfigError: a brace stands alone, or a placeholder is none of the ``known``; names the ``key``.
+    """
+    parts = _template_parts(text, key)
     for _, name in parts:
         if name is not None and name not in known:
             message = f"there is no {{{name}}} in this file{closest(name, known)}"
-            raise ConfigError(message, key="data.text", remedy=f"Choose from {listed(known)}.")
+            raise ConfigError(message, key=key, remedy=f"Choose from {listed(known)}.")
     return parts
 
 
-def _template_parts(text: str) -> list[tuple[str, str | None]]:
+def _template_parts(text: str, key: str = "data.text") -> Template:
     parts: list[tuple[str, str | None]] = []
     try:
         for literal, field, spec, conversion in string.Formatter().parse(text):
@@ -251,8 +264,14 @@ def _template_parts(text: str) -> list[tuple[str, str | None]]:
             rest = (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             parts.append((literal, None if field is None else canonical(field + rest)))
     except ValueError as error:
-        raise ConfigError(f"{text!r}: {error}", key="data.text", remedy="Write a literal brace twice.") from error
+        raise ConfigError(f"{text!r}: {error}", key=key, remedy="Write a literal brace twice.") from error
     return parts
+
+
+def fill(template: Template, columns: Mapping[str, str], title: str, labels: Sequence[str]) -> str:
+    """The text of a row; empty where nothing but space is left."""
+    values = {**columns, "title": title, "labels": ", ".join(labels)}
+    return "".join(literal + ("" if name is None else values[name]) for literal, name in template).strip()
 
 
 class _Reader:
@@ -263,7 +282,7 @@ class _Reader:
         data: DataConfig,
         table: Table,
         names: Mapping[str, str],
-        template: Sequence[tuple[str, str | None]],
+        template: Template,
         find: Finder,
     ) -> None:
         """``names``: columns by role (id, file, title, labels); ``template``: literals, each with a placeholder."""
@@ -291,9 +310,7 @@ class _Reader:
 
     def text(self, columns: Mapping[str, str], labels: Sequence[str]) -> str:
         """The filled-in template."""
-        values = {**columns, "title": self._title(columns), "labels": ", ".join(labels)}
-        parts = (literal + (values[name] if name is not None else "") for literal, name in self._template)
-        text = "".join(parts).strip()
+        text = fill(self._template, columns, self._title(columns), labels)
         if not text:
             raise FaultError("the text is empty", kind="empty_text")
         return text

@@ -13,26 +13,31 @@ from vectoruniverse.tasks.image_text.data import ImageTextData
 from vectoruniverse.tasks.image_text.labels import too_few_labels
 from vectoruniverse.tasks.image_text.metadata import Row, group_values
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
+from vectoruniverse.tasks.image_text.text_views import TextViews
 
 
-def training_negatives(experiment: ImageTextExperiment, data: ImageTextData, items: PairItems) -> Negatives:
+def training_negatives(
+    experiment: ImageTextExperiment, data: ImageTextData, items: PairItems, texts: TextViews | None
+) -> Negatives:
     """Who is a negative of whom among the training rows.
 
     Args:
         experiment: says what counts.
         data: the rows.
         items: pictures and texts of the training rows.
+        texts: how their texts are drawn: rows of which a template makes the same text are none of each other either.
 
     Raises:
         ConfigError: labels are asked for, and none tells training rows apart.
         DataError: too few pairs of training rows would be negatives.
     """
     asked, rows = experiment.loss.negatives, [data.rows[i] for i in data.split.train]
+    others = [] if texts is None else texts.same_texts()
     groups = None if asked.groups == "off" else _groups(rows, experiment.data.split.group_by)
     if asked.labels == "off":
-        found = Negatives(items, groups)
+        found = Negatives(items, groups, others=others)
     else:
-        found = Negatives(items, groups, *_labels(rows), asked.labels)
+        found = Negatives(items, groups, *_labels(rows), asked.labels, others)
     found.refuse_masked(asked.max_masked)
     return found
 

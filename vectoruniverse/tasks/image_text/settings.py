@@ -72,8 +72,30 @@ class DataConfig(Section):
     cache_dir: str | None = Field(None, description="Decoded pictures; null: `$VU_CACHE` or `~/.cache/vectoruniverse`.")
 
 
+class TextViewsConfig(Section):
+    """Views of a text, drawn anew at each step; evaluation reads `data.text`."""
+
+    templates: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Templates as in data.text, of which each view draws one; null: data.text alone.",
+    )
+    word_dropout: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Probability that a word is left out of a view; one word always stays."
+    )
+    shuffle_labels: bool = Field(False, description="Draw the order of a row's labels.")
+
+    @model_validator(mode="after")
+    def _draws_something(self) -> TextViewsConfig:
+        if len(set(self.templates or [""])) == 1 and not self.word_dropout and not self.shuffle_labels:
+            raise ValueError(
+                "text: draws nothing; give several templates, word_dropout or shuffle_labels, or remove it"
+            )
+        return self
+
+
 class ViewsConfig(Section):
-    """Augmented views of a picture, made on the device."""
+    """Views of a picture, made on the device, and of its text."""
 
     count: int = Field(2, ge=1, le=2, description="Views of a picture in one step: 2 gives I and I+.")
     crop_scale: list[Annotated[float, Field(le=1e6)]] = Field(
@@ -86,6 +108,7 @@ class ViewsConfig(Section):
     contrast: Share = Field(0.2, description="Factor drawn from 1 - x to 1 + x; 0 is off.")
     saturation: Share = Field(0.2, description="Factor drawn from 1 - x to 1 + x; 0 is off.")
     flip: bool = Field(False, description="Mirror half of the views; off, since titles describe writing in pictures.")
+    text: TextViewsConfig | None = Field(None, description="Views of a text; null: all are data.text.")
 
     @model_validator(mode="after")
     def _ranges(self) -> ViewsConfig:
@@ -181,7 +204,7 @@ class ImageTextExperiment(Experiment):
         description="`tiny-clip`, a Hugging Face name, a local folder, or a model built from scratch."
     )
     data: DataConfig = Field(description="Pictures and texts.")
-    views: ViewsConfig = Field(default_factory=ViewsConfig, description="Augmented views.")
+    views: ViewsConfig = Field(default_factory=ViewsConfig, description="Views of pictures and texts.")
     adapter: AdapterConfig = Field(default_factory=AdapterConfig, description="What is trained.")
     loss: LabelledLossConfig = Field(
         default_factory=lambda: AlignmentAnisotropyConfig(name="alignment_anisotropy"), description="What is minimised."
@@ -192,12 +215,21 @@ class ImageTextExperiment(Experiment):
         None, description="What the base knew before: rows on which the forgetting ledger tells what adapting lost."
     )
 
+    @property
+    def training_templates(self) -> list[str]:
+        """Templates of the texts that training reads, each once."""
+        texts = self.views.text
+        return list(dict.fromkeys((texts.templates if texts is not None else None) or [self.data.text]))
+
     @model_validator(mode="after")
     def _consistent(self) -> ImageTextExperiment:
         if self.views.count == 1 and any("I+" in pair for pair in loss_pairs(self.loss)):
             raise ValueError("views.count: 1 gives no I+, which loss pairs with I+ need; choose pairs without it")
         if self.loss.negatives.groups != "off" and self.data.split.group_by is None:
             raise ValueError("loss.negatives.groups: needs the column of groups; name it in data.split.group_by")
+        shuffles = self.views.text is not None and self.views.text.shuffle_labels
+        if shuffles and not any("{labels}" in template for template in self.training_templates):
+            raise ValueError("views.text.shuffle_labels: no template holds {labels}; add one that does")
         temperature = logit_start(self.loss)["temperature"] if self.adapter.train_logit_scale else None
         if temperature is not None and not 0.01 <= temperature <= 1.0:
             raise ValueError(

@@ -13,7 +13,7 @@ from torch import nn
 
 from vectoruniverse.adapters.apply import draws_dropout
 from vectoruniverse.adapters.methods import METHODS, put_on, write_beside
-from vectoruniverse.config.losses import logit_start, loss_words, positive_pairs
+from vectoruniverse.config.losses import logit_start, loss_pairs, loss_words, positive_pairs
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.splits import by_part
 from vectoruniverse.data.views import Augmentation
@@ -45,6 +45,7 @@ from vectoruniverse.tasks.image_text.negatives import training_negatives
 from vectoruniverse.tasks.image_text.rivals import free_rivals
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ViewsConfig
 from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs, Preserved
+from vectoruniverse.tasks.image_text.text_views import TextViews, text_views
 from vectoruniverse.tasks.rows import RowChoice, refuse_lone_rows
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_rows import tell_truncated
@@ -87,7 +88,8 @@ def augmentation(config: ViewsConfig) -> Augmentation:
 
 SAME_VIEW = {
     "I": "no picture is augmented (views)",
-    "T": "no dropout makes two passes of a text differ (adapter.dropout, or a model with its own)",
+    "T": "no views.text draws a text twice, nor does dropout make two passes of it differ (adapter.dropout, or a model "
+    "with its own)",
 }
 """Why a second view equals the first, and by which keys it would not."""
 
@@ -183,11 +185,12 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
     """Adapter → task, on what is shared; ``release`` undoes it."""
     assert shared.key == sharing_key(experiment), "prepared on another base or other data"
     encoder, config = shared.encoder, experiment.adapter
-    held, negatives, divergence = None, None, None
+    held, negatives, divergence, texts = None, None, None, None
     fusion = make_fusion(experiment, encoder, trained)
     if trained is None:
         held = preserved(experiment, shared)  # of the base, before anything is put on it
-        negatives = training_negatives(experiment, shared.data, shared.pairs["train"].items)
+        texts = text_views(experiment, shared.data, shared.pairs["train"].keys)
+        negatives = training_negatives(experiment, shared.data, shared.pairs["train"].items, texts)
         if fusion is not None:
             rows = [shared.data.rows[i] for i in shared.data.split.train]
             divergence = label_divergence(experiment, encoder, rows, fusion)
@@ -200,7 +203,7 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
         shared.data,
         encoder.model,
         {"": adapter},
-        build_task(experiment, encoder, shared.pairs, held, negatives, divergence),
+        build_task(experiment, encoder, shared.pairs, held, negatives, divergence, texts),
         starts_as_base=config.starts_as_base,
         encoder=encoder,
         known=shared.known,
@@ -325,8 +328,9 @@ class PreparedImageText(Prepared):
     def remarks(self) -> tuple[str, ...]:
         """Which pairs of the loss compare a view with itself, and whether labels stand in the texts already."""
         drawn_together = positive_pairs(self.experiment.loss)
-        given = self.fusion is not None and "{labels}" in self.experiment.data.text
-        read = ("label_kl finds the labels in the texts themselves (data.text)",) if given else ()
+        given = any("{labels}" in template for template in self.experiment.training_templates)
+        key = "data.text" if self.experiment.views.text is None else "views.text"
+        read = (f"label_kl finds the labels in the texts themselves ({key})",) if given and self.fusion else ()
         return read + tuple(
             f"{pair} draws nothing together: {view}+ is {view}, since {SAME_VIEW[view]}"
             for view in self.task.same_views
@@ -359,8 +363,11 @@ def build_task(
     preserved: Preserved | None = None,
     negatives: Negatives | None = None,
     divergence: LabelDivergence | None = None,
+    texts: TextViews | None = None,
 ) -> ImageTextTask:
     """Bind encoder, rows, loss and views to the task, and what training is held to and pushes apart."""
+    dropout = draws_dropout(encoder.model.get_submodule(TEXT_TOWER), encoder.model.config.text_config)
+    compared = experiment.loss.label_kl is not None or any("T+" in pair for pair in loss_pairs(experiment.loss))
     return ImageTextTask(
         encoder,
         train=pairs["train"],
@@ -369,16 +376,14 @@ def build_task(
         loss=build_loss(experiment.loss, encoder, trained=experiment.adapter.train_logit_scale),
         augmentation=augmentation(experiment.views),
         views=experiment.views.count,
-        text_is_random=draws_dropout(
-            encoder.model.get_submodule(TEXT_TOWER),
-            encoder.model.config.text_config,
-        ),
+        text_is_random=compared and (dropout or experiment.views.text is not None),
         seed=experiment.seed,
         recall_at=experiment.eval.recall_at,
         eval_batch=experiment.eval.batch_size,
         preserved=preserved,
         negatives=negatives,
         divergence=divergence,
+        texts=texts,
     )
 
 

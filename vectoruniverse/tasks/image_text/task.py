@@ -23,6 +23,7 @@ from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.models.dual import DualEncoder
 from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.tasks.image_text.labels import LabelDivergence, LabelTexts
+from vectoruniverse.tasks.image_text.text_views import TextViews
 from vectoruniverse.training.task import StepLoss
 
 
@@ -111,6 +112,7 @@ class ImageTextTask:
         preserved: Preserved | None = None,
         negatives: Negatives | None = None,
         divergence: LabelDivergence | None = None,
+        texts: TextViews | None = None,
     ) -> None:
         """Bind an encoder to its rows.
 
@@ -122,18 +124,20 @@ class ImageTextTask:
             loss: what is minimised, of the views ``I``, ``I+``, ``T`` and ``T+``.
             augmentation: how views are made.
             views: 1 or 2 views of each picture per step.
-            text_is_random: whether dropout makes two passes of the same text differ; else T+ is T and costs nothing.
+            text_is_random: whether the loss compares two views of a text, which differ by dropout or ``texts``; else T+
+                is T and costs nothing.
             seed: seed of the views.
             recall_at: the k of recall@k.
             eval_batch: rows encoded at a time in evaluation.
             preserved: what training is held to beside the loss.
             negatives: who is a negative of whom; None: rows with the same picture or text are none of each other.
             divergence: of rows from their labels, added to the loss, with a fusion that is trained, too.
+            texts: how a row's text is drawn for each view; None: as it was tokenized.
         """
         self.encoder, self.train, self.val = encoder, train, val
         self._test = test
         self._loss, self._augmentation, self._text_is_random = loss, augmentation, text_is_random
-        self._preserved, self._negatives = preserved, negatives or Negatives(train.items)
+        self._preserved, self._negatives, self._texts = preserved, negatives or Negatives(train.items), texts
         self._divergence = divergence
         self._views = views if augmentation.is_random else 1
         self._seed, self._recall_at, self._eval_batch = seed, tuple(recall_at), eval_batch
@@ -171,7 +175,7 @@ class ImageTextTask:
     def loss(self, rows: np.ndarray, epoch: int) -> StepLoss:
         """Loss of the training rows at these positions in the views of this epoch."""
         images = self._image_views(rows, epoch)
-        texts = self._text_views(rows)
+        texts = self._text_views(rows, epoch)
         relations = self._negatives.among(rows)
         found = [self._loss({"I": images[0], "I+": images[-1], "T": texts[0], "T+": texts[-1]}, relations)]
         if self._preserved is not None:
@@ -217,9 +221,14 @@ class ImageTextTask:
         ]
         return list(encoder.encode_images(torch.cat(views)).chunk(self._views))
 
-    def _text_views(self, rows: np.ndarray) -> list[Tensor]:
-        batch = self.encoder.pad(self.train.tokens, rows)
-        return [self.encoder.encode_texts(batch) for _ in range(2 if self._text_is_random else 1)]
+    def _text_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
+        """Unit vectors of each view, 1 or 2 times (B, E)."""
+        encoder, views = self.encoder, range(2 if self._text_is_random else 1)
+        if self._texts is None:
+            batch = encoder.pad(self.train.tokens, rows)
+            return [encoder.encode_texts(batch) for _ in views]
+        tokens = encoder.tokenize([text for view in views for text in self._texts.draw(rows, epoch, view)])
+        return list(encoder.encode_texts(encoder.pad(tokens, range(len(tokens)))).chunk(len(views)))
 
     def after_step(self) -> None:
         """Clamp a trained logit scale."""
