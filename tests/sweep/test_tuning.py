@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.sweep.test_runner import quiet
+from vectoruniverse.errors import ConfigError
 from vectoruniverse.report.sweep import words
 from vectoruniverse.report.sweep.page import write_sweep_page
 from vectoruniverse.report.sweep.record import Layer, read_sweep
@@ -190,3 +191,15 @@ def test_the_best_rank_stands_beside_the_rivals_that_cost_nothing(file, tmp_path
     assert said.startswith(f"rank {best.values['adapter.rank']} with seed 0: it ") and "costs nothing" in said
     page = write_sweep_page(record, found.folder.path)
     assert "Is the training worth it?" in page.read_text(encoding="utf-8")
+
+
+def test_values_of_any_key_may_each_have_their_own_rate(file, tmp_path):
+    over = [Over("loss.temperature", (0.05, 0.5))]
+    grid = make_grid(file, [], over, (0,), rates="auto")
+    record = run_sweep(grid, runs_dir=tmp_path / "runs", out=None, display=quiet()).record
+    for value in (0.05, 0.5):
+        tried = {t.settings["train.lr"] for t in record.rates.trials if t.values == {"loss.temperature": value}}
+        assert {0.0005, 0.001, 0.002, 0.004, 0.008} <= tried
+    assert [cell.settings["train.lr"] for cell in record.cells] == [choice.rate for choice in record.rates.choices]
+    with pytest.raises(ConfigError, match="is swept already"):
+        make_grid(file, [], [Over("train.lr", (0.1,))], (0,), rates="auto")

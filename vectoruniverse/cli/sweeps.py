@@ -35,6 +35,15 @@ SeedsOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option(help="Folder of sweep.json and sweep.csv; without it <experiment>-sweep-<id> in runs.")
 ]
+RatesOption = Annotated[
+    str,
+    typer.Option(
+        metavar="RATES",
+        help="Learning rates that each value chooses from on validation rows, in short trials. auto: around the "
+        "experiment's own, for ranks from where the scaling rule of alpha points to; LR,LR,…: these; fixed: the "
+        "experiment's own for all.",
+    ),
+]
 AgentOption = Annotated[
     Path | None,
     typer.Option("--wandb-sweep", metavar="FILE", help="Write the cells as a sweep for `wandb agent`; train nothing."),
@@ -48,6 +57,7 @@ def sweep(
         list[str], typer.Option("--over", metavar="KEY=V,V,…", help="A key and its values; repeatable for a grid.")
     ],
     seeds: SeedsOption = None,
+    lrs: RatesOption = "fixed",
     folds: FoldsOption = None,
     overrides: SetOption = [],
     out: OutOption = None,
@@ -64,7 +74,7 @@ def sweep(
     from vectoruniverse.sweep.grid import make_grid, parse_over, whole_numbers
 
     chosen = whole_numbers(seeds, "--seeds")
-    grid = make_grid(config, overrides, [parse_over(text) for text in over], chosen, folds=folds)
+    grid = make_grid(config, overrides, [parse_over(text) for text in over], chosen, rates=_rates(lrs), folds=folds)
     if wandb_sweep is not None:
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
         return
@@ -86,15 +96,7 @@ def sweep_rank(
             "rank-stabilized: alpha stays, the scale is alpha/√rank. auto: the experiment's own alpha/rank, kept.",
         ),
     ] = "auto",
-    lrs: Annotated[
-        str,
-        typer.Option(
-            metavar="RATES",
-            help="Learning rates that each rank chooses from on validation rows, in short trials. auto: around the "
-            "experiment's own, from where the scaling rule of alpha points to; LR,LR,…: these; fixed: the experiment's "
-            "own for all ranks.",
-        ),
-    ] = "auto",
+    lrs: RatesOption = "auto",
     full: Annotated[bool, typer.Option("--full", help="Full fine-tuning too, at a rate of its own.")] = False,
     pattern: Annotated[
         bool,
@@ -121,7 +123,7 @@ def sweep_rank(
         [Over(RANK, whole_numbers(ranks, "--ranks"))],
         whole_numbers(seeds, "--seeds"),
         alpha,
-        rates=None if lrs == "fixed" else lrs,
+        rates=_rates(lrs),
         full=full,
         pattern=pattern,
         folds=folds,
@@ -130,6 +132,10 @@ def sweep_rank(
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
         return
     run_grid(grid, out, runs_dir, quiet, as_json)
+
+
+def _rates(lrs: str) -> str | None:
+    return None if lrs == "fixed" else lrs
 
 
 def _write_for_agents(

@@ -20,7 +20,7 @@ from vectoruniverse.config.sections import AdapterSettings, Experiment
 from vectoruniverse.config.strict_yaml import parse
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.report.sweep.values import shown
-from vectoruniverse.sweep.cells import Cell, as_cell, full_cell, learns_from_known, name_of_cell
+from vectoruniverse.sweep.cells import LR, Cell, as_cell, full_cell, learns_from_known, name_of_cell
 from vectoruniverse.sweep.rates import parse_rates
 from vectoruniverse.tasks.experiments import load_experiment
 
@@ -135,7 +135,7 @@ def make_grid(
         over: swept keys; the last varies fastest.
         seeds: of every value; empty takes the experiment's own.
         alpha: ``fixed``, ``proportional:K`` or ``rank-stabilized`` where the rank is swept; None leaves alpha alone.
-        rates: as in ``Grid``, where the rank is swept.
+        rates: as in ``Grid``; not where the learning rate is itself swept.
         full: whether full fine-tuning is a cell beside.
         pattern: as in ``Grid``.
         folds: as in ``Grid``; with them, no key need be swept.
@@ -158,6 +158,8 @@ def make_grid(
     ]
     if rates is not None:
         parse_rates(rates)
+        if any(one.key == LR for one in over):
+            raise ConfigError("is swept already", file="--lrs", key=LR, remedy="leave out --lrs, or --over train.lr")
     in_parts = [(load_experiment(config, [*overrides, *of_fold(folds, fold)]), fold) for fold in parts]
     beside = tuple(full_cell(one, seed, fold) for seed in chosen for one, fold in in_parts) if full else ()
     return Grid(base, tuple(over), chosen, policy, tuple(cells), rates, beside, pattern, folds)

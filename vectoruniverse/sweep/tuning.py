@@ -23,7 +23,7 @@ from vectoruniverse.sweep.rates import (
 
 
 class Tuner:
-    """Chooses a rate for each value of a sweep over the rank, and for full fine-tuning.
+    """Chooses a rate for each value of a sweep, and for full fine-tuning.
 
     Args:
         grid: the sweep, whose ``rates`` are asked for.
@@ -97,7 +97,8 @@ class Tuner:
         if not self._auto:
             return list(range(len(self._ladder.named)))
         if RANK not in cell.values:
-            return list(range(-FULL_BELOW - AROUND, -FULL_BELOW + AROUND + 1))
+            start = -FULL_BELOW if cell.kind == "beside" else 0
+            return list(range(start - AROUND, start + AROUND + 1))
         alpha, adapter = self._grid.alpha, self._grid.base.adapter
         exponent = scaling_exponent("fixed" if alpha is None else alpha.name, adapter.initialisation)
         return first_rungs(int(str(cell.values[RANK])), adapter.rank, self._rungs(cell.fold), 0, exponent)
