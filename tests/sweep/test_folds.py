@@ -108,7 +108,8 @@ def test_vu_train_with_folds_prints_what_they_say_together(file, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "recall@5" in done.stdout and "in 2 folds" in done.stdout.replace("\n", " ")
     (page,) = (tmp_path / "runs").glob("shapes-sweep-*/report.html")
-    assert "each the test part once" in page.read_text(encoding="utf-8")
+    told = page.read_text(encoding="utf-8")
+    assert "each the test part once" in told and "behind the best" not in told and "swept" not in told
     record = json.loads((page.parent / "sweep.json").read_text())
     assert record["folds"] == 2 and [cell["name"] for cell in record["cells"]] == [
         "shapes-fold0-seed0",

@@ -172,8 +172,9 @@ def health_table(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> Table:
     verdicts = [", ".join(sentence.partition(":")[0] for sentence in one) for one in said]
     rows: list[dict[str, object]] = [{"value": "base", **sweep.base_metrics}] if sweep.base else []
     for cell, verdict in zip(sweep.finished, verdicts, strict=True):
-        rows.append({"value": label_of(cell.values), "seed": cell.seed, **cell.metrics, "verdict": verdict})
-    forms: Forms = {"value": (sweep.swept_name, str), "seed": ("seed", str)}
+        told = {"value": label_of(cell.values), "seed": cell.seed, "fold": cell.fold, "verdict": verdict}
+        rows.append({**cell.metrics, **told})
+    forms: Forms = {"value": (sweep.swept_name, str), "seed": ("seed", str), **_fold(sweep)}
     forms |= {name: (head, "{:.2f}".format) for name, head in GEOMETRY.items()}
     forms["verdict"] = ("verdict", str)
     return table(pd.DataFrame(rows, columns=list(forms), dtype=object), forms)
@@ -191,7 +192,7 @@ def cell_table(sweep: SweepRecord) -> Table:
     forms: Forms = {
         "value": (sweep.swept_name, str),
         "seed": ("seed", str),
-        **({} if sweep.folds is None else {"fold": ("fold", lambda fold: str(fold + 1))}),
+        **_fold(sweep),
         "state": ("state", str),
         sweep.metric: (_better(sweep.metric), "{:.3f}".format),
         "epoch": ("epoch", str),
@@ -200,6 +201,10 @@ def cell_table(sweep: SweepRecord) -> Table:
         "message": ("message", str),
     }
     return table(frame.reindex(columns=list(forms)), forms)
+
+
+def _fold(sweep: SweepRecord) -> Forms:
+    return {} if sweep.folds is None else {"fold": ("fold", lambda fold: str(fold + 1))}
 
 
 def _value_frame(sweep: SweepRecord) -> pd.DataFrame:
@@ -219,13 +224,14 @@ def _quality(sweep: SweepRecord, found: Statistics, level: str) -> Forms:
         return interval(*bounds)
 
     chose: Forms = {} if found.chosen_on is None else {"val": ("on val, which chose", "{:.3f}".format)}
+    behind: Forms = {"shortfall": ("behind the best", told)} if len(found.values) > 1 else {}
     rates: Forms = {} if sweep.rates is None else {"learning rate": ("rate", "{:g}".format)}
     return {
         **rates,
         "mean": (f"{_better(found.metric)} [{level}]", told),
         **chose,
         "gain": ("gain over base", lambda bounds: interval(*bounds, sign=True)),
-        "shortfall": ("behind the best", told),
+        **behind,
     }
 
 

@@ -175,7 +175,10 @@ def health(sweep: SweepRecord, said: Sequence[Sequence[str]]) -> list[str]:
 def adapter_of_ledger(sweep: SweepRecord) -> str:
     """Whose adapter the forgetting ledger is of."""
     ledger = sweep.forgetting
-    return "" if ledger is None else f"the adapter of {title_of(ledger.values)} (seed {ledger.seed})"
+    if ledger is None:
+        return ""
+    whose = f" of {title_of(ledger.values)}" if ledger.values else ""
+    return f"the adapter{whose} (seed {ledger.seed})"
 
 
 def facts(sweep: SweepRecord) -> dict[str, str]:
@@ -190,6 +193,8 @@ def facts(sweep: SweepRecord) -> dict[str, str]:
         + (f", {sweep.data.rows:,} {sweep.rows_are} rows" if sweep.data.rows is not None else ""),
         "fingerprint": sweep.data.fingerprint[:16] if sweep.data.fingerprint else "differs from cell to cell",
     }
+    if not sweep.over:
+        del found["swept"]
     if (timing := sweep.timing) is not None:
         found["last call"] = (
             f"{counted(timing.cells, 'cell')} in {timing.seconds:.0f} s, "
