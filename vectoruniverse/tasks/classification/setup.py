@@ -25,9 +25,9 @@ from vectoruniverse.models.heads import (
 from vectoruniverse.models.text import TextEncoder
 from vectoruniverse.models.text_tower import without_normalize
 from vectoruniverse.report.figures.album import Plate
+from vectoruniverse.report.figures.classification import confusion, reliability
 from vectoruniverse.report.run import Findings
 from vectoruniverse.tasks.base import Prepared, Shared
-from vectoruniverse.tasks.classification.figures import confusion, reliability
 from vectoruniverse.tasks.classification.settings import (
     ClassificationExperiment,
     LabelledData,
