@@ -382,6 +382,10 @@ def _print_comparison(title: str, comparison: Comparison) -> None:
     table = compared(comparison)
     print_table(title, table.columns, table.rows)
     _print_rivals(comparison.rivals)
+    if comparison.labels is not None:
+        from vectoruniverse.report.labels import labels_line
+
+        typer.echo(labels_line(comparison.labels))
 
 
 def _print_rivals(rivals: RivalsRecord | None) -> None:

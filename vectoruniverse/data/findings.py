@@ -69,6 +69,16 @@ KINDS: Mapping[str, Kind] = {
     "unprintable_title": Kind("warning", "A title is invisible or holds damaged characters.", "Write it anew."),
     "too_long_text": Kind("warning", "A text exceeds the model's token limit; its end is cut off.", "Shorten it."),
     "no_label": Kind("warning", "A row has no label where others have some.", "Fill in its labels."),
+    "same_labels": Kind(
+        "warning",
+        "All rows have the same labels, which tell none from another: nothing is evaluated or predicted by them.",
+        "Fill in labels that differ, or name another column.",
+    ),
+    "unseen_label": Kind(
+        "warning",
+        "Test rows alone have a label: it is unknown when they are evaluated, and in no mean over labels.",
+        "Add rows with it, or divide otherwise (data.split.seed).",
+    ),
     "similar_labels": Kind("warning", "Labels differ by case, space, width or Unicode form only.", "Spell them alike."),
     "similar_groups": Kind(
         "warning",
@@ -80,6 +90,11 @@ KINDS: Mapping[str, Kind] = {
     ),
     "orphan_picture": Kind("warning", "No row names a picture file.", "Add a row or remove the file."),
     "rare_label": Kind("note", "One row alone has a label.", "Merge it with another label, or add rows."),
+    "unvalidated_labels": Kind(
+        "note",
+        "Labels that fewer than two validation rows have are predicted from the threshold of all labels together.",
+        "Add rows, merge labels, or raise data.split.val_fraction.",
+    ),
     "wrong_suffix": Kind("note", "A picture's format is not what its file name says.", "Rename it."),
     "tiny_picture": Kind("note", "A picture is smaller than the square that the model sees.", "Find a larger one."),
     "flat_picture": Kind("note", "All that the model sees of a picture is one colour.", "Look at it; remove the row."),

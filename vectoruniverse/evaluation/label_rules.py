@@ -27,7 +27,7 @@ MIN_POSITIVES = 2
 STRENGTH = 1.0
 """Penalty on slopes: the weight of a row or so against that of all labels together."""
 
-MOST_PAIRS = 2**21
+MOST_PAIRS = 2**17
 """Pairs of row and label at most that the rules of all labels together are fitted on."""
 
 

@@ -13,6 +13,7 @@ from vectoruniverse.metrics.catalogue import describe
 from vectoruniverse.report.figures.album import Plate, comparison_figures, history_figures, space_figures
 from vectoruniverse.report.figures.gallery import Gallery, TakePictures, choose_retrievals
 from vectoruniverse.report.figures.space import Embedded
+from vectoruniverse.report.labels import label_plates, labels_chapter
 from vectoruniverse.report.learning import Sign, learning_signs, sign_lines
 from vectoruniverse.report.page import OF_A_RUN, Chapter
 from vectoruniverse.report.tables import Table, comparison_table, rivals_said, rivals_table
@@ -76,13 +77,15 @@ def selection_table(run: Run) -> Table | None:
 
 
 def page_chapters(run: Run, comparison: Comparison) -> tuple[Chapter, ...]:
-    """Parts of a run's page: its rivals that cost nothing, where there are any, then those of every run.
+    """Parts of a run's page: its rivals that cost nothing and its labels, where there are any, then those of every run.
 
     What the rows reached that picked the epoch stands with the curves, which are of those rows.
     """
     chosen_on = selection_table(run)
     curves, *others = OF_A_RUN
     chapters = (replace(curves, tables=[chosen_on] if chosen_on else []), *others)
+    if (labels := comparison.labels) is not None:
+        chapters = (labels_chapter(labels), *chapters)
     if (rivals := comparison.rivals) is None:
         return chapters
     told = rivals_said(rivals, comparison.split)
@@ -92,6 +95,7 @@ def page_chapters(run: Run, comparison: Comparison) -> tuple[Chapter, ...]:
 def run_plates(run: Run, comparison: Comparison, *, monitor: str, has_space: bool) -> Iterator[Plate]:
     """The figures of every run: before and after, and what was logged while it ran."""
     yield from comparison_figures(comparison.base.metrics, comparison.adapted.metrics, comparison.intervals)
+    yield from label_plates(comparison.labels)
     rows = "validation rows" if comparison.split == "test" else comparison.rows_are
     figures = history_figures(list(read_metrics(run.metrics_file)), monitor, rows=rows)
     yield from (plate for plate in figures if has_space or plate.section != "health")

@@ -5,8 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from vectoruniverse.metrics.classification import reliability
-from vectoruniverse.report.figures import style
-from vectoruniverse.tasks.classification import figures as classification
+from vectoruniverse.report.figures import classification, style
 
 MATRIX = [[30, 10, 0], [0, 1200, 0], [0, 0, 0]]
 NAMES = ["pos", "neg", "a very long name of a class that never occurs"]

@@ -281,6 +281,12 @@ def a_channel_in_decomposed_letters(f: Folder) -> None:
         f.set(n, "Channel", unicodedata.normalize(form, "채널"))
 
 
+@plant("same_labels", None, None)
+def one_label_for_all_rows(f: Folder) -> None:
+    for n in range(COUNT):
+        f.set(n, "Category", "Music")
+
+
 @plant("wrong_suffix", 5, "p3")
 def png_named_jpg(f: Folder) -> None:
     f.file(3).rename(f.file(3, "p3.jpg"))
@@ -301,7 +307,8 @@ def test_a_planted_fault_is_found_alone_with_file_and_line(folder: Folder, name:
     kind, place, sow = PLANTS[name]
     sow(folder)
     report = check(folder, group_by="Channel")
-    assert [(found.kind, found.place) for found in report.findings] == [(kind, place)]
+    findings = [found for found in report.findings if found.kind != "unvalidated_labels"]  # of so few rows
+    assert [(found.kind, found.place) for found in findings] == [(kind, place)]
     assert report.findings[0].severity == KINDS[kind].severity
     assert report.rows_usable + report.rows_unusable == COUNT
     assert report.rows_unusable == (1 if KINDS[kind].severity == "error" else 0)
@@ -345,7 +352,7 @@ def test_there_are_at_least_twenty_planted_kinds_and_only_of_kinds_that_are_docu
     assert len(planted) >= 20
     assert set(KINDS) - planted == {
         *("not_utf8", "broken_quote", "unreadable_table", "swallowed_rows"),  # held by a test of their own
-        *("leak", "no_split", "no_usable_row", "empty_title"),
+        *("leak", "no_split", "no_usable_row", "empty_title", "unseen_label", "unvalidated_labels"),
         "unusable_row",  # what has no name
     }
     assert all(kind.meaning.endswith(".") and kind.remedy.endswith(".") for kind in KINDS.values())
@@ -544,6 +551,27 @@ def test_a_picture_name_that_is_no_utf8_is_reported(folder: Folder) -> None:
     assert [found.kind for found in report.findings] == ["orphan_picture"]
     assert "caf\\udce9\\n.png" in report_csv(report)
     assert json.loads(report_json(report))["findings"][0]["file"] == "images/caf\udce9\n.png"
+
+
+def test_labels_are_named_that_test_rows_alone_have_or_too_few_validation_rows(folder: Folder) -> None:
+    folder.header.append("split")
+    for n, row in enumerate(folder.rows):
+        row.append("val" if n in (0, 1, 2) else "test" if n in (3, 4) else "train")
+    for n, cell in {0: "cat", 1: "cat", 2: "Cat", 3: "owl", 4: "owl,cat", 5: "Cat", 6: "dog", 7: "dog"}.items():
+        folder.set(n, "Category", cell)
+    found = {one.kind: one for one in check(folder, column="split", test_fraction=0.2).findings}
+    assert {"unseen_label", "unvalidated_labels", "similar_labels"} <= found.keys()
+    unseen = found["unseen_label"]
+    assert (unseen.place, unseen.others) == (Place(CSV, 5, "p3"), (Place(CSV, 6, "p4"),))
+    assert found["unvalidated_labels"].reason.startswith("4 of 5 labels have fewer than 2 validation rows: 'Cat', ")
+
+
+def test_a_thousand_labels_are_named_in_one_line(folder: Folder) -> None:
+    for n in range(COUNT):
+        folder.set(n, "Category", ",".join(f"label {n % 6}-{i}" for i in range(167)))
+    (found,) = (one for one in check(folder).findings if one.kind == "unvalidated_labels")
+    assert "1,002 labels have fewer than 2 validation rows: " in found.reason and "more" in found.reason
+    assert len(found.reason) < 500
 
 
 def test_stats_are_plain_numbers(folder: Folder) -> None:

@@ -26,6 +26,7 @@ from vectoruniverse.tracking.series import Floats, Record
 Section = Literal[
     "answer",
     "rivals",
+    "labels",
     "beside",
     "rates",
     "cost",

@@ -68,8 +68,21 @@ def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
         axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=8.5)
 
 
-def reliability(bins: Reliability) -> Figure:
-    """Reliability diagram: accuracy against confidence, and below it how many rows have which confidence."""
+def reliability(
+    bins: Reliability,
+    *,
+    sure: str = "confidence in the predicted class",
+    right: str = "accuracy",
+    counted: str = "rows",
+) -> Figure:
+    """Reliability diagram: accuracy against confidence, and below it how many rows have which confidence.
+
+    Args:
+        bins: of the rows.
+        sure: what the confidence is.
+        right: what the accuracy is.
+        counted: what the rows are.
+    """
     size = len(bins.count)
     middles, full = (np.arange(size) + 0.5) / size, bins.count > 0
     with drawing(3.6) as figure:
@@ -77,19 +90,20 @@ def reliability(bins: Reliability) -> Figure:
         upper.plot([0, 1], [0, 1], color=GREY, linestyle=DASHES)
         upper.bar(middles[full], bins.accuracy[full], width=0.9 / size, color=BLUE)
         upper.plot(bins.confidence[full], bins.accuracy[full], "o", color=VERMILLION, markersize=4)
-        upper.set(ylim=(0, 1.02), ylabel="accuracy")
+        upper.set(ylim=(0, 1.02), ylabel=right)
         upper.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        mean = f"at mean {sure.split()[0]}"
         key_above(
             upper,
             [
-                Patch(color=BLUE, label="accuracy"),
-                Line2D([], [], color=VERMILLION, marker="o", markersize=4, linestyle="", label="at mean confidence"),
+                Patch(color=BLUE, label=right),
+                Line2D([], [], color=VERMILLION, marker="o", markersize=4, linestyle="", label=mean),
                 Line2D([], [], color=GREY, linestyle=DASHES, label="as right as sure"),
             ],
         )
         upper.text(0.02, 0.94, f"calibration error {bins.error:.3f}", va="top", color=INK)
         lower.bar(middles, bins.count, width=0.9 / size, color=GREY)
-        lower.set(xlim=(0, 1), xlabel="confidence in the predicted class", ylabel="rows")
+        lower.set(xlim=(0, 1), xlabel=sure, ylabel=counted)
         lower.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 

@@ -12,9 +12,9 @@ from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.multilabel import Floats
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.label_records import LabelInput, LabelsFile, LabelsRecord
+from vectoruniverse.tasks.image_text.labels import LabelTexts
 from vectoruniverse.tasks.image_text.metadata import text_tells_labels
 from vectoruniverse.tasks.image_text.settings import DataConfig
-from vectoruniverse.tasks.image_text.task import Pairs
 
 LABELS_FILE = "labels.json"
 """The rules, in the folder of what a run trained."""
@@ -30,23 +30,24 @@ def read_labels(folder: Path) -> LabelsFile | None:
     return read_record(file, LabelsFile) if file.exists() else None
 
 
-def learn_labels(models: Mapping[str, Evaluation], training: Pairs, data: DataConfig) -> LabelsFile | None:
+def learn_labels(models: Mapping[str, Evaluation], training: LabelTexts | None, data: DataConfig) -> LabelsFile | None:
     """Fit the rules of each model.
 
     Args:
         models: ``base`` and ``adapted`` on the same validation rows.
-        training: rows that were learned from; a label that neither they nor the validation rows have stays unknown.
+        training: labels of the rows that were learned from; one that neither they nor the validation rows have stays
+            unknown.
         data: says whether texts are made of labels, by which then none is predicted.
 
     Returns:
         None where validation rows have no labels, or all have all of them.
     """
     labels = next(iter(models.values())).labels
-    if labels is None or training.labels is None:
+    if labels is None or training is None:
         return None
     having = labels.of_row.any(dim=1)
     truth = labels.of_row[having].numpy()
-    counts = [part.sum(dim=0).numpy() for part in (training.labels.of_row, labels.of_row)]
+    counts = [part.sum(dim=0).numpy() for part in (training.of_row, labels.of_row)]
     seen = (counts[0] + counts[1]).nonzero()[0]
     truth = truth[:, seen]
     if not truth.any() or truth.all():

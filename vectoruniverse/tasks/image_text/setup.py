@@ -262,7 +262,7 @@ class PreparedImageText(Prepared):
         """The same with the rules of its labels, which are learned once."""
         if self.rules is not None:
             return self
-        found = learn_labels({"base": base, "adapted": adapted}, self.task.train, self.experiment.data)
+        found = learn_labels({"base": base, "adapted": adapted}, self.task.train.labels, self.experiment.data)
         if found is not None:
             write_record(folder / LABELS_FILE, found)
         return replace(self, rules=found)

@@ -67,6 +67,7 @@ def check_data(
             for i, error in decoded.errors.items()
         ),
         *_row_findings(found, pictures.rows, data, stats),
+        *row_checks.part_label_findings(pictures.rows, data.metadata, split),
         *picture_checks.header_findings(pictures, found.root, size),
         *picture_checks.flat_findings(pictures, flat, found.root),
         *picture_checks.same_picture_findings(pictures),

@@ -7,7 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from vectoruniverse.data.findings import Finding, Place
-from vectoruniverse.data.normalise import shortened, shown, spellings
+from vectoruniverse.data.normalise import listed, shortened, shown, spellings
+from vectoruniverse.data.splits import Split
+from vectoruniverse.evaluation.label_rules import MIN_POSITIVES
 from vectoruniverse.tasks.image_text.metadata import Row, split_labels
 
 _INVISIBLE = {"Zs", "Zl", "Zp", "Cf", "Cc"}
@@ -81,6 +83,30 @@ def label_findings(rows: Sequence[Row], file: str, *, column: str | None, separa
             yield Finding("rare_label", f"no other row has the label {label!r}", file, first.line, first.id)
     written = [(row, label) for row in rows if column for label in split_labels(row.columns[column], separator)]
     yield from _spelling_findings("similar_labels", "label", written, file)
+
+
+def part_label_findings(rows: Sequence[Row], file: str, split: Split | None) -> Iterator[Finding]:
+    """Labels that cannot be told of rows as they are divided; positions in ``split`` are those of ``rows``.
+
+    As in training, a label that every row has counts for nothing, and two labels are needed to tell any.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        for label in row.labels:
+            places[label].append(i)
+    telling = {label: {*found} for label, found in places.items() if len(found) < len(rows)}
+    if places and not telling and len(rows) > 1:
+        yield Finding("same_labels", f"all {len(rows):,} rows have {listed(sorted(places))}", file)
+    if split is None or len(telling) < 2:
+        return
+    learned, validation = {*split.train.tolist(), *split.val.tolist()}, {*split.val.tolist()}
+    known = {label: found for label, found in telling.items() if found & learned}
+    for label in telling.keys() - known.keys():
+        first, *more = (Place(file, rows[i].line, rows[i].id) for i in sorted(telling[label]))
+        yield Finding("unseen_label", f"test rows alone have the label {label!r}", *first, (*more,))
+    if few := sorted(label for label, found in known.items() if len(found & validation) < MIN_POSITIVES):
+        reason = f"{len(few):,} of {len(known):,} labels have fewer than {MIN_POSITIVES} validation rows: {listed(few)}"
+        yield Finding("unvalidated_labels", reason, file)
 
 
 def group_findings(rows: Sequence[Row], file: str, column: str | None) -> Iterator[Finding]:
