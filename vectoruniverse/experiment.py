@@ -277,7 +277,7 @@ def dry_run(experiment: Experiment, display: Display) -> Plan:
     per_epoch = steps_per_epoch(task.train_rows, batch_size)
     steps = per_epoch * experiment.train.epochs
     trainer = _build_trainer(prepared, task, Observer(display.warn), build_schedule(experiment.train, steps))
-    rows = batches(task.train_rows, batch_size, experiment.seed, 0)[0]
+    rows = batches(task.train_rows, batch_size, experiment.seed, 0, prepared.strata)[0]
     for module in task.modules():
         module.train()
     first, again = trainer.train_step(rows, 0), trainer.train_step(rows, 0)
@@ -471,6 +471,7 @@ def _build_trainer(prepared: Prepared, task: Task, observer: Observer, schedule:
         experiment,
         observer,
         scaler=torch.amp.GradScaler(prepared.compute.device.type, enabled=prepared.compute.needs_scaler),
+        strata=prepared.strata,
     )
 
 

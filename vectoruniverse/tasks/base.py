@@ -24,6 +24,7 @@ from vectoruniverse.runs.label_records import LabelsRecord
 from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.rows import Data, RowChoice
 from vectoruniverse.terminal import Display
+from vectoruniverse.training.strata import Strata
 from vectoruniverse.training.task import Task
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -123,6 +124,11 @@ class Prepared(ABC):
     def label_report(self, base: Evaluation, adapted: Evaluation, split: str) -> LabelsRecord | None:
         """How well both models predict labels of the rows of a split, where its rows have some."""
         del base, adapted, split
+        return None
+
+    @property
+    def strata(self) -> Strata | None:
+        """Kinds of training rows that are spread evenly over the batches; None: rows are shuffled."""
         return None
 
     @property

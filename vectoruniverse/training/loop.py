@@ -25,6 +25,7 @@ from vectoruniverse.training.checkpoint import Checkpoint
 from vectoruniverse.training.interruption import InterruptedTraining
 from vectoruniverse.training.optim import Schedule
 from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
+from vectoruniverse.training.strata import Strata
 from vectoruniverse.training.task import StepLoss, Task
 
 _DAMAGED = "delete that folder to go on from an earlier checkpoint, or train a new run"
@@ -109,13 +110,14 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
     return max(1, min(-(-rows // batch_size), rows // 2))
 
 
-def batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def batches(rows: int, batch_size: int, seed: int, epoch: int, strata: Strata | None = None) -> list[np.ndarray]:
     """Positions of the rows of each batch: a new order every epoch, every row once, sizes that differ by one at most.
 
-    Even sizes matter to contrastive losses: a small last batch would be a much easier task.
+    Even sizes matter to contrastive losses: a small last batch would be a much easier task. ``strata`` are spread over
+    the batches.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(rows)
-    return np.array_split(order, steps_per_epoch(rows, batch_size))
+    order, steps = np.random.default_rng((seed, epoch)).permutation(rows), steps_per_epoch(rows, batch_size)
+    return np.array_split(order if strata is None else strata.deal(order, steps), steps)
 
 
 class Trainer:
@@ -130,10 +132,11 @@ class Trainer:
         observer: Observer,
         *,
         scaler: torch.amp.GradScaler,
+        strata: Strata | None = None,
     ) -> None:
         """Bind a task to its optimizer, before the first step; ``restore`` goes on from a checkpoint."""
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
-        self.experiment, self.observer, self.scaler = experiment, observer, scaler
+        self.experiment, self.observer, self.scaler, self.strata = experiment, observer, scaler, strata
         self.position = Position()
         self._best: tuple[int, Evaluation] | None = None  # with its step, where this process evaluated it
         self._last: tuple[int, Evaluation] | None = None
@@ -185,7 +188,7 @@ class Trainer:
             if self._is_due(epoch) and self._is_out_of_patience(epoch):
                 break
             begun = position.step - epoch * per_epoch
-            for rows in batches(self.task.train_rows, train.batch_size, seed, epoch)[begun:]:
+            for rows in batches(self.task.train_rows, train.batch_size, seed, epoch, self.strata)[begun:]:
                 values = self.train_step(rows, epoch)
                 self.observer.on_step(position.step, values)
                 if self.observer.interrupted():

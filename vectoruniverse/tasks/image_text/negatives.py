@@ -33,7 +33,7 @@ def training_negatives(
     """
     asked, rows = experiment.loss.negatives, [data.rows[i] for i in data.split.train]
     others = [] if texts is None else texts.same_texts()
-    groups = None if asked.groups == "off" else _groups(rows, experiment.data.split.group_by)
+    groups = None if asked.groups == "off" else group_numbers(rows, experiment.data.split.group_by)
     if asked.labels == "off":
         found = Negatives(items, groups, others=others)
     else:
@@ -42,7 +42,7 @@ def training_negatives(
     return found
 
 
-def _groups(rows: Sequence[Row], column: str | None) -> NDArray[np.int64]:
+def group_numbers(rows: Sequence[Row], column: str | None) -> NDArray[np.int64]:
     """Number of each row's group (N,); -1 where the cell is blank."""
     values = group_values(rows, column) or []
     return np.where(np.array(values) == "", -1, number(values))

@@ -163,6 +163,12 @@ class PreserveConfig(Section):
 class ImageTextTrainConfig(TrainConfig):
     """The training loop."""
 
+    sampler: Literal["shuffle", "labels", "groups", "no_duplicates"] = Field(
+        "shuffle",
+        description="Which rows share a batch; each comes once an epoch. `shuffle`: any; `labels`: as many of each "
+        "label in every batch; `groups`: rows with one value of `data.split.group_by` by fours; `no_duplicates`: none "
+        "with the same picture or text.",
+    )
     preserve: PreserveConfig | None = Field(
         None, description="Hold the vectors of training rows (and of half of the `forgetting` rows) near the base's."
     )
@@ -227,6 +233,8 @@ class ImageTextExperiment(Experiment):
             raise ValueError("views.count: 1 gives no I+, which loss pairs with I+ need; choose pairs without it")
         if self.loss.negatives.groups != "off" and self.data.split.group_by is None:
             raise ValueError("loss.negatives.groups: needs the column of groups; name it in data.split.group_by")
+        if self.train.sampler == "groups" and self.data.split.group_by is None:
+            raise ValueError("train.sampler: groups needs the column of groups; name it in data.split.group_by")
         shuffles = self.views.text is not None and self.views.text.shuffle_labels
         if shuffles and not any("{labels}" in template for template in self.training_templates):
             raise ValueError("views.text.shuffle_labels: no template holds {labels}; add one that does")

@@ -43,6 +43,7 @@ from vectoruniverse.tasks.image_text.model import (
 )
 from vectoruniverse.tasks.image_text.negatives import training_negatives
 from vectoruniverse.tasks.image_text.rivals import free_rivals
+from vectoruniverse.tasks.image_text.sampler import training_strata
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ViewsConfig
 from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs, Preserved
 from vectoruniverse.tasks.image_text.text_views import TextViews, text_views
@@ -51,6 +52,7 @@ from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_rows import tell_truncated
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import choose_compute
+from vectoruniverse.training.strata import Strata
 
 SNIPPETS = {
     "lora": """
@@ -185,12 +187,13 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
     """Adapter → task, on what is shared; ``release`` undoes it."""
     assert shared.key == sharing_key(experiment), "prepared on another base or other data"
     encoder, config = shared.encoder, experiment.adapter
-    held, negatives, divergence, texts = None, None, None, None
+    held, negatives, divergence, texts, strata = None, None, None, None, None
     fusion = make_fusion(experiment, encoder, trained)
     if trained is None:
         held = preserved(experiment, shared)  # of the base, before anything is put on it
         texts = text_views(experiment, shared.data, shared.pairs["train"].keys)
         negatives = training_negatives(experiment, shared.data, shared.pairs["train"].items, texts)
+        strata = training_strata(experiment, shared.data, negatives)
         if fusion is not None:
             rows = [shared.data.rows[i] for i in shared.data.split.train]
             divergence = label_divergence(experiment, encoder, rows, fusion)
@@ -209,6 +212,7 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
         known=shared.known,
         fusion=fusion,
         rules=None if trained is None else read_labels(trained),
+        strata=strata,
     )
 
 
@@ -246,6 +250,7 @@ class PreparedImageText(Prepared):
     known: Known | None
     fusion: nn.Module | None
     rules: LabelsFile | None
+    strata: Strata | None
 
     def save(self, folder: Path) -> None:
         """Write what was trained on the encoder, and the fusion beside it."""
