@@ -115,7 +115,7 @@ def _tell_each(
         values = {name: _of_label(models[name], rows.truth, column, metrics) for name in ("base", "adapted")}
         paired = compare_rows(values, "base", groups=rows.groups)
         outcome.by[by] = {name: _told(values[name], paired.reached[name]) for name in values}
-        outcome.by[by]["change"] = {metric: list(gap) for metric, gap in paired.differences["adapted"].items()}
+        outcome.by[by]["change"] = _gaps(paired.differences["adapted"])
 
 
 def _of_label(found: Predicted, truth: Bools, column: int, metrics: Sequence[str] = ("ap", "f1")) -> dict[str, Floats]:
@@ -132,8 +132,7 @@ def _compare(
     values = {name: _in_all(one, rows.truth, known) for name, one in models.items()}
     paired = compare_rows(values, "adapted", groups=rows.groups, ahead=True)
     reached = {name: _told(one, paired.reached[name]) for name, one in values.items()}
-    gaps = {name: {metric: list(gap) for metric, gap in found.items()} for name, found in paired.differences.items()}
-    return reached, gaps
+    return reached, {name: _gaps(found) for name, found in paired.differences.items()}
 
 
 def _in_all(found: Predicted, truth: Bools, known: Bools) -> dict[str, Floats]:
@@ -159,9 +158,14 @@ def _told(values: Mapping[str, Floats], intervals: Mapping[str, Interval]) -> di
     }
 
 
-def _within(found: Interval) -> Told:
-    """An interval of a share; a linearised one may reach beyond 0 and 1."""
-    return [found.estimate, max(found.low, 0.0), min(found.high, 1.0)]
+def _gaps(intervals: Mapping[str, Interval]) -> dict[str, Told]:
+    """Differences of numbers between 0 and 1."""
+    return {metric: _within(gap, -1.0) for metric, gap in intervals.items()}
+
+
+def _within(found: Interval, least: float = 0.0) -> Told:
+    """An interval of a share, or of a difference of two; a linearised one may reach beyond what they can be."""
+    return [found.estimate, max(found.low, least), min(found.high, 1.0)]
 
 
 def _mistaken(said: Bools, rows: LabelledRows, columns: NDArray[np.int64]) -> Iterator[Mistaken]:
