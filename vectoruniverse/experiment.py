@@ -472,6 +472,7 @@ def _build_trainer(prepared: Prepared, task: Task, observer: Observer, schedule:
         observer,
         scaler=torch.amp.GradScaler(prepared.compute.device.type, enabled=prepared.compute.needs_scaler),
         strata=prepared.strata,
+        miner=prepared.miner,
     )
 
 

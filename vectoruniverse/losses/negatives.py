@@ -72,6 +72,10 @@ class Relations:
         negative, positive = (weights[kind][:, kind] for weights in self._between(slice(None), like))
         return negative.masked_fill(own, 0.0), positive.masked_fill(own, 1.0)
 
+    def negative_weights(self, rows: Tensor, like: Tensor) -> Tensor:
+        """W of some rows (R) with all others, (R, B), where a row with itself counts as another of its kind."""
+        return self._between(self.kind[rows], like)[0][:, self.kind]
+
     def sum_of_products(self, a: Tensor, b: Tensor) -> Tensor:
         """Σ_{i≠j} w_ij a_i·b_j of rows (B, E), with gradient and without a (B, B) matrix.
 
@@ -99,7 +103,7 @@ class Relations:
         for first in range(0, kinds, size):
             yield first, self._between(slice(first, first + size), like)[0]
 
-    def _between(self, kinds: slice, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _between(self, kinds: slice | Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Both weights w and q, each (R, K), of rows of some kinds with other rows of any kind."""
         apart = torch.ones(len(self.shared[kinds]), len(self.shared), device=like.device, dtype=like.dtype)
         for thing in self.shared[:, (self.shared >= 0).any(dim=0)].to(like.device).T:
@@ -109,7 +113,7 @@ class Relations:
         positive = related if self.use in ("soft", "positive") else torch.zeros_like(related)
         return apart - related, positive
 
-    def _related(self, kinds: slice, like: Tensor) -> Tensor:
+    def _related(self, kinds: slice | Tensor, like: Tensor) -> Tensor:
         """How related labels make rows of some kinds to those of any kind, r (R, K)."""
         every = self.labels.to(like)
         some = every[kinds]

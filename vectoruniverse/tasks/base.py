@@ -24,7 +24,7 @@ from vectoruniverse.runs.label_records import LabelsRecord
 from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.rows import Data, RowChoice
 from vectoruniverse.terminal import Display
-from vectoruniverse.training.strata import Strata
+from vectoruniverse.training.strata import Miner, Strata
 from vectoruniverse.training.task import Task
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -129,6 +129,11 @@ class Prepared(ABC):
     @property
     def strata(self) -> Strata | None:
         """Kinds of training rows that are spread evenly over the batches; None: rows are shuffled."""
+        return None
+
+    @property
+    def miner(self) -> Miner | None:
+        """Finds strata by the model before each epoch; None: they are the same in all."""
         return None
 
     @property

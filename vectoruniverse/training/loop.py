@@ -1,7 +1,8 @@
 """The training loop, for every task: one update after another, evaluated after each epoch, resumable at every step.
 
 Nothing random is kept between steps: the order of rows is a function of seed and epoch, dropout of seed and step, and
-views of seed, epoch and row. So parameters, optimizer, scaler and position are all there is to save.
+views of seed, epoch and row. So parameters, optimizer, scaler and position are all there is to save, and the order of
+an epoch's rows where the model decided it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from vectoruniverse.training.checkpoint import Checkpoint
 from vectoruniverse.training.interruption import InterruptedTraining
 from vectoruniverse.training.optim import Schedule
 from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
-from vectoruniverse.training.strata import Strata
+from vectoruniverse.training.strata import Miner, Strata
 from vectoruniverse.training.task import StepLoss, Task
 
 _DAMAGED = "delete that folder to go on from an earlier checkpoint, or train a new run"
@@ -133,10 +134,13 @@ class Trainer:
         *,
         scaler: torch.amp.GradScaler,
         strata: Strata | None = None,
+        miner: Miner | None = None,
     ) -> None:
         """Bind a task to its optimizer, before the first step; ``restore`` goes on from a checkpoint."""
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
         self.experiment, self.observer, self.scaler, self.strata = experiment, observer, scaler, strata
+        self._miner = miner
+        self._order: Tensor | None = None  # of the rows of the epoch, where the model decided it
         self.position = Position()
         self._best: tuple[int, Evaluation] | None = None  # with its step, where this process evaluated it
         self._last: tuple[int, Evaluation] | None = None
@@ -147,7 +151,10 @@ class Trainer:
         """Everything needed to resume: parameters, optimizer, scaler and position, as they are now."""
         moments, facts = optimizer_tensors(self.optimizer, self._names)
         state = TrainerState(position=self.position, optimizer=facts, scaler=self.scaler.state_dict())
-        return Checkpoint(self.position.step, {"model": self._trained, "optimizer": moments}, state.model_dump())
+        tensors: dict[str, Mapping[str, Tensor]] = {"model": self._trained, "optimizer": moments}
+        if self._order is not None:
+            tensors["order"] = {"rows": self._order}
+        return Checkpoint(self.position.step, tensors, state.model_dump())
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on exactly where the checkpoint was taken.
@@ -165,6 +172,7 @@ class Trainer:
                 raise DataError("is of another number format", file=checkpoint.path, remedy=_DAMAGED)
             self.scaler.load_state_dict(dict(state.scaler))
         self.position = state.position
+        self._order = checkpoint.tensors.get("order", {}).get("rows")
 
     def evaluation_at(self, step: int) -> Evaluation | None:
         """What the best or the last epoch reached, if it ended at this step and this process evaluated it."""
@@ -179,7 +187,7 @@ class Trainer:
         """
         for module in self.task.modules():
             module.train()  # models are loaded in evaluation mode, in which dropout does nothing
-        train, seed, position = self.experiment.train, self.experiment.seed, self.position
+        train, position = self.experiment.train, self.position
         per_epoch = steps_per_epoch(self.task.train_rows, train.batch_size)
         done = position.step // per_epoch
         if (self._is_due(done) and position.evaluated < done) or not position.base:
@@ -188,7 +196,7 @@ class Trainer:
             if self._is_due(epoch) and self._is_out_of_patience(epoch):
                 break
             begun = position.step - epoch * per_epoch
-            for rows in batches(self.task.train_rows, train.batch_size, seed, epoch, self.strata)[begun:]:
+            for rows in self._batches(epoch, begun=begun > 0)[begun:]:
                 values = self.train_step(rows, epoch)
                 self.observer.on_step(position.step, values)
                 if self.observer.interrupted():
@@ -197,6 +205,22 @@ class Trainer:
             if self._is_due(epoch + 1):
                 self._evaluate(epoch + 1)
         return position
+
+    def _batches(self, epoch: int, *, begun: bool) -> list[np.ndarray]:
+        """Rows of each batch of an epoch; of one that was ``begun`` in an order by the model, in that order.
+
+        Raises:
+            DataError: the checkpoint lacks that order.
+        """
+        count, size, seed = self.task.train_rows, self.experiment.train.batch_size, self.experiment.seed
+        if self._miner is None:
+            return batches(count, size, seed, epoch, self.strata)
+        if not begun:
+            found = batches(count, size, seed, epoch, self._miner(epoch))
+            self._order = torch.from_numpy(np.concatenate(found))
+        if self._order is None or sorted(self._order.tolist()) != list(range(count)):
+            raise DataError("the checkpoint lacks the order of this epoch's rows", remedy=_DAMAGED)
+        return np.array_split(self._order.numpy(), steps_per_epoch(count, size))
 
     def train_step(self, rows: np.ndarray, epoch: int) -> dict[str, float]:
         """One update; returns what happened, by name."""

@@ -5,6 +5,7 @@ Shapes: N training rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,3 +38,7 @@ class Strata:
         place = np.arange(len(order)) - np.searchsorted(strata[together], strata[together])  # within the stratum
         run = np.cumsum(place % self.run == 0) - 1
         return order[together[np.argsort(run % steps, kind="stable")]]
+
+
+Miner = Callable[[int], Strata]
+"""Finds the strata of an epoch by the model as it is when that begins."""

@@ -160,6 +160,18 @@ class PreserveConfig(Section):
     )
 
 
+class HardNegativesConfig(Section):
+    """Rows whose vectors are near each other when an epoch begins share a batch (arXiv:2407.15831)."""
+
+    share: float = Field(0.5, gt=0.0, le=1.0, description="Share of the training rows that come in pairs of near ones.")
+    ceiling: float = Field(
+        0.95,
+        gt=0.0,
+        le=1.0,
+        description="Rows nearer than this share of the score of their own pictures and texts are no pair.",
+    )
+
+
 class ImageTextTrainConfig(TrainConfig):
     """The training loop."""
 
@@ -168,6 +180,9 @@ class ImageTextTrainConfig(TrainConfig):
         description="Which rows share a batch; each comes once an epoch. `shuffle`: any; `labels`: as many of each "
         "label in every batch; `groups`: rows with one value of `data.split.group_by` by fours; `no_duplicates`: none "
         "with the same picture or text.",
+    )
+    hard_negatives: HardNegativesConfig | None = Field(
+        None, description="Pair near rows, found anew before each epoch by encoding all training rows; null is off."
     )
     preserve: PreserveConfig | None = Field(
         None, description="Hold the vectors of training rows (and of half of the `forgetting` rows) near the base's."
@@ -233,6 +248,8 @@ class ImageTextExperiment(Experiment):
             raise ValueError("views.count: 1 gives no I+, which loss pairs with I+ need; choose pairs without it")
         if self.loss.negatives.groups != "off" and self.data.split.group_by is None:
             raise ValueError("loss.negatives.groups: needs the column of groups; name it in data.split.group_by")
+        if self.train.sampler != "shuffle" and self.train.hard_negatives is not None:
+            raise ValueError("train.hard_negatives says which rows share a batch; set train.sampler to shuffle")
         if self.train.sampler == "groups" and self.data.split.group_by is None:
             raise ValueError("train.sampler: groups needs the column of groups; name it in data.split.group_by")
         shuffles = self.views.text is not None and self.views.text.shuffle_labels

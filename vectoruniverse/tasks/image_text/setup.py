@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.image_text.data import ImageTextData, decode
 from vectoruniverse.tasks.image_text.forgetting import Side, known_rows, ledger, refuse_lone_group
+from vectoruniverse.tasks.image_text.hard_negatives import hard_strata
 from vectoruniverse.tasks.image_text.label_rules import LABELS_FILE, learn_labels, predicted_beside, read_labels
 from vectoruniverse.tasks.image_text.labels import LabelDivergence, label_divergence, label_texts, make_fusion
 from vectoruniverse.tasks.image_text.metadata import read_rows
@@ -52,7 +54,7 @@ from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_rows import tell_truncated
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import choose_compute
-from vectoruniverse.training.strata import Strata
+from vectoruniverse.training.strata import Miner, Strata
 
 SNIPPETS = {
     "lora": """
@@ -251,6 +253,12 @@ class PreparedImageText(Prepared):
     fusion: nn.Module | None
     rules: LabelsFile | None
     strata: Strata | None
+
+    @property
+    def miner(self) -> Miner | None:
+        """Pairs near rows, where the experiment asks for hard negatives."""
+        config = self.experiment.train.hard_negatives
+        return None if config is None else partial(hard_strata, self.task, config, self.experiment.seed)
 
     def save(self, folder: Path) -> None:
         """Write what was trained on the encoder, and the fusion beside it."""

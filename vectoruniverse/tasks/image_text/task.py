@@ -151,6 +151,11 @@ class ImageTextTask:
         return (*pictures, *(() if self._text_is_random else ("T",)))
 
     @property
+    def negatives(self) -> Negatives:
+        """Who is a negative of whom among the training rows."""
+        return self._negatives
+
+    @property
     def train_rows(self) -> int:
         """Number of training rows."""
         return len(self.train)
