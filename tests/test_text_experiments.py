@@ -347,6 +347,8 @@ def test_each_seed_of_a_sweep_starts_from_a_head_of_its_own(experiment, tmp_path
             "2",
             "--seeds",
             "0,1",
+            "--lrs",
+            "fixed",
             "--runs-dir",
             str(tmp_path / "swept"),
             "-q",

@@ -69,6 +69,9 @@ def test_rules_are_learned_when_a_run_ends(run):
     assert rules.validation == [sum(name in row for row in labels) for name in rules.names]
     assert rules.models.keys() == {"base", "adapted"} and list(rules.models["base"]) == ["picture", "text", "both"]
     assert experiment.eval.label_template == "{label}"
+    told = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["labels"]
+    assert (told["rows"], told["in_sample"], told["by"]) == (16, True, "both"), "there are no test rows"
+    assert told["reached"]["picture"].keys() == {"base", "linear probe", "Tip-Adapter cache", "adapted"}
 
 
 def test_each_row_is_predicted_by_all_that_it_has_and_a_bad_one_has_its_reason(run, loaded, new, tmp_path):
@@ -173,7 +176,8 @@ def test_a_run_without_labels_says_so_and_one_of_an_earlier_version_learns_them(
     (earlier / "adapter" / LABELS_FILE).unlink()
     told = invoke(earlier, "-i", new)
     assert told.exit_code == 2 and "has learned no labels" in told.output and "--split val learns them" in told.output
-    assert CliRunner().invoke(app, ["eval", str(earlier), "--split", "val"]).exit_code == 0
+    told = CliRunner().invoke(app, ["eval", str(earlier), "--split", "val"])
+    assert told.exit_code == 0 and "labels by picture and text: mAP" in told.output
     mine, theirs = (read_record(one / "adapter" / LABELS_FILE, LabelsFile) for one in (earlier, run))
     assert mine.names == theirs.names and mine.validation == theirs.validation
     assert mine.fitted == theirs.fitted
