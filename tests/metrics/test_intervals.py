@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from scipy.optimize import brentq
 
-from vectoruniverse.metrics.intervals import difference_interval, intervals_at_once, largest_t, mean_interval
+from vectoruniverse.metrics.intervals import difference_interval, intervals_at_once, mean_interval, reaches_at_once
 
 
 def test_of_single_rows_it_is_student_s_t() -> None:
@@ -37,14 +37,25 @@ def test_of_unequal_groups_it_is_the_slow_jackknife_over_them() -> None:
     assert mean_interval(values, groups) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("count", "shared", "degrees"), [(2, 0.0, 9.0), (4, 0.5, 17.4), (6, 0.9, 90.0)])
-def test_several_at_once_reach_as_far_as_the_multivariate_t(count: int, shared: float, degrees: float) -> None:
-    """Integrated by scipy: the box that holds all of so many equally correlated t."""
-    correlation = shared + (1 - shared) * np.eye(count)
-    parts = np.linalg.cholesky(correlation) * np.arange(1, count + 1)[:, None]  # of unequal errors
-    largest = stats.multivariate_t(shape=correlation, df=degrees, seed=0)
-    held = brentq(lambda t: largest.cdf(np.full(count, t), lower_limit=np.full(count, -t)) - 0.95, 1, 9, xtol=1e-3)
-    assert largest_t(parts, degrees, 0.95) == pytest.approx(held, rel=0.015)
+@pytest.mark.parametrize(("count", "shared"), [(2, 0.0), (4, 0.5), (6, 0.9)])
+def test_several_at_once_reach_to_the_box_that_holds_all_of_them(count: int, shared: float) -> None:
+    """Of correlated normal errors, integrated by scipy."""
+    parts = np.linalg.cholesky(shared + (1 - shared) * np.eye(count)) * np.arange(1, count + 1)[:, None]
+    errors = stats.multivariate_normal(cov=shared + (1 - shared) * np.eye(count), seed=0)
+    held = brentq(lambda z: errors.cdf(np.full(count, z), lower_limit=np.full(count, -z)) - 0.95, 1, 4, xtol=1e-3)
+    reaches = reaches_at_once(parts, np.full(count, 1e6))
+    assert reaches == pytest.approx(held * np.arange(1, count + 1), rel=0.015)
+
+
+def test_several_at_once_that_err_by_themselves_reach_as_far_as_sidak_says() -> None:
+    """Of few degrees of freedom, which need not be the same: each has the same share in what is allowed to miss."""
+    degrees = np.array([9.0, 9.0, 9.0])
+    expected = stats.t.ppf((1 + 0.95 ** (1 / 3)) / 2, degrees)
+    assert reaches_at_once(np.eye(3), degrees) == pytest.approx(expected, rel=0.02)
+    unequal = reaches_at_once(np.eye(2), np.array([5.0, 50.0]))
+    assert unequal / stats.t.ppf(0.975, [5, 50]) == pytest.approx([unequal[0] / stats.t.ppf(0.975, 5)] * 2)
+    held = np.prod(2 * stats.t.cdf(unequal, [5, 50]) - 1)
+    assert held == pytest.approx(0.95, abs=0.005)
 
 
 def test_several_at_once_are_those_alone_widened_by_one_factor() -> None:
@@ -59,8 +70,26 @@ def test_several_at_once_are_those_alone_widened_by_one_factor() -> None:
     bonferroni = stats.t.ppf(1 - 0.025 / 3, 14) / stats.t.ppf(0.975, 14)
     assert 1.05 < factors[0] < bonferroni
     assert intervals_at_once([values[0]], groups) == [alone[0]]
-    twice = intervals_at_once([values[0], 2 * values[0], -values[0]], groups)[0]
-    assert twice == pytest.approx(alone[0], abs=0.02), "what always errs together is one comparison"
+
+
+def test_what_always_errs_together_is_hardly_paid_for_twice() -> None:
+    values = np.random.default_rng(0).normal(size=400)
+    alone, together = mean_interval(values), intervals_at_once([values, 2 * values, -values])[0]
+    assert 1 <= (together.high - together.low) / (alone.high - alone.low) < 1.05
+
+
+def test_a_share_has_the_interval_of_its_logit() -> None:
+    """By the delta method: the error of log(p / (1 - p)) is that of p over p (1 - p)."""
+    random = np.random.default_rng(3)
+    hits, groups = (random.random(80) < 0.1).astype(float), np.arange(80) // 4
+    plain, share = mean_interval(hits, groups), mean_interval(hits, groups, share=True)
+    p = hits.mean()
+    wide = (plain.high - p) / (p * (1 - p))
+    for end, side in ((share.low, -wide), (share.high, wide)):
+        assert np.log(end / (1 - end)) == pytest.approx(np.log(p / (1 - p)) + side)
+    assert share.low > 0 and share.high - p > p - share.low
+    assert mean_interval(np.zeros(9), share=True) == (0.0, 0.0, 0.0)
+    assert mean_interval(1 - hits, groups, share=True).high == pytest.approx(1 - share.low)
 
 
 def test_pairing_removes_what_both_share() -> None:
@@ -79,7 +108,7 @@ def test_interval_covers_the_truth_as_often_as_it_says(groups: int, correlation:
         sizes = random.integers(5, 30, size=groups)
         chances = random.beta(0.7 * (1 / correlation - 1), 0.3 * (1 / correlation - 1), size=groups)
         rows = random.random(sizes.sum()) < np.repeat(chances, sizes)
-        interval = mean_interval(rows, np.repeat(np.arange(groups), sizes))
+        interval = mean_interval(rows, np.repeat(np.arange(groups), sizes), share=True)
         held += interval.low <= 0.7 <= interval.high
     assert 0.93 <= held / 1000 <= 0.97
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.optimize import brentq
+from scipy.special import stdtrit
 
-from vectoruniverse.metrics import sweeps
 from vectoruniverse.metrics.answers import answer
 from vectoruniverse.metrics.intervals import Interval, mean_interval
 from vectoruniverse.metrics.sweeps import SweepSummary, differences, smallest_not_worse, summarise_sweep
@@ -65,7 +65,7 @@ def test_with_one_seed_the_intervals_are_those_of_the_queries() -> None:
     random = np.random.default_rng(3)
     low, high, base = (random.random((3, 40)) < np.array([[0.2], [0.8], [0.3]])).astype(float)
     groups = np.repeat(np.arange(16), [1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 4, 5, 6])
-    found = summarise_sweep({(2, 7): low, (8, 7): high}, base, seed=11, groups=groups, samples=40_000, level=0.9)
+    found = summarise_sweep({(2, 7): low, (8, 7): high}, base, seed=11, groups=groups, level=0.9)
     for outcome, ours in (
         (low, found.values[0].mean),
         (base, found.base),
@@ -82,10 +82,10 @@ def test_with_seeds_alone_the_intervals_are_student_s() -> None:
     seeds = np.array([[0.50, 0.53, 0.49, 0.55], [0.61, 0.66, 0.58, 0.62]])
     limits = np.tile([0.0, 1.0], 25)  # every query varies alike in each cell, around the seed's mean by nothing
     outcomes = np.repeat(seeds[:, :, None], 50, axis=2)
-    single = summarise_sweep(cells(outcomes[:1]), limits, seed=0, samples=40_000).values[0]
+    single = summarise_sweep(cells(outcomes[:1]), limits, seed=0).values[0]
     theirs = stats.ttest_1samp(seeds[0], 0.0).confidence_interval()
     assert (single.mean.low, single.mean.high) == pytest.approx(tuple(theirs), abs=0.03 * width(single.mean))
-    pair = summarise_sweep(cells(outcomes), limits, seed=0, samples=40_000)
+    pair = summarise_sweep(cells(outcomes), limits, seed=0)
     theirs = stats.ttest_rel(seeds[1], seeds[0]).confidence_interval()
     shortfall = pair.values[0].shortfall
     assert (shortfall.low, shortfall.high) == pytest.approx(tuple(theirs), abs=0.03 * width(shortfall))
@@ -97,7 +97,7 @@ def test_comparisons_pool_what_all_values_tell_of_the_seeds() -> None:
     stats = pytest.importorskip("scipy.stats")
     seeds = np.random.default_rng(5).normal(size=(4, 3)) * 0.01 + np.array([[0.3], [0.5], [0.5], [0.7]])
     outcomes = np.repeat(seeds[:, :, None], 10, axis=2)
-    found = summarise_sweep(cells(outcomes), np.tile([0.0, 1.0], 5), seed=0, samples=40_000)
+    found = summarise_sweep(cells(outcomes), np.tile([0.0, 1.0], 5), seed=0)
     residual = seeds - seeds.mean(axis=1, keepdims=True) - seeds.mean(axis=0) + seeds.mean()
     half = stats.t.ppf(0.975, 3 * 2) * math.sqrt(2 * (residual**2).sum() / (3 * 2) / 3)
     behind = seeds[3].mean() - seeds[0].mean()
@@ -108,20 +108,28 @@ def test_comparisons_pool_what_all_values_tell_of_the_seeds() -> None:
     assert half * 1.05 < behind - shortfall.low < bonferroni
 
 
-def test_intervals_at_once_are_dunnett_s() -> None:
-    """Independent normal draws: the bound that holds for all k at once is the quantile at 0.975^(1/k)."""
-    draws = np.random.default_rng(0).normal(size=(40_000, 4)) * np.array([1.0, 1.0, 5.0, 0.1])
-    low, high = sweeps._at_once(np.zeros(4), draws, 0.95)
-    factor = NormalDist().inv_cdf(0.975**0.25)
-    assert high == pytest.approx(factor * np.array([1.0, 1.0, 5.0, 0.1]), rel=0.03)
-    assert low == pytest.approx(-high, rel=0.05)
+def test_errors_of_queries_and_seeds_add_up_as_satterthwaite_has_it() -> None:
+    """One value, three seeds, 40 queries; the variance of chance in single queries from a loop over cells."""
+    random = np.random.default_rng(6)
+    outcomes = random.normal(size=(1, 40)) + random.normal(size=(3, 1)) / 3 + random.normal(size=(3, 40)) / 2
+    found = summary_of(outcomes[None], np.zeros(40)).values[0].mean
+    over_seeds, of_seeds = outcomes.mean(axis=0), outcomes.mean(axis=1)
+    of_queries = over_seeds.var(ddof=1) / 40
+    cells = [(outcomes[s, q] - over_seeds[q] - of_seeds[s] + outcomes.mean()) ** 2 for s in range(3) for q in range(40)]
+    chance = sum(cells) / (2 * 39) / 40
+    measured = of_seeds.var(ddof=1) / 3
+    seeds = measured - chance / 3
+    assert seeds > 0
+    degrees = (of_queries + seeds) ** 2 / (of_queries**2 / 39 + measured**2 / 2)
+    reach = float(stdtrit(degrees, 0.975)) * math.sqrt(of_queries + seeds)
+    assert found == pytest.approx((outcomes.mean(), outcomes.mean() - reach, outcomes.mean() + reach))
 
 
 def test_differences_of_one_seed_hold_at_once_by_the_multivariate_t() -> None:
     """By the distribution of the largest of correlated t, integrated by scipy; a pair by its interval alone."""
     stats = pytest.importorskip("scipy.stats")
     outcomes = np.random.default_rng(7).normal(size=(5, 1, 90)) + np.arange(5)[:, None, None] / 10
-    found = differences(cells(outcomes), 4.0, seed=0, samples=40_000)
+    found = differences(cells(outcomes), 4.0, seed=0)
     assert list(found) == [1.0, 2.0, 8.0, 16.0]
     gaps = outcomes[[0, 1, 3, 4], 0] - outcomes[2, 0]
     largest = stats.multivariate_t(shape=np.corrcoef(gaps), df=89, seed=0)
@@ -129,7 +137,7 @@ def test_differences_of_one_seed_hold_at_once_by_the_multivariate_t() -> None:
     reach = factor * gaps.std(axis=1, ddof=1) / math.sqrt(90)
     for ours, gap, far in zip(found.values(), gaps, reach, strict=True):
         assert ours == pytest.approx((gap.mean(), gap.mean() - far, gap.mean() + far), abs=0.05 * far)
-    (pair,) = differences(cells(outcomes[:2]), 1.0, seed=0, samples=40_000).values()
+    (pair,) = differences(cells(outcomes[:2]), 1.0, seed=0).values()
     assert pair == pytest.approx(mean_interval(outcomes[1, 0] - outcomes[0, 0]), abs=0.03 * width(pair))
 
 
@@ -137,14 +145,14 @@ def test_differences_of_seeds_are_those_of_the_repeated_measures() -> None:
     """The slow way: the largest t of each of many sweeps whose values are all alike, one after another."""
     seeds = np.random.default_rng(5).normal(size=(4, 3)) * 0.01 + np.array([[0.3], [0.5], [0.5], [0.7]])
     hard = np.tile([-0.3, 0.3], 25)  # the same for every value, so it cancels out
-    found = differences(cells(seeds[:, :, None] + hard), 8.0, seed=0, samples=40_000)
+    found = differences(cells(seeds[:, :, None] + hard), 8.0, seed=0)
     residual = seeds - seeds.mean(axis=1, keepdims=True) - seeds.mean(axis=0) + seeds.mean()
     error = math.sqrt(2 * (residual**2).sum() / (3 * 2) / 3)
     random, largest = np.random.default_rng(1), []
     for _ in range(40_000):
-        drawn, spread = random.normal(size=4), math.sqrt(random.chisquare(6) / 6)
-        largest.append(max(drawn[i] - drawn[3] for i in range(3)) / math.sqrt(2) / spread)
-    reach = float(np.quantile(largest, 0.975)) * error
+        drawn, spreads = random.normal(size=4), np.sqrt(random.chisquare(6, size=3) / 6)
+        largest.append(max(abs(drawn[i] - drawn[3]) / math.sqrt(2) / spreads[i] for i in range(3)))
+    reach = float(np.quantile(largest, 0.95)) * error
     for i, value in enumerate((1.0, 2.0, 4.0)):
         gap = seeds[i].mean() - seeds[3].mean()
         assert found[value] == pytest.approx((gap, gap - reach, gap + reach), abs=0.05 * reach)
@@ -152,8 +160,8 @@ def test_differences_of_seeds_are_those_of_the_repeated_measures() -> None:
 
 def test_a_difference_does_not_depend_on_how_values_are_named() -> None:
     outcomes = np.random.default_rng(0).random((3, 2, 60))
-    forth = differences(cells(outcomes, (1, 2, 4)), 1, seed=0, samples=20_000)
-    back = differences(cells(-outcomes, (1, 2, 4)), 1, seed=0, samples=20_000)
+    forth = differences(cells(outcomes, (1, 2, 4)), 1, seed=0)
+    back = differences(cells(-outcomes, (1, 2, 4)), 1, seed=0)
     for value, gap in forth.items():
         other = back[value]
         assert gap.estimate == pytest.approx(-other.estimate)
@@ -208,7 +216,7 @@ def test_of_equal_values_none_is_called_different_too_often(own: float, common: 
     random, false, experiments = np.random.default_rng(1), 0, 300
     for trial in range(experiments):
         hits, _, _ = an_experiment(random, (0.2,) * 5, seeds=seeds, own=own, common=common)
-        found = differences(cells(hits), 4.0, seed=trial, samples=1000)
+        found = differences(cells(hits), 4.0, seed=trial)
         false += any(not holds(gap, 0.0) for gap in found.values())
     assert false / experiments <= 0.07  # 0.05, and 1.6 standard errors of 300 experiments
 
@@ -222,7 +230,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(own: float, common: float
     mean, gains, shortfall, queries_only = 0, 0, 0, 0
     for trial in range(experiments):
         hits, base, truth = an_experiment(random, (-0.3, 0.3, 0.3), seeds=seeds, own=own, common=common)
-        found = summary_of(hits, base, seed=trial, samples=300)
+        found = summary_of(hits, base, seed=trial)
         mean += holds(found.values[1].mean, truth[1])
         gains += all(holds(v.gain, t - truth[-1]) for v, t in zip(found.values, truth[:-1], strict=True))
         shortfall += holds(found.values[0].shortfall, truth[1] - truth[0])
@@ -241,7 +249,7 @@ def test_the_value_from_which_on_more_does_not_help_is_found() -> None:
     random, chosen = np.random.default_rng(0), []
     for trial in range(60):
         hits, base, _ = an_experiment(random, (-0.4, 0.0, 0.5, 0.5, 0.5), queries=400, own=0.03)
-        found = summary_of(hits, base, seed=trial, samples=300)
+        found = summary_of(hits, base, seed=trial)
         value = smallest_not_worse(found)
         assert value is not None
         chosen.append(value.value)
@@ -254,7 +262,7 @@ def test_a_value_as_good_as_the_luckiest_of_many_is_rarely_passed_over() -> None
     random, passed = np.random.default_rng(0), 0
     for trial in range(200):
         hits, base, _ = an_experiment(random, (0.2,) * 7, own=0.1, queries=100)
-        found = summarise_sweep(cells(hits, (1, 2, 4, 8, 16, 32, 64)), base, seed=trial, samples=300)
+        found = summarise_sweep(cells(hits, (1, 2, 4, 8, 16, 32, 64)), base, seed=trial)
         passed += smallest_not_worse(found) is not found.values[0]
     assert passed / 200 <= 0.05
 
@@ -275,10 +283,10 @@ def test_only_seeds_that_every_value_has_are_compared() -> None:
 def test_values_ascend_and_equal_seeds_give_equal_results() -> None:
     outcomes, base = np.random.default_rng(0).random((3, 2, 50)), np.zeros(50)
     grid = cells(outcomes, (8, 1, 16))
-    found = summarise_sweep(grid, base, seed=3, samples=100)
+    found = summarise_sweep(grid, base, seed=3)
     assert [v.value for v in found.values] == [1, 8, 16]
-    assert found == summarise_sweep(dict(reversed(grid.items())), base, seed=3, samples=100)
-    assert found != summarise_sweep(grid, base, seed=4, samples=100)
+    assert found == summarise_sweep(dict(reversed(grid.items())), base, seed=3)
+    assert found != summarise_sweep(grid, base, seed=4)
 
 
 def test_the_best_is_the_one_that_other_queries_have_picked() -> None:
@@ -294,7 +302,7 @@ def test_means_stay_where_outcomes_lie() -> None:
     hits = (np.arange(20) < np.array([[[19], [12]]])).astype(float)  # two seeds that differ much
     found = summary_of(hits).values[0]
     assert (found.mean.low, found.mean.high) == (0.0, 1.0)
-    assert (found.gain.low, found.gain.high) == (0.0, 1.0)
+    assert (found.gain.low, found.gain.high) == (-1.0, 1.0)
 
 
 def test_equal_values_are_not_told_apart() -> None:
@@ -317,8 +325,7 @@ def test_equal_values_are_not_told_apart() -> None:
         ({(1, 0): [0.0]}, [0.0], {}, "at least 2"),
         ({(1, 0): [0.0, 1.0]}, [0.0, 1.0], {"groups": ["a", "a"]}, "at least 2"),
         ({(1, 0): [0.0, 1.0]}, [0.0, 1.0], {"groups": ["a"]}, "one id for each"),
-        ({(1, 0): [0.0, 1.0]}, [0.0, 1.0], {"samples": 0}, "samples must be"),
-        ({(1, 0): [0.0, 1.0]}, [0.0, 1.0], {"level": 1.0}, "level within"),
+        ({(1, 0): [0.0, 1.0]}, [0.0, 1.0], {"level": 1.0}, "level must be within"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

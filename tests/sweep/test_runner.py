@@ -122,7 +122,9 @@ def _check_statistics(record, runs):
         (c["values"]["adapter.rank"], c["seed"]): outcomes(Run(runs / c["run"]), "recall@5") for c in record["cells"]
     }
     one = next(iter(by_cell.values()))
-    summary = summarise_sweep({key: o.adapted for key, o in by_cell.items()}, one.base, seed=0, groups=one.drawn)
+    summary = summarise_sweep(
+        {key: o.adapted for key, o in by_cell.items()}, one.base, seed=0, groups=one.drawn, share=True
+    )
     told = record["statistics"]
     assert [v["mean"] for v in told["values"]] == [[v.mean.estimate, v.mean.low, v.mean.high] for v in summary.values]
     assert told["best"] == {"adapter.rank": summary.best.value}

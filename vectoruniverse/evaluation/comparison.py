@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.metrics.catalogue import describe
 from vectoruniverse.metrics.geometry import spectrum
 from vectoruniverse.metrics.intervals import Interval, intervals_at_once, mean_interval
 from vectoruniverse.runs.label_records import LabelsRecord
@@ -89,7 +90,7 @@ def compare_rows(
         if (kept.sum() if units is None else len(np.unique(units))) < MIN_UNITS:
             continue
         for name, values in having.items():
-            found.reached[name][metric] = mean_interval(values[kept], units)
+            found.reached[name][metric] = mean_interval(values[kept], units, share=describe(metric).unit == "share")
         if reference in having and len(having) > 1:
             rows = {name: (-1 if ahead else 1) * values[kept] for name, values in having.items()}
             for name, gap in _differences(rows, reference, units, family).items():

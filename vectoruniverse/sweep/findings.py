@@ -12,6 +12,7 @@ from vectoruniverse.adapters.peft_config import read_peft_config
 from vectoruniverse.adapters.peft_format import CONFIG_FILE
 from vectoruniverse.config.sections import AdapterSettings
 from vectoruniverse.metrics.answers import answer, interval_text
+from vectoruniverse.metrics.catalogue import describe
 from vectoruniverse.metrics.sweeps import SweepSummary, differences, smallest_not_worse, summarise_sweep
 from vectoruniverse.report.sweep.record import (
     Base,
@@ -103,7 +104,7 @@ def statistics(finished: Finished, metric: str, *, one_base: bool) -> Statistics
     picked = max(sorted(on_val), key=lambda place: on_val[place], default=None)
     try:
         cells = {key: one.adapted for key, one in found.items()}
-        summary = summarise_sweep(cells, base, seed=0, groups=drawn, best=picked)
+        summary = summarise_sweep(cells, base, seed=0, groups=drawn, share=_is_share(metric), best=picked)
     except ValueError as error:
         return NotComparable(reason=str(error))
     values = {places[key_of(cell.values)]: cell.values for cell, _ in finished}
@@ -165,7 +166,8 @@ def _compare_with(reference: Values, finished: Finished, mine: Finished, metric:
     try:
         gaps = differences(cells, places[key_of(reference)], seed=0, groups=drawn)
         alone = {key: outcome for key, outcome in cells.items() if key[0] == own}
-        summary = summarise_sweep(alone, next(iter(found.values())).base, seed=0, groups=drawn)
+        base = next(iter(found.values())).base
+        summary = summarise_sweep(alone, base, seed=0, groups=drawn, share=_is_share(metric))
     except (KeyError, ValueError):  # no seed in common yet, or other rows
         return
     yield Beside(
@@ -186,6 +188,10 @@ def _on_validation(cells: Mapping[tuple[float, int], float | None]) -> dict[floa
     if not shared or any(one is None for every in told.values() for one in every):
         return {}
     return {value: float(np.mean([one for one in every if one is not None])) for value, every in told.items()}
+
+
+def _is_share(metric: str) -> bool:
+    return describe(metric).unit == "share"
 
 
 def _values(
