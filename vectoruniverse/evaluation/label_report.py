@@ -180,7 +180,7 @@ def _mistaken(said: Bools, rows: LabelledRows, columns: NDArray[np.int64]) -> It
             groups = None if rows.groups is None else rows.groups[had]
             both = (missed[had, a] & wrong[had, b]).astype(np.float64)
             enough = (len(both) if groups is None else len(np.unique(groups))) >= MIN_UNITS
-            share = list(mean_interval(both, groups)) if enough else [float(both.mean())]
+            share = list(mean_interval(both, groups, share=True)) if enough else [float(both.mean())]
             yield Mistaken(
                 label=rows.names[columns[a]], said=rows.names[columns[b]], rows=int(counts[a, b]), share=share
             )
