@@ -33,7 +33,7 @@ def swept(shapes, shared_cache, tmp_path_factory):
     }
     (root / "shapes.yaml").write_text(yaml.safe_dump(settings))
     command = ["sweep-rank", "-c", str(root / "shapes.yaml"), "--ranks", "1,2", "--seeds", "0,1", "-q"]
-    command += ["--runs-dir", str(root / "runs")]
+    command += ["--lrs", "fixed", "--no-pattern", "--runs-dir", str(root / "runs")]
     done = CliRunner(env={"VU_CACHE": str(shared_cache)}).invoke(app, command)
     assert done.exit_code == 0, done.output
     (record,) = root.glob("runs/*/sweep.json")

@@ -209,7 +209,8 @@ def test_a_killed_sweep_goes_on_from_the_last_checkpoint_and_ends_the_same(confi
     train_config = {"epochs": 9, "batch_size": 8, "lr": 0.003, "precision": "fp32", "device": "cpu", "log_every": 1}
     file = config(train=train_config)
     whole = ranks(file, 1, 2, runs=tmp_path / "whole")
-    command = ("sweep-rank", "-c", file, "--ranks", "1,2", "-q", "--runs-dir", str(tmp_path / "cut"))
+    fixed = ("--lrs", "fixed", "--no-pattern")
+    command = ("sweep-rank", "-c", file, "--ranks", "1,2", "-q", *fixed, "--runs-dir", str(tmp_path / "cut"))
 
     def start_and_end(number, rank, epochs):
         child = start(*command, folder=tmp_path / "said")
