@@ -91,6 +91,7 @@ def test_a_run_leaves_everything_behind_that_a_person_wants(experiment, tmp_path
     assert {path.name for path in (folder / "adapter").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "labels.json",
     }
     assert "| image → text recall@5 ↑ |" in (folder / "README.md").read_text()
     assert not list(folder.rglob("*.pt")) and not list(folder.rglob("*.bin"))

@@ -181,7 +181,7 @@ def test_the_forgetting_ledger_draws_the_groups_of_the_split(experiment, tmp_pat
     found = load_file(outcome.run.path / PER_QUERY_FILE)
     for point, model in zip(told.curve, ("base", "adapted"), strict=True):
         values = found[f"{model}/recall@5"]
-        drawn = mean_interval(values, groups=found["drawn"])
+        drawn = mean_interval(values, groups=found["drawn"], share=True)
         assert point.new == pytest.approx([drawn.estimate, drawn.low, drawn.high])
     one = ForgettingConfig(include={"Channel": ["old 4"]}, scales=[0.0, 1.0])
     with pytest.raises(ConfigError, match="the old rows are one group by Channel"):
