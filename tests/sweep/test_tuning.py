@@ -96,6 +96,8 @@ def test_the_search_is_not_made_again_and_more_ranks_search_only_for_theirs(file
     assert more.folder.path == first.folder.path
     now = {path.name for path in (first.folder.path / "trials").iterdir()}
     assert trials < now and all("-rank4-" in name for name in now - trials)
+    rounds = {trial.settings["train.epochs"] for trial in more.record.rates.trials}
+    assert rounds == {first.record.rates.short, first.record.rates.long}, "as long as those of the first call"
     kept = {choice.values["adapter.rank"]: choice.rate for choice in more.record.rates.choices}
     assert {rank: kept[rank] for rank in (1, 2)} == {
         c.values["adapter.rank"]: c.rate for c in first.record.rates.choices

@@ -12,6 +12,7 @@ from vectoruniverse.sweep.grid import RANK, Grid
 from vectoruniverse.sweep.rates import (
     AROUND,
     FULL_BELOW,
+    Budget,
     Ladder,
     first_rungs,
     in_order,
@@ -47,7 +48,7 @@ class Tuner:
         budget = make_budget(grid.base.train.epochs, len(grid.seeds), most)
         fresh = RateSearch(asked=grid.rates, own=own, short=budget.short, long=budget.long)
         self.record = fresh if known is None else known
-        self._budget = budget
+        self._budget = Budget(self.record.short, self.record.long)  # as the first call had it, to be compared
 
     def rates_of(self, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
         """The same cells, each at the rate of its value; what is not chosen yet is tried."""
