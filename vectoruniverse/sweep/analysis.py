@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vectoruniverse.adapters.methods import put_on
 from vectoruniverse.adapters.svd import effective_rank, singular_values, tower_spectra, truncate
 from vectoruniverse.evaluation.comparison import compare_rows
-from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER
 from vectoruniverse.report.sweep.record import AdapterRecord, Cut, Layer, Tower
 from vectoruniverse.runs.folder import Run
@@ -76,10 +76,10 @@ def analyse_adapter(run: Run, bases: Bases, trained: dict[int, Run], ranks: Sequ
         cuts = [truncate(layers, rank) for rank in ranks]
         task, metric = build_task(experiment, shared.encoder, shared.pairs), experiment.eval.monitor
         reported = shared.data.split.reported  # as the runs that it is compared with
-        truncated = []
+        rows = {}
         for cut in cuts:
             layers.replace(cut.state, rank=cut.rank, alpha=cut.alpha)
-            truncated.append(_beside_trained(task.evaluate(reported), cut.rank, metric, run, trained.get(cut.rank)))
+            rows[cut.rank] = np.asarray(task.evaluate(reported).per_query[metric])
     finally:
         adapter.remove()
     spectra = tower_spectra(values, (VISION_TOWER, TEXT_TOWER))
@@ -90,17 +90,37 @@ def analyse_adapter(run: Run, bases: Bases, trained: dict[int, Run], ranks: Sequ
         metric=metric,
         layers={path: _layer(found, widths[path]) for path, found in values.items()},
         towers={name: Tower(**asdict(one) | {"energy": list(one.energy)}) for name, one in spectra.items()},
-        truncated=truncated,
+        truncated=_beside_trained(rows, metric, run, trained),
     )
 
 
-def _beside_trained(evaluation: Evaluation, rank: int, metric: str, run: Run, trained: Run | None) -> Cut:
-    models = {"cut": {metric: np.asarray(evaluation.per_query[metric])}}
-    if trained is not None:
-        models["trained"] = {metric: outcomes(trained, metric).adapted}
-    found = compare_rows(models, reference=list(models)[-1], groups=outcomes(run, metric).drawn)
-    gap = found.differences["cut"][metric] if trained is not None else None
-    return Cut.model_validate({"rank": rank, metric: list(found.reached["cut"][metric]), "minus_trained": gap})
+def _beside_trained(
+    rows: Mapping[int, NDArray[np.float64]], metric: str, run: Run, trained: Mapping[int, Run]
+) -> list[Cut]:
+    """What an adapter reaches at each rank, and its differences from those trained at lower ones, which hold at once.
+
+    Args:
+        rows: by rank, the outcome of each row (N,) of the adapter that was cut to it.
+        metric: of the outcomes.
+        run: the adapter's.
+        trained: by rank, the run that was trained at it.
+    """
+    drawn = outcomes(run, metric).drawn
+    reached = compare_rows({str(rank): {metric: one} for rank, one in rows.items()}, "", groups=drawn).reached
+    beside = {rank: outcomes(trained[rank], metric).adapted for rank in rows if rank in trained}
+    changes = {str(rank): {metric: rows[rank] - one} for rank, one in beside.items()}
+    none = {"none": {metric: np.zeros(len(drawn))}}
+    gaps = compare_rows(changes | none, "none", groups=drawn).differences
+    return [
+        Cut.model_validate(
+            {
+                "rank": rank,
+                metric: list(reached[str(rank)][metric]),
+                "minus_trained": gaps.get(str(rank), {}).get(metric),
+            }
+        )
+        for rank in rows
+    ]
 
 
 def _layer(values: torch.Tensor, width: int) -> Layer:

@@ -226,7 +226,7 @@ class Layer(Part):
 class Cut(Part):
     """The largest adapter cut to a lower rank, and its paired difference from the run that was trained at it, if any.
 
-    The metric stands under its own name.
+    The intervals of an adapter's differences hold at once. The metric stands under its own name.
     """
 
     rank: int

@@ -14,7 +14,7 @@ from vectoruniverse.report.ledger import ledger_frame
 from vectoruniverse.report.sweep.rates import LR, rate_frame
 from vectoruniverse.report.sweep.record import Statistics, SweepRecord
 from vectoruniverse.report.sweep.values import is_number, key_of, label_of, shown, title_of
-from vectoruniverse.report.tables import NBSP, Table, interval, table
+from vectoruniverse.report.tables import NBSP, Table, hold_at_once, interval, table
 
 MIB = 2**20
 
@@ -110,7 +110,8 @@ def value_table(sweep: SweepRecord) -> Table | None:
     values = _value_frame(sweep)
     base = _frame((sweep.swept_name, "mean"), [("base", found.base)]).reindex(columns=values.columns)
     frame = pd.concat([base, values], ignore_index=True)
-    return table(frame, {sweep.swept_name: (sweep.swept_name, str)} | _quality(sweep, found, f"{found.level:.0%}"))
+    forms: Forms = {sweep.swept_name: (sweep.swept_name, str)} | _quality(sweep, found, f"{found.level:.0%}")
+    return table(frame, forms, note=hold_at_once(len(found.values), "gains"))
 
 
 def beside_table(sweep: SweepRecord) -> Table:
