@@ -30,6 +30,7 @@ from vectoruniverse.sweep.runner import run_sweep
 from vectoruniverse.tasks.experiments import load_config_of, load_experiment
 from vectoruniverse.tasks.image_text.task import ImageTextTask
 from vectoruniverse.tasks.table import setup
+from vectoruniverse.tasks.text_pairs.setup import evaluate_encoders
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics
 from vectoruniverse.training.loop import Trainer
@@ -309,6 +310,9 @@ def test_an_experiment_s_base_is_evaluated_on_the_test_rows_unless_another_part_
     assert evaluate_base(config, split="val", display=quiet())[0] == "val"
     with pytest.raises(ConfigError, match="no test rows"):
         evaluate_base(experiment("text_pairs", split={"test_fraction": 0}), split="test", display=quiet())
+    sealed = {"report": False, "test": False}
+    assert evaluate_base(experiment("image_text", eval=sealed), split=None, display=quiet())[0] == "val"
+    assert evaluate_encoders(experiment("text_pairs", eval=sealed), split=None, display=quiet())[0] == "val"
 
 
 MARKS = ("Training", "train", "dev", "test")
@@ -465,6 +469,18 @@ def test_a_sweep_compares_its_cells_on_the_test_rows(experiment, tmp_path):
     record = run_sweep(grid, runs_dir=tmp_path / "runs", out=None, display=quiet()).record
     assert (record.state, record.data.split, record.data.rows, record.rows_are) == ("finished", "test", 8, "test")
     assert record.statistics.queries > 0
+
+
+def test_a_sweep_that_leaves_the_test_rows_sealed_opens_them_nowhere(experiment, tmp_path, monkeypatch):
+    experiment("image_text", eval={"report": False, "test": False})
+    opened, evaluate = [], ImageTextTask.evaluate
+    monkeypatch.setattr(ImageTextTask, "evaluate", lambda self, s="val": opened.append(s) or evaluate(self, s))
+    grid = make_grid(str(tmp_path / "image_text.yaml"), [], [parse_over("adapter.rank=1,2")], [0], full=True)
+    record = run_sweep(grid, runs_dir=tmp_path / "runs", out=None, display=quiet()).record
+    assert set(opened) == {"val"} and (record.state, record.data.split) == ("finished", "val")
+    assert [cut.minus_trained is not None for cut in record.adapters[0].truncated] == [True, True]
+    assert record.rivals is not None, "rivals stand beside validation rows, too, where those are reported"
+    assert record.statistics.chosen_on is None and all(value.val is None for value in record.statistics.values)
 
 
 def test_validation_rows_choose_the_best_of_a_sweep_and_the_test_rows_only_tell_of_it(experiment, tmp_path):

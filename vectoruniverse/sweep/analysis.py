@@ -24,6 +24,7 @@ from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.model import adapter_host
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_task
+from vectoruniverse.tasks.rows import reported_part
 
 
 def analyse_adapters(
@@ -75,7 +76,7 @@ def analyse_adapter(run: Run, bases: Bases, trained: dict[int, Run], ranks: Sequ
         widths = {path: layer.in_features + layer.out_features for path, layer in layers.layers.items()}
         cuts = [truncate(layers, rank) for rank in ranks]
         task, metric = build_task(experiment, shared.encoder, shared.pairs), experiment.eval.monitor
-        reported = shared.data.split.reported  # as the runs that it is compared with
+        reported = reported_part(experiment, shared.data.split.reported)  # as the runs that it is compared with
         rows = {}
         for cut in cuts:
             layers.replace(cut.state, rank=cut.rank, alpha=cut.alpha)

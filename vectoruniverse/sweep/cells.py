@@ -73,7 +73,8 @@ def trial_of(cell: Cell, rate: float, epochs: int) -> Cell:
     """A short run of a cell, evaluated once on validation rows when it ends."""
     experiment, settings = cell.experiment, {LR: rate, "train.epochs": epochs}
     train = experiment.train.model_copy(update={"lr": rate, "epochs": epochs, "early_stopping": None})
-    evaluation = experiment.eval.model_copy(update={"every": epochs, "keep": "last", "test": False})
+    without = {"rivals": False} if hasattr(experiment.eval, "rivals") else {}
+    evaluation = experiment.eval.model_copy(update={"every": epochs, "keep": "last", "test": False, **without})
     name = name_of_cell(experiment.name.removesuffix(f"-seed{cell.seed}"), settings, cell.seed)  # with its fold
     untold = {"wandb": experiment.wandb.model_copy(update={"mode": "disabled"}), "tensorboard": False}
     short = experiment.model_copy(update={"name": name, "train": train, "eval": evaluation, **untold})

@@ -23,9 +23,7 @@ def sharing_key(experiment: Experiment) -> str:
     """Equal for experiments with the same base, in the same format, on the same data, evaluated alike."""
     adapter = experiment.adapter
     settings = experiment.model_dump(mode="json", exclude=set(NOT_SHARED))
-    settings["eval"] = {
-        key: value for key, value in settings["eval"].items() if key not in ("report", "keep", "every", "test")
-    }
+    settings["eval"] = {key: value for key, value in settings["eval"].items() if key not in ("report", "keep", "every")}
     return json.dumps(
         {
             **settings,

@@ -49,7 +49,7 @@ from vectoruniverse.tasks.image_text.sampler import training_strata
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ViewsConfig
 from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs, Preserved
 from vectoruniverse.tasks.image_text.text_views import TextViews, text_views
-from vectoruniverse.tasks.rows import RowChoice, refuse_lone_rows
+from vectoruniverse.tasks.rows import RowChoice, refuse_lone_rows, reported_part
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_rows import tell_truncated
 from vectoruniverse.terminal import Display
@@ -177,7 +177,8 @@ def evaluate_base(experiment: ImageTextExperiment, shared: ImageTextShared, spli
     """
     task, data = build_task(experiment, shared.encoder, shared.pairs), shared.data
     found = task.evaluate(split)
-    held_out = split == data.split.reported and not np.isin(getattr(data.split, split), data.split.train).any()
+    reported = reported_part(experiment, data.split.reported)
+    held_out = split == reported and not np.isin(getattr(data.split, split), data.split.train).any()
     if not (held_out and experiment.eval.rivals and len(data.split.val)):
         return found
     picking = found if split == "val" else shared.evaluations.get("val") or task.evaluate("val")

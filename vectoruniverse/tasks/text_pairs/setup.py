@@ -24,7 +24,7 @@ from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.figures.space import spectra
 from vectoruniverse.report.run import Findings
 from vectoruniverse.tasks.base import Prepared, Shared
-from vectoruniverse.tasks.rows import RowChoice, refuse_lone_rows
+from vectoruniverse.tasks.rows import RowChoice, refuse_lone_rows, reported_part
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.text_encoders import base_words, load_encoder, load_named, put_adapters
 from vectoruniverse.tasks.text_pairs.encoders import EncoderComparison, compare_encoders
@@ -127,7 +127,7 @@ def evaluate_encoders(
 
     Args:
         experiment: names them, and the pairs.
-        split: part that is evaluated; None: ``test`` where there is one, else ``val``. The part is returned, too.
+        split: part that is evaluated; None: what a run would report. The part is returned, too.
         display: what a person sees.
 
     Raises:
@@ -135,7 +135,7 @@ def evaluate_encoders(
     """
     compute = choose_compute(experiment.train.device, experiment.train.precision)
     data = read_pairs(experiment, display)
-    split = split or data.split.reported
+    split = split or reported_part(experiment, data.split.reported)
     data.refuse_missing(split)
     found: dict[str, Evaluation] = {}
     for name, config in named_encoders(experiment).items():
