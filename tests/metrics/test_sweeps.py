@@ -166,6 +166,9 @@ def test_a_difference_does_not_depend_on_how_values_are_named() -> None:
         other = back[value]
         assert gap.estimate == pytest.approx(-other.estimate)
         assert (gap.low, gap.high) == pytest.approx((-other.high, -other.low), abs=0.03 * width(gap))
+    (alone,) = differences(cells(outcomes, (1, 2, 4)), 1, seed=0, of=[4]).values()
+    at_once = differences(cells(outcomes, (1, 2, 4)), 1, seed=0)[4]
+    assert alone.estimate == at_once.estimate and at_once.low < alone.low < alone.high < at_once.high
     assert differences(cells(outcomes[:1]), 1.0, seed=0) == {}
     with pytest.raises(ValueError, match="no cell has the value 3; there are 1, 2, 4"):
         differences(cells(outcomes, (1, 2, 4)), 3, seed=0)

@@ -13,6 +13,7 @@ from vectoruniverse.metrics.intervals import difference_interval, mean_interval
 from vectoruniverse.report.sweep.record import CellRecord, read_sweep
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import outcomes
+from vectoruniverse.sweep.findings import statistics
 from vectoruniverse.sweep.grid import Over, make_grid
 from vectoruniverse.sweep.pooling import comparable, mean_metrics
 from vectoruniverse.sweep.runner import run_sweep
@@ -83,11 +84,14 @@ def test_a_value_that_lacks_a_fold_waits_for_it(file, tmp_path):
     over = [Over("adapter.rank", (1, 2))]
     record = sweep(file, over, runs=tmp_path / "runs", folds=2).record
     cells = [cell for cell in record.cells if (cell.values["adapter.rank"], cell.fold) != (2, 1)]
-    from vectoruniverse.sweep.findings import statistics
 
-    found = statistics([(cell, Run(tmp_path / "runs" / cell.run)) for cell in cells], "recall@5", one_base=True)
-    assert [value.values for value in found.values] == [{"adapter.rank": 1}]
+    def told(cells):
+        return statistics([(c, Run(tmp_path / "runs" / c.run)) for c in cells], "recall@5", one_base=True, folds=2)
+
+    assert [value.values for value in told(cells).values] == [{"adapter.rank": 1}]
     assert comparable(cells) and not comparable([*cells, cells[0].model_copy(update={"data": "other"})])
+    of_one = told([cell for cell in record.cells if cell.fold == 0])
+    assert of_one.reason == "no value has been tested in all 2 folds yet", "rows of one fold are not all rows"
 
 
 def test_means_over_folds_are_weighed_by_their_rows():

@@ -12,7 +12,7 @@ Shapes: V values, S seeds, N queries, G groups of queries (each query alone: G =
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,8 +140,9 @@ def differences(
     seed: int,
     groups: ArrayLike | None = None,
     level: float = LEVEL,
+    of: Collection[float] | None = None,
 ) -> dict[float, Interval]:
-    """How far each other value stands above one of them, with intervals over seeds and queries that hold all at once.
+    """How far other values stand above one of them, with intervals over seeds and queries that hold all at once.
 
     A single difference has the interval that it has by itself. The reference must not have been picked by these
     outcomes: beside the luckiest of several, others look worse than they are.
@@ -152,6 +153,7 @@ def differences(
         seed: of the simulated factor by which intervals that hold at once are wider.
         groups: id of each query (N,); queries of one id count as one draw. None: each alone.
         level: confidence level of all intervals.
+        of: the values that are told of; None: all.
 
     Returns:
         By value, ascending, without the reference.
@@ -162,9 +164,10 @@ def differences(
     values, _, outcomes = _grid(cells)
     place = _place(values, reference)
     found = crossed_means(outcomes, np.empty((0, outcomes.shape[2])), groups, level)
+    told = [i for i, value in enumerate(values) if i != place and (of is None or value in of)]
     of_values = np.eye(len(values))
-    gaps = found.at_once(np.delete(of_values, place, axis=0) - of_values[place], seed)
-    return dict(zip((value for value in values if value != reference), gaps, strict=True))
+    gaps = found.at_once(of_values[told] - of_values[place], seed)
+    return dict(zip((values[i] for i in told), gaps, strict=True))
 
 
 def smallest_not_worse(summary: SweepSummary, *, margin: float | None = None) -> ValueSummary | None:

@@ -85,22 +85,30 @@ def base_of(evaluations: Sequence[EvaluationRecord]) -> Base:
     return Base(metrics=metrics if len(evaluations) > 1 else evaluations[0].base, spectra=spectra)
 
 
-def statistics(finished: Finished, metric: str, *, one_base: bool) -> Statistics | NotComparable | None:
-    """Compare the finished cells by a metric; ``one_base``: whether all start from one model and the same rows."""
+def statistics(
+    finished: Finished, metric: str, *, one_base: bool, folds: int | None = None
+) -> Statistics | NotComparable | None:
+    """Compare the finished cells by a metric.
+
+    Args:
+        finished: cells with their runs.
+        metric: such as ``recall@5``.
+        one_base: whether all start from one model and the same rows.
+        folds: over how many a value is pooled; None: cells are of no fold, or all of the same one.
+    """
     if not finished:
         return None
     if not one_base or not comparable(cell for cell, _ in finished):
         return NotComparable(reason="cells differ in model or data, so each is compared with its own base only")
     places, ordered = places_of(cell.values for cell, _ in finished)
-    found = {(places[key], seed): one for (key, seed), one in pool(finished, metric).items()}
+    found = {(places[key], seed): one for (key, seed), one in pool(finished, metric, folds).items()}
     if not found:
-        return NotComparable(reason="no value has been tested in all folds yet")
+        return NotComparable(reason=f"no value has been tested in all {folds} folds yet")
     # the seed makes the base where it is trained from scratch
     base = np.mean([one.base for one in found.values()], axis=0)
     drawn = next(iter(found.values())).drawn
-    folds = max((cell.fold or 0) + 1 for cell, _ in finished)
     # of folds, the validation rows of one are test rows of others
-    on_val = {} if folds > 1 else _on_validation({(places[key_of(c.values)], c.seed): c.val for c, _ in finished})
+    on_val = {} if folds else _on_validation({(places[key_of(c.values)], c.seed): c.val for c, _ in finished})
     picked = max(sorted(on_val), key=lambda place: on_val[place], default=None)
     try:
         cells = {key: one.adapted for key, one in found.items()}
@@ -122,22 +130,30 @@ def statistics(finished: Finished, metric: str, *, one_base: bool) -> Statistics
         values=_values(summary, values, [cell for cell, _ in finished], on_val),
         best=values[summary.best.value],
         smallest_not_worse=None if smallest is None else values[smallest.value],
-        answer=_answer(summary, values, metric, ordered) + (POOLED.format(folds) if folds > 1 else ""),
+        answer=_answer(summary, values, metric, ordered) + (POOLED.format(folds) if folds else ""),
     )
 
 
 def compare_beside(
-    statistics: Statistics | NotComparable | None, finished: Finished, beside: Finished, pattern: Pattern | None
+    statistics: Statistics | NotComparable | None,
+    finished: Finished,
+    beside: Finished,
+    pattern: Pattern | None,
+    folds: int | None = None,
 ) -> Iterator[Beside]:
-    """Full fine-tuning beside the best value; ranks by layer beside the uniform rank that costs as much."""
+    """Full fine-tuning beside the best value; ranks by layer, of one fold, beside the uniform rank of the same cost."""
     if not isinstance(statistics, Statistics):
         return
     kinds = {key_of(cell.values): cell.values for cell, _ in beside}
     for key, values in kinds.items():
         by_layer = pattern is not None and "adapter.rank_pattern" in values
-        reference = {"adapter.rank": pattern.rank} if by_layer and pattern is not None else statistics.best
         mine = [(cell, run) for cell, run in beside if key_of(cell.values) == key]
-        yield from _compare_with(reference, finished, mine, statistics.metric)
+        if by_layer and pattern is not None:
+            same = [(cell, run) for cell, run in finished if cell.fold == mine[0][0].fold]
+            found = _compare_with({"adapter.rank": pattern.rank}, same, mine, statistics.metric, None)
+        else:
+            found = _compare_with(statistics.best, finished, mine, statistics.metric, folds)
+        yield from [] if found is None else [found]
 
 
 def rivals_of_best(found: Statistics | NotComparable | None, finished: Finished) -> BestRivals | None:
@@ -152,31 +168,30 @@ def rivals_of_best(found: Statistics | NotComparable | None, finished: Finished)
     return None
 
 
-def _compare_with(reference: Values, finished: Finished, mine: Finished, metric: str) -> Iterator[Beside]:
-    """One model beside a value, over the seeds that both have."""
+def _compare_with(
+    reference: Values, finished: Finished, mine: Finished, metric: str, folds: int | None
+) -> Beside | None:
+    """One model beside a value, over the seeds that it and all values have; None where there are none yet."""
     places, _ = places_of(cell.values for cell, _ in finished)
-    seeds, folds = {cell.seed for cell, _ in mine}, {cell.fold for cell, _ in mine}
-    of_values = [(cell, run) for cell, run in finished if cell.seed in seeds and cell.fold in folds]
-    found = {(places[key], seed): one for (key, seed), one in pool(of_values, metric).items()}
-    own = max(places.values(), default=0.0) + 1
-    found |= {(own, seed): one for (_, seed), one in pool(mine, metric).items()}
-    if not found:
-        return
-    cells, drawn = {key: one.adapted for key, one in found.items()}, next(iter(found.values())).drawn
+    own = max(places.values()) + 1
+    found = {(places[key], seed): one for (key, seed), one in pool(finished, metric, folds).items()}
+    alone = {(own, seed): one for (_, seed), one in pool(mine, metric, folds).items()}
+    cells = {key: one.adapted for key, one in (found | alone).items()}
+    if not alone or (at := places[key_of(reference)]) not in {place for place, _ in found}:
+        return None
+    first = next(iter(alone.values()))
     try:
-        gaps = differences(cells, places[key_of(reference)], seed=0, groups=drawn)
-        alone = {key: outcome for key, outcome in cells.items() if key[0] == own}
-        base = next(iter(found.values())).base
-        summary = summarise_sweep(alone, base, seed=0, groups=drawn, share=_is_share(metric))
-    except (KeyError, ValueError):  # no seed in common yet, or other rows
-        return
-    yield Beside(
+        (gap,) = differences(cells, at, seed=0, groups=first.drawn, of=[own]).values()
+        summary = summarise_sweep(cells, first.base, seed=0, groups=first.drawn, share=_is_share(metric))
+    except ValueError:  # no seed in common yet
+        return None
+    return Beside(
         values=dict(mine[0][0].values),
         reference=dict(reference),
-        seeds=sorted(seeds),
-        mean=summary.values[0].mean,
-        difference=gaps[own],
-        val=_mean([cell.val for cell, _ in mine]),
+        seeds=list(summary.seeds),
+        mean=summary.values[-1].mean,
+        difference=gap,
+        val=None if folds else _mean([cell.val for cell, _ in mine if cell.seed in summary.seeds]),
     )
 
 

@@ -19,16 +19,19 @@ Finished = Sequence[tuple[CellRecord, Run]]
 """Cells that are done, with their runs."""
 
 
-def pool(finished: Finished, metric: str) -> dict[tuple[str, int], Outcomes]:
-    """Outcomes by value, as ``key_of`` has it, and seed; those that lack a fold are left out."""
-    folds = sorted({cell.fold for cell, _ in finished}, key=lambda fold: fold or 0)
+def pool(finished: Finished, metric: str, folds: int | None = None) -> dict[tuple[str, int], Outcomes]:
+    """Outcomes by value, as ``key_of`` has it, and seed; of ``folds``, those that lack one are left out.
+
+    Without ``folds`` the cells are of no fold, or all of the same one.
+    """
+    wanted = {cell.fold for cell, _ in finished} if folds is None else range(folds)
     parts: dict[tuple[str, int], dict[int | None, Run]] = {}
     for cell, run in finished:
         parts.setdefault((key_of(cell.values), cell.seed), {})[cell.fold] = run
     return {
-        key: _joined([outcomes(runs[fold], metric) for fold in folds])
+        key: _joined([outcomes(runs[fold], metric) for fold in wanted])
         for key, runs in parts.items()
-        if len(runs) == len(folds)
+        if len(runs) == len(wanted)
     }
 
 

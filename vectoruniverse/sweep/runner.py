@@ -18,6 +18,7 @@ from vectoruniverse.report.sweep.record import (
     AdapterRecord,
     CellRecord,
     Data,
+    NotComparable,
     Pattern,
     Statistics,
     SweepRecord,
@@ -136,7 +137,7 @@ class _Sweep:
 
     def _by_pattern(self) -> tuple[Cell, ...]:
         """Ranks by layer as the largest adapter recommends them, once, at the rate of the uniform rank."""
-        found = statistics(self._runs.finished(), self._metric, one_base=self._grid.one_base)
+        found = self._statistics()
         if not self._grid.pattern or not isinstance(found, Statistics):
             return ()
         self._pattern = recommend(self._grid, found, self._adapters)
@@ -145,6 +146,11 @@ class _Sweep:
         cell = pattern_cell(self._grid, self._pattern, found.seeds[0])
         rate = None if self._tuner is None else self._tuner.rate_of({RANK: self._pattern.rank}, cell.fold)
         return (cell if rate is None else at_rate(cell, rate),)
+
+    def _statistics(self) -> Statistics | NotComparable | None:
+        """What the finished cells say together."""
+        one_base, folds = self._grid.one_base, self._grid.folds
+        return statistics(self._runs.finished(), self._metric, one_base=one_base, folds=folds)
 
     def _analyse(self) -> None:
         """What needs the trained adapters again; kept from an earlier call where nothing has changed."""
@@ -175,7 +181,7 @@ class _Sweep:
         # one cell of each fold tells of its rows
         told = [evaluation_of(run) for run in {cell.fold: run for cell, run in reversed(finished)}.values()]
         first, fingerprints = (told[0] if told else None), {cell.data for cell, _ in finished}
-        found = statistics(finished, self._metric, one_base=grid.one_base)
+        found = self._statistics()
         record = SweepRecord(
             version=1,
             name=self._folder.name,
@@ -198,7 +204,7 @@ class _Sweep:
             cells=cells,
             beside=sorted(self._runs.records("beside"), key=_sort_key),
             statistics=found,
-            comparisons=list(compare_beside(found, finished, self._runs.finished("beside"), self._pattern)),
+            comparisons=list(compare_beside(found, finished, self._runs.finished("beside"), self._pattern, grid.folds)),
             rivals=rivals_of_best(found, finished),
             rates=None if self._tuner is None else self._tuner.told(cells, self._runs.records("trial")),
             pattern=self._pattern,
