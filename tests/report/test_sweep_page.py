@@ -16,6 +16,7 @@ from vectoruniverse.errors import ConfigError
 from vectoruniverse.report.sweep import page as sweep_page
 from vectoruniverse.report.sweep.plates import axis_of, sweep_plates, updates
 from vectoruniverse.report.sweep.record import AdapterRecord, SweepRecord, read_sweep
+from vectoruniverse.report.sweep.tables import value_table
 from vectoruniverse.report.sweep.words import adapter_words, enough
 from vectoruniverse.runs.files import write_record
 
@@ -337,8 +338,8 @@ def test_the_page_says_which_rates_were_chosen_and_what_one_rate_for_all_would_h
     page = write_sweep_page(with_rates(record), tmp_path)
     text = " ".join(text_of(page).split())
     assert (
-        "trials of 2 epochs, the better two for 5; trials and cells of LoRA took 1.7 times a sweep at one rate: 0.008 "
-        "for rank 1, 0.004 for rank 2, 0.002 for rank 4, 0.001 for rank 8, 0.0005 for rank 16, 0.0005 for method full."
+        "trials of 2 epochs, the better two for 5; trials and cells together took 1.7 times a sweep at one rate: "
+        "0.008 for rank 1, 0.004 for rank 2, 0.002 for rank 4, 0.001 for rank 8, 0.0005 for rank 16, 0.0005 for method full."
     ) in text
     assert "At an edge of the rates that were tried: rank 16." in text
     assert "rank 4 would have come first with 0.435; with its own rate each, rank 8 does with 0.441." in text
@@ -349,6 +350,36 @@ def test_the_page_says_which_rates_were_chosen_and_what_one_rate_for_all_would_h
     with (tmp_path / "tables" / "rates.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 17 and rows[0]["learning rate"] == "0.002" and rows[-1]["epochs"] == "5"
+
+
+def test_rates_that_each_fold_chose_are_told_fold_by_fold(record, tmp_path):
+    changed = with_rates(record) | {"folds": 2}
+    search = changed["rates"]
+    search["choices"] = [
+        choice | {"fold": f, "rate": choice["rate"] * (1 + f)} for choice in search["choices"] for f in (0, 1)
+    ]
+    second = [trial | {"fold": 1, "metrics": {"recall@5": 0.0}} for trial in search["trials"]]
+    search["trials"] = [*(trial | {"fold": 0} for trial in search["trials"]), *second]
+    folds = {}
+    for entry in changed["cells"]:
+        entry["fold"] = folds[entry["rank"]] = 1 - folds.get(entry["rank"], 1)
+        entry["settings"] = {"train.lr": 0.008 / entry["rank"] * (1 + entry["fold"])}
+    text = " ".join(text_of(write_sweep_page(changed, tmp_path)).split())
+    assert "0.008 for rank 1 in fold 1, 0.016 for rank 1 in fold 2, 0.004 for rank 2 in fold 1" in text
+    assert "of the first fold after a whole schedule" in text
+    assert "rank 8 does with 0.441" in text, "the second fold's trials are another division's"
+    table = value_table(SweepRecord.model_validate(changed))
+    assert [row[1] for row in table.rows[1:]] == [f"{0.008 / rank:g} to {0.016 / rank:g}" for rank in LEVELS]
+
+
+def test_values_that_are_no_numbers_have_rates_too(record, tmp_path):
+    changed = with_rates(record) | {"beside": [], "comparisons": [], "over": {"train.clip_grad_norm": [1.0, None]}}
+    changed |= {"statistics": None, "adapters": [], "forgetting": None, "pattern": None}
+    changed["cells"] = [entry | {"values": {"train.clip_grad_norm": None}} for entry in changed["cells"][:1]]
+    head = {"values": {"train.clip_grad_norm": None}}
+    changed["rates"]["choices"] = [head | {"rate": 0.01}]
+    changed["rates"]["trials"] = [trial | head for trial in changed["rates"]["trials"][:2]]
+    assert "0.01 for clip_grad_norm null" in text_of(write_sweep_page(changed, tmp_path))
 
 
 def test_the_page_compares_full_fine_tuning_and_ranks_by_layer(record, tmp_path):

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.report.sweep.values import cell_title, key_of, shown
+from vectoruniverse.report.sweep.values import EPOCHS, LR, cell_title, key_of, shown
 
-LR = "train.lr"
 MAX_NAME = 80
 
 Kind = Literal["value", "trial", "beside"]
@@ -71,7 +70,7 @@ def at_rate(cell: Cell, rate: float) -> Cell:
 
 def trial_of(cell: Cell, rate: float, epochs: int) -> Cell:
     """A short run of a cell, evaluated once on validation rows when it ends."""
-    experiment, settings = cell.experiment, {LR: rate, "train.epochs": epochs}
+    experiment, settings = cell.experiment, {LR: rate, EPOCHS: epochs}
     train = experiment.train.model_copy(update={"lr": rate, "epochs": epochs, "early_stopping": None})
     without = {"rivals": False} if hasattr(experiment.eval, "rivals") else {}
     evaluation = experiment.eval.model_copy(update={"every": epochs, "keep": "last", "test": False, **without})

@@ -19,8 +19,8 @@ from vectoruniverse.config.problems import OVERRIDE
 from vectoruniverse.config.sections import AdapterSettings, Experiment
 from vectoruniverse.config.strict_yaml import parse
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.report.sweep.values import shown
-from vectoruniverse.sweep.cells import LR, Cell, as_cell, full_cell, learns_from_known, name_of_cell
+from vectoruniverse.report.sweep.values import LR, shown
+from vectoruniverse.sweep.cells import Cell, as_cell, full_cell, learns_from_known, name_of_cell
 from vectoruniverse.sweep.rates import parse_rates
 from vectoruniverse.tasks.experiments import load_experiment
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vectoruniverse.report.sweep.record import CellRecord, Choice, RateSearch
-from vectoruniverse.report.sweep.values import Values, key_of
+from vectoruniverse.report.sweep.values import EPOCHS, Values, key_of
 from vectoruniverse.sweep.cells import Cell, at_rate, trial_of
 from vectoruniverse.sweep.grid import RANK, Grid
 from vectoruniverse.sweep.rates import (
@@ -67,7 +67,7 @@ class Tuner:
     def told(self, cells: Sequence[CellRecord], trials: Sequence[CellRecord]) -> RateSearch:
         """The search as it stands, with its trials and what they cost beside the ``cells`` of a sweep at one rate."""
         values = {key_of(cell.values) for cell in cells}
-        tried = sum(int(one.settings["train.epochs"]) for one in trials if key_of(one.values) in values)
+        tried = sum(int(one.settings[EPOCHS]) for one in trials if key_of(one.values) in values)
         cost = 1 + tried / max(1, self._grid.base.train.epochs * len(cells))
         return self.record.model_copy(update={"trials": list(trials), "cost": round(cost, 3)})
 

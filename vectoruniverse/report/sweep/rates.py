@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import pandas as pd
 
 from vectoruniverse.metrics.catalogue import describe
 from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.figures.heat import heat_map
-from vectoruniverse.report.sweep.record import CellRecord, RateSearch, SweepRecord
-from vectoruniverse.report.sweep.values import Values, label_of, title_of
+from vectoruniverse.report.sweep.record import CellRecord, Choice, RateSearch, SweepRecord
+from vectoruniverse.report.sweep.values import EPOCHS, LR, key_of, label_of, title_of
 from vectoruniverse.terminal import counted
-
-LR, EPOCHS = "train.lr", "train.epochs"
 
 
 def rate_words(sweep: SweepRecord) -> Iterator[str]:
     """Which rates validation rows chose, at what cost, and whether the answer needed them."""
     if (search := sweep.rates) is None or not search.choices:
         return
-    by_size = sorted(search.choices, key=lambda choice: _by_size(choice.values))
-    chosen = ", ".join(f"{choice.rate:g} for {title_of(choice.values)}" for choice in by_size)
-    cost = "" if search.cost is None else f"; trials and cells of LoRA took {search.cost:.1f} times a sweep at one rate"
+    chosen = ", ".join(f"{choice.rate:g} for {_whose(choice)}" for choice in in_order(sweep, search.choices))
+    cost = (
+        "" if search.cost is None else f"; trials and cells together took {search.cost:.1f} times a sweep at one rate"
+    )
     rounds = f"{counted(search.short, 'epoch')}"
     rounds += f", the better two for {search.long}" if search.long > search.short else ""
     own = f"The experiment's own is {search.own:g}."
     yield f"Validation rows chose learning rates in trials of {rounds}{cost}: {chosen}. {own}"
-    if edge := [title_of(choice.values) for choice in search.choices if choice.at_edge]:
+    if edge := [_whose(choice) for choice in in_order(sweep, search.choices) if choice.at_edge]:
         yield f"At an edge of the rates that were tried: {', '.join(edge)}. Name more with --lrs."
     yield from _one_rate_for_all(sweep, search)
 
@@ -60,6 +61,7 @@ def rate_frame(sweep: SweepRecord) -> pd.DataFrame:
         (
             title_of(one.values),
             one.seed,
+            *([] if sweep.folds is None else [one.fold]),
             one.settings[LR],
             one.settings[EPOCHS],
             one.metrics.get(sweep.metric),
@@ -67,7 +69,8 @@ def rate_frame(sweep: SweepRecord) -> pd.DataFrame:
         )
         for one in trials
     ]
-    columns = [sweep.swept_name, "seed", "learning rate", "epochs", f"{sweep.metric} of validation rows", "state"]
+    columns = [sweep.swept_name, "seed", *([] if sweep.folds is None else ["fold"])]
+    columns += ["learning rate", "epochs", f"{sweep.metric} of validation rows", "state"]
     return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
@@ -77,8 +80,8 @@ def rate_plate(sweep: SweepRecord) -> Iterator[Plate]:
     if sweep.rates is None or not first:
         return
     rates = sorted({one.settings[LR] for one in first})
-    labels = list(dict.fromkeys(label_of(one.values) for one in sorted(first, key=lambda one: _by_size(one.values))))
-    chosen = [(f"{choice.rate:g}", label_of(choice.values)) for choice in sweep.rates.choices]
+    labels = list(dict.fromkeys(label_of(one.values) for one in in_order(sweep, first)))
+    chosen = [(f"{choice.rate:g}", label_of(choice.values)) for choice in sweep.rates.choices if not choice.fold]
     drawn = heat_map(
         {(f"{one.settings[LR]:g}", label_of(one.values)): one.metrics[sweep.metric] for one in first},
         x_label="learning rate",
@@ -88,25 +91,29 @@ def rate_plate(sweep: SweepRecord) -> Iterator[Plate]:
         metric=sweep.metric,
         marked=[one for one in chosen if one[0] in {f"{rate:g}" for rate in rates} and one[1] in labels],
     )
-    epochs = counted(sweep.rates.short, "epoch")
+    epochs, which = counted(sweep.rates.short, "epoch"), "" if sweep.folds is None else " of the first fold"
     caption = (
-        f"{sweep.metric} of the validation rows after a whole schedule of {epochs}, one seed; outlined: the rates that "
-        "the cells took, after the better two were tried for longer. Empty: not tried, or it did not train."
+        f"{sweep.metric} of the validation rows{which} after a whole schedule of {epochs}, one seed; outlined: the "
+        "rates that the cells took, after the better two were tried for longer. Empty: not tried, or it did not train."
     )
     yield Plate("rates", f"Learning rates, after {epochs}", "rates", caption, drawn)
 
 
+OfValues = TypeVar("OfValues", Choice, CellRecord)
+
+
+def in_order(sweep: SweepRecord, found: Iterable[OfValues]) -> list[OfValues]:
+    """By the place of their values on the axis, what is no value of the sweep last; fold by fold."""
+    return sorted(found, key=lambda one: (sweep.places.get(key_of(one.values), math.inf), one.fold or 0))
+
+
+def _whose(choice: Choice) -> str:
+    return title_of(choice.values) + ("" if choice.fold is None else f" in fold {choice.fold + 1}")
+
+
 def _first_round(sweep: SweepRecord) -> list[CellRecord]:
-    """Trials of the first round that trained."""
-    search = sweep.rates
-    return [
-        one
-        for one in ([] if search is None else search.trials)
-        if search is not None and one.settings.get(EPOCHS) == search.short and sweep.metric in one.metrics
-    ]
-
-
-def _by_size(values: Values) -> tuple[bool, float]:
-    """Numbers ascending, then names."""
-    value = next(iter(values.values()))
-    return isinstance(value, str), 0.0 if isinstance(value, str) else float(value)
+    """Trials of the first round that trained; of folds those of the first."""
+    if (search := sweep.rates) is None:
+        return []
+    short = [one for one in search.trials if one.settings.get(EPOCHS) == search.short and not one.fold]
+    return [one for one in short if sweep.metric in one.metrics]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +11,9 @@ import pandas as pd
 from vectoruniverse.metrics.catalogue import ARROWS, describe
 from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.report.ledger import ledger_frame
-from vectoruniverse.report.sweep.rates import LR, rate_frame
-from vectoruniverse.report.sweep.record import Statistics, SweepRecord
-from vectoruniverse.report.sweep.values import is_number, key_of, label_of, shown, title_of
+from vectoruniverse.report.sweep.rates import rate_frame
+from vectoruniverse.report.sweep.record import CellRecord, Statistics, SweepRecord
+from vectoruniverse.report.sweep.values import LR, is_number, key_of, label_of, shown, title_of
 from vectoruniverse.report.tables import NBSP, Table, hold_at_once, interval, table
 
 MIB = 2**20
@@ -124,7 +124,7 @@ def beside_table(sweep: SweepRecord) -> Table:
         "val": ("on val", "{:.3f}".format),
         "difference": ("above", lambda bounds: interval(*bounds, sign=True)),
         "reference": ("the reference", str),
-        "learning rate": ("learning rate", "{:g}".format),
+        "learning rate": ("learning rate", str),
         "trained parameters": ("trained parameters", "{:,}".format),
         "seconds": ("time", f"{{:.0f}}{NBSP}s".format),
         "seeds": ("seeds", str),
@@ -136,11 +136,19 @@ def beside_frame(sweep: SweepRecord) -> pd.DataFrame:
     """A row for each model that is no value of the sweep."""
     rows = []
     for one in sweep.comparisons:
-        cell = next(cell for cell in sweep.beside if cell.values == one.values)
-        told = (title_of(one.values), one.mean, one.val, one.difference, title_of(one.reference), cell.settings.get(LR))
-        rows.append((*told, cell.trained_parameters, cell.seconds, ", ".join(map(str, one.seeds))))
-    facts = ("mean", "val", "difference", "reference", "learning rate", "trained parameters", "seconds", "seeds")
-    return _frame(("model", *facts), rows)
+        cells = [cell for cell in sweep.beside if cell.values == one.values and cell.state == "finished"]
+        told = (title_of(one.values), one.mean, one.val, one.difference, title_of(one.reference), _rates(cells))
+        seconds = [cell.seconds for cell in cells if cell.seconds is not None]
+        costs = (cells[0].trained_parameters, sum(seconds) / len(seconds) if seconds else None)
+        rows.append((*told, *costs, ", ".join(map(str, one.seeds))))
+    columns = ("mean", "val", "difference", "reference", "learning rate", "trained parameters", "seconds", "seeds")
+    return _frame(("model", *columns), rows)
+
+
+def _rates(cells: Iterable[CellRecord]) -> str | None:
+    """The learning rate that cells took, or the least and the greatest of theirs; None where none was chosen."""
+    rates = sorted({float(cell.settings[LR]) for cell in cells if LR in cell.settings})
+    return " to ".join(f"{rate:g}" for rate in dict.fromkeys([rates[0], rates[-1]])) if rates else None
 
 
 def cost_table(sweep: SweepRecord) -> Table:
@@ -212,10 +220,14 @@ def _value_frame(sweep: SweepRecord) -> pd.DataFrame:
     """A row for each value: the metric's mean, its gain over the base, how far it is behind the best, and its costs."""
     facts = ("mean", "val", "gain", "shortfall", "seed_spread", "trained_parameters", "seconds", "peak_memory_bytes")
     values = sweep.compared.values if sweep.compared else []
-    rates = [None if sweep.rates is None else sweep.rates.chosen(one.values) for one in values]
     rows = [
-        (label_of(one.values), title_of(one.values), rate and rate.rate, *(getattr(one, fact) for fact in facts))
-        for one, rate in zip(values, rates, strict=True)
+        (
+            label_of(one.values),
+            title_of(one.values),
+            _rates(cell for cell in sweep.finished if cell.values == one.values),
+            *(getattr(one, fact) for fact in facts),
+        )
+        for one in values
     ]
     return _frame((sweep.swept_name, "title", "learning rate", *(fact.replace("_", " ") for fact in facts)), rows)
 
@@ -226,7 +238,7 @@ def _quality(sweep: SweepRecord, found: Statistics, level: str) -> Forms:
 
     chose: Forms = {} if found.chosen_on is None else {"val": ("on val, which chose", "{:.3f}".format)}
     behind: Forms = {"shortfall": ("behind the best", told)} if len(found.values) > 1 else {}
-    rates: Forms = {} if sweep.rates is None else {"learning rate": ("rate", "{:g}".format)}
+    rates: Forms = {} if sweep.rates is None else {"learning rate": ("rate", str)}
     return {
         **rates,
         "mean": (f"{_better(found.metric)} [{level}]", told),

@@ -9,6 +9,9 @@ from typing import Any
 Values = Mapping[str, Any]
 """Swept key → value."""
 
+LR, EPOCHS = "train.lr", "train.epochs"
+"""Settings that a trial of a learning rate has of its own."""
+
 AS_IT_IS = "adapted"
 """What a model is called where nothing is swept."""
 
