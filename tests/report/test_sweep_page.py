@@ -339,7 +339,8 @@ def test_the_page_says_which_rates_were_chosen_and_what_one_rate_for_all_would_h
     text = " ".join(text_of(page).split())
     assert (
         "trials of 2 epochs, the better two for 5; trials and cells together took 1.7 times a sweep at one rate: "
-        "0.008 for rank 1, 0.004 for rank 2, 0.002 for rank 4, 0.001 for rank 8, 0.0005 for rank 16, 0.0005 for method full."
+        "0.008 for rank 1, 0.004 for rank 2, 0.002 for rank 4, 0.001 for rank 8, 0.0005 for rank 16, 0.0005 for "
+        "method full."
     ) in text
     assert "At an edge of the rates that were tried: rank 16." in text
     assert "rank 4 would have come first with 0.435; with its own rate each, rank 8 does with 0.441." in text

@@ -83,12 +83,16 @@ class CellRuns:
         return self._folder.path / "trials" if kind == "trial" else self._runs_dir
 
     def take_over(self, kind: Kind, cells: Iterable[CellRecord]) -> None:
-        """Keep cells of earlier calls that are done, and that this one did not ask for."""
+        """Keep cells of earlier calls that are done, and that this one did not ask for.
+
+        Of a trial nothing but its record is needed, so that its run may be gone.
+        """
         told = self._told[kind]
         for cell in cells:
             values = {**cell.values, **cell.settings} if kind == "trial" else cell.values
             key = key_of(values), cell.seed, cell.fold
-            if cell.state == "finished" and key not in told and _is_finished(self._run_of(kind, cell)):
+            done = cell.state == "finished" and (kind == "trial" or _is_finished(self._run_of(kind, cell)))
+            if done and key not in told:
                 told[key] = cell
 
     def run(self, cells: Sequence[Cell]) -> None:

@@ -347,8 +347,8 @@ class SweepRecord(Part):
 
     @property
     def failed(self) -> list[CellRecord]:
-        """Cells that could not be trained."""
-        return [cell for cell in self.cells if cell.state in ("failed", "stopped")]
+        """Cells that could not be trained, those beside the values last."""
+        return [cell for cell in (*self.cells, *self.beside) if cell.state in ("failed", "stopped")]
 
     @property
     def has_space(self) -> bool:

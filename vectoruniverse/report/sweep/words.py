@@ -73,7 +73,7 @@ def warnings(sweep: SweepRecord) -> Iterator[str]:
     if done < every:
         which = f"{done} of {counted(every, 'cell')} {'is' if done == 1 else 'are'} done"
         yield f"{which} (the sweep is {sweep.state}); everything below is of those."
-    bad = [*sweep.failed, *(cell for cell in sweep.beside if cell.state in ("failed", "stopped"))]
+    bad = sweep.failed
     for cell in bad[:TOLD]:
         yield f"{cell.title} {cell.state}: {cell.message or 'no reason is known'}"
     if len(bad) > TOLD:
