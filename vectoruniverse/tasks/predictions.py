@@ -46,7 +46,7 @@ def refuse_format(out: Path) -> None:
     if (ending := out.suffix.lower()) not in FORMATS:
         raise UserError(f"--out {out} ends in none of {', '.join(FORMATS)}", remedy=f"--out {out}.csv")
     if ending == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ConfigError(f"--out {out} needs pyarrow", remedy="pip install pyarrow, or write .csv or .json")
+        raise ConfigError(f"--out {out} needs pyarrow", remedy="pip install 'vectoruniverse[parquet]'")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -125,9 +126,6 @@ def test_json_holds_lists_and_numbers(run, new, tmp_path):
 
 
 def test_parquet_is_read_as_it_was_written(run, new, tmp_path):
-    pytest.importorskip("pyarrow")
-    import pandas as pd
-
     out, plain = tmp_path / "said.parquet", tmp_path / "said.json"
     assert invoke(run, "-i", new, "--out", out, "--quiet").exit_code == 0
     assert invoke(run, "-i", new, "--out", plain, "--quiet").exit_code == 0
@@ -143,6 +141,7 @@ def test_files_that_cannot_be_written_are_refused_before_any_work(run, new, tmp_
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     told = invoke(run, "-i", new, "--out", tmp_path / "said.parquet")
     assert told.exit_code == 2 and "needs pyarrow" in told.output
+    assert "pip install 'vectoruniverse[parquet]'" in " ".join(told.output.split())
 
 
 def test_options_that_do_not_fit_are_refused(run, new):
