@@ -44,13 +44,18 @@ class Augmentation:
         return self != Augmentation()
 
 
-def draw(seed: int, epoch: int, rows: Sequence[int], view: int) -> np.ndarray:
-    """Uniform numbers in [0, 1) for one view of each row, (B, 8) float64.
+def draw(seed: int, epoch: int, rows: Sequence[int], view: int, patches: int = 0) -> np.ndarray:
+    """Uniform numbers in [0, 1) for one view of each row, (B, 8 + patches) float64: of ``augment``, then of its patches.
 
     ``rows`` are stable 64-bit keys of the rows and not positions: a row gets the same view wherever it stands in the
     batch, in the file, or on which machine it is.
     """
-    return np.stack([np.random.default_rng((seed, epoch, row, view)).random(_DRAWS) for row in rows])
+    return np.stack([np.random.default_rng((seed, epoch, row, view)).random(_DRAWS + patches) for row in rows])
+
+
+def kept_patches(draws: np.ndarray, count: int) -> np.ndarray:
+    """Which patches a view keeps, each set of ``count`` as likely as any other: draws (B, 8 + P) → (B, count) ascending."""
+    return np.sort(np.argsort(draws[:, _DRAWS:], axis=1)[:, :count], axis=1)
 
 
 def to_input(pictures: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
@@ -62,8 +67,8 @@ def to_input(pictures: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def augment(pictures: Tensor, draws: np.ndarray, how: Augmentation, size: int, mean: Tensor, std: Tensor) -> Tensor:
-    """One augmented view: uint8 (B, S, S, 3) and (B, 8) draws → normalised float32 (B, 3, size, size)."""
-    u = torch.from_numpy(draws).to(pictures.device, torch.float32)
+    """One augmented view: uint8 (B, S, S, 3) and draws (B, ≥ 8) → normalised float32 (B, 3, size, size)."""
+    u = torch.from_numpy(draws[:, :_DRAWS]).to(pictures.device, torch.float32)
     x = pictures.permute(0, 3, 1, 2).float().div_(255.0)
     x = _resized_crop(x, u[:, :5], how, size)
     x = _colour_jitter(x, u[:, 5:], how)

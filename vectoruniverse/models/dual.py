@@ -27,6 +27,7 @@ from vectoruniverse.models.load import (
     load_weights,
     longest_text,
 )
+from vectoruniverse.models.patch_dropout import count_patches, only_patches
 from vectoruniverse.models.picture_input import PictureInput, read_picture_input
 from vectoruniverse.models.source import BUILT_IN, ModelSource, open_source, told
 
@@ -85,6 +86,11 @@ class DualEncoder(Encoder):
         return self.embed_texts(self.tokenize(["a"]), batch_size=1).shape[1]
 
     @property
+    def patches(self) -> int:
+        """Patches of a picture, each of which is a token of the image tower."""
+        return count_patches(self.model.get_submodule(VISION_TOWER))
+
+    @property
     def logit_scale(self) -> Tensor:
         """What multiplies cosines, e^s, a 0-d tensor with gradient."""
         return self._scalar("logit_scale").float().exp()
@@ -139,9 +145,9 @@ class DualEncoder(Encoder):
             assert end == 2 or all((row == end).sum() == 1 for row in tokens.ids), "every text needs exactly one EOS"
         return tokens
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Normalised float32 (B, 3, H, H) → unit float32 (B, E)."""
-        with self.compute.autocast():
+    def encode_images(self, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Normalised float32 (B, 3, H, H) → unit float32 (B, E), from the ``kept`` patches (B, K) alone where given."""
+        with self.compute.autocast(), only_patches(self.model.get_submodule(VISION_TOWER), kept):
             return image_vectors(self.model, pixel_values=pixels)
 
     def encode_texts(self, batch: TextBatch) -> Tensor:

@@ -169,7 +169,7 @@ class Prepared(ABC):
         return {}
 
     def remarks(self) -> tuple[str, ...]:
-        """What of the settings has no effect here, though each by itself is sound; a sentence each."""
+        """What follows from the settings here and cannot be read from them, as what has no effect; a sentence each."""
         return ()
 
     def findings(self, comparison: Comparison) -> Findings:

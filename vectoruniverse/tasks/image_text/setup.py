@@ -26,6 +26,7 @@ from vectoruniverse.losses.build import build_loss
 from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, local_source
 from vectoruniverse.models.fusion import FUSION_FILE
+from vectoruniverse.models.patch_dropout import count_kept
 from vectoruniverse.report.run import Findings, Rows, retrieval_findings
 from vectoruniverse.runs.files import write_record
 from vectoruniverse.runs.label_records import LabelsFile, LabelsRecord
@@ -340,16 +341,24 @@ class PreparedImageText(Prepared):
         return {"loss": "; ".join([loss_words(self.experiment.loss), *self.remarks()])}
 
     def remarks(self) -> tuple[str, ...]:
-        """Which pairs of the loss compare a view with itself, and whether labels stand in the texts already."""
+        """Which pairs compare a view with itself, whether labels stand in the texts already, and patches left out."""
         drawn_together = positive_pairs(self.experiment.loss)
         given = any("{labels}" in template for template in self.experiment.training_templates)
         key = "data.text" if self.experiment.views.text is None else "views.text"
         read = (f"label_kl finds the labels in the texts themselves ({key})",) if given and self.fusion else ()
-        return read + tuple(
-            f"{pair} draws nothing together: {view}+ is {view}, since {SAME_VIEW[view]}"
-            for view in self.task.same_views
-            if (pair := f"{view}{view}+") in drawn_together
+        return (
+            read
+            + self._patches_read()
+            + tuple(
+                f"{pair} draws nothing together: {view}+ is {view}, since {SAME_VIEW[view]}"
+                for view in self.task.same_views
+                if (pair := f"{view}{view}+") in drawn_together
+            )
         )
+
+    def _patches_read(self) -> tuple[str, ...]:
+        kept = count_kept(self.encoder.patches, self.experiment.views.patch_dropout)
+        return () if kept is None else (f"training reads {kept} of the {self.encoder.patches} patches of a picture",)
 
     def findings(self, comparison: Comparison) -> Findings:
         """The space before and after, and the best and worst retrievals."""
@@ -398,6 +407,7 @@ def build_task(
         negatives=negatives,
         divergence=divergence,
         texts=texts,
+        patches=count_kept(encoder.patches, experiment.views.patch_dropout),
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vectoruniverse.data.pair_items import PairItems
-from vectoruniverse.data.views import Augmentation, augment, draw, to_input
+from vectoruniverse.data.views import Augmentation, augment, draw, kept_patches, to_input
 from vectoruniverse.evaluation.result import Evaluation, Labels
 from vectoruniverse.evaluation.retrieval import Embeddings, evaluate_labels, evaluate_pairs
 from vectoruniverse.losses.contrastive import LossValue, ViewLoss, summed
@@ -113,6 +113,7 @@ class ImageTextTask:
         negatives: Negatives | None = None,
         divergence: LabelDivergence | None = None,
         texts: TextViews | None = None,
+        patches: int | None = None,
     ) -> None:
         """Bind an encoder to its rows.
 
@@ -133,13 +134,16 @@ class ImageTextTask:
             negatives: who is a negative of whom; None: rows with the same picture or text are none of each other.
             divergence: of rows from their labels, added to the loss, with a fusion that is trained, too.
             texts: how a row's text is drawn for each view; None: as it was tokenized.
+            patches: how many patches of each view training reads, drawn anew; None: all.
         """
         self.encoder, self.train, self.val = encoder, train, val
         self._test = test
         self._loss, self._augmentation, self._text_is_random = loss, augmentation, text_is_random
         self._preserved, self._negatives, self._texts = preserved, negatives or Negatives(train.items), texts
         self._divergence = divergence
-        self._views = views if augmentation.is_random else 1
+        self._patches = patches
+        self._images_are_random = augmentation.is_random or patches is not None
+        self._views = views if self._images_are_random else 1
         self._seed, self._recall_at, self._eval_batch = seed, tuple(recall_at), eval_batch
         self._mean = torch.tensor(encoder.picture.mean, device=encoder.device)
         self._std = torch.tensor(encoder.picture.std, device=encoder.device)
@@ -147,7 +151,7 @@ class ImageTextTask:
     @property
     def same_views(self) -> tuple[str, ...]:
         """Which of ``I`` and ``T`` have a second view that is the first one itself."""
-        pictures = () if self._augmentation.is_random and self._views > 1 else ("I",)
+        pictures = () if self._images_are_random and self._views > 1 else ("I",)
         return (*pictures, *(() if self._text_is_random else ("T",)))
 
     @property
@@ -215,16 +219,20 @@ class ImageTextTask:
     def _image_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
         """Unit vectors of each view, 1 or 2 times (B, E), from one pass over all views."""
         encoder, size = self.encoder, self.encoder.picture.size
-        pictures = torch.from_numpy(self.train.pictures.take(rows))
-        pictures = pictures.to(encoder.device, non_blocking=True)
-        keys = [self.train.keys[row] for row in rows]
-        if not self._augmentation.is_random:
+        pictures = torch.from_numpy(self.train.pictures.take(rows)).to(encoder.device, non_blocking=True)
+        if not self._images_are_random:
             return [encoder.encode_images(to_input(pictures, size, self._mean, self._std))]
-        views = [
-            augment(pictures, draw(self._seed, epoch, keys, view), self._augmentation, size, self._mean, self._std)
-            for view in range(self._views)
-        ]
-        return list(encoder.encode_images(torch.cat(views)).chunk(self._views))
+        keys, patches = [self.train.keys[row] for row in rows], 0 if self._patches is None else encoder.patches
+        draws = [draw(self._seed, epoch, keys, view, patches) for view in range(self._views)]
+        if self._augmentation.is_random:
+            views = [augment(pictures, one, self._augmentation, size, self._mean, self._std) for one in draws]
+        else:
+            views = [to_input(pictures, size, self._mean, self._std)] * self._views
+        kept = None
+        if self._patches is not None:
+            kept = torch.from_numpy(np.concatenate([kept_patches(one, self._patches) for one in draws]))
+            kept = kept.to(encoder.device, non_blocking=True)
+        return list(encoder.encode_images(torch.cat(views), kept).chunk(self._views))
 
     def _text_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
         """Unit vectors of each view, 1 or 2 times (B, E)."""
