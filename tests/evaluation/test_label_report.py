@@ -117,6 +117,33 @@ def test_a_label_said_in_place_of_another_is_counted_as_a_loop_counts_it() -> No
     assert [one.rows for one in found.mistaken] == sorted((one.rows for one in found.mistaken), reverse=True)
 
 
+def test_the_most_confused_labels_have_all_of_their_pairs() -> None:
+    random = np.random.default_rng(0)
+    names = [f"label {c}" for c in range(30)]
+    truth = random.random((200, 30)) < 0.1
+    said = truth & (random.random(truth.shape) < 0.7)
+    said[:, 7] |= truth[:, 4] & ~said[:, 4]  # 7 is said wherever 4 is missed
+    models = {name: {"picture": Predicted(said * 1.0, np.full(30, 0.5))} for name in ("base", "adapted")}
+    rules = LabelRules(slopes=[[1.0]] * 30, intercepts=[0.0] * 30, thresholds=[0.5] * 30, default=([1.0], 0.0, 0.5))
+    file = LabelsFile(
+        names=names, training=[9] * 30, validation=[9] * 30, fitted=[True] * 30, rows=99,
+        models={name: {"picture": rules} for name in models},
+    )  # fmt: skip
+    found = label_report(file, models, LabelledRows(names, truth, None), in_sample=False)
+    assert found is not None and found.confused is not None
+    most = found.confused
+    assert most.labels[:2] == ["label 4", "label 7"] and len({*most.labels}) == 12
+    for i, a in enumerate(map(names.index, most.labels)):
+        assert most.rows[i] == truth[:, a].sum()
+        for j, b in enumerate(map(names.index, most.labels)):
+            rows = zip(truth, said, strict=True)
+            hits = sum(t[a] and (s[a] if a == b else not s[a] and s[b] and not t[b]) for t, s in rows)
+            assert most.said[i][j] == hits
+    right = {name: {"picture": Predicted(truth * 1.0, np.full(30, 0.5))} for name in models}
+    flawless = label_report(file, right, LabelledRows(names, truth, None), in_sample=False)
+    assert flawless is not None and flawless.confused is None and flawless.mistaken == []
+
+
 def test_intervals_stay_between_nothing_and_all_and_one_row_has_none() -> None:
     truth, models = some_rows(3, count=12)
     for told in report(truth, models).reached.values():

@@ -46,11 +46,24 @@ def test_rows_that_chose_the_thresholds_are_called_optimistic() -> None:
 def test_the_figure_holds_the_shares_that_are_true() -> None:
     truth, models = some_rows()
     found = report(truth, models)
-    (plate,) = label_plates(found)
-    upper = plate.figure.axes[0]
+    upper = {plate.name: plate for plate in label_plates(found)}["label_reliability"].figure.axes[0]
     shares = [one for one in found.reliability["adapted"].accuracy if one is not None]
     assert np.allclose([bar.get_height() for bar in upper.patches], shares)
     assert upper.get_ylabel() == "share that is true"
     error = found.reached["both"]["adapted"]["calibration_error"][0]
     assert any(f"calibration error {error:.3f}" in text.get_text() for text in upper.texts)
     assert list(label_plates(None)) == []
+
+
+def test_the_confusion_is_shaded_by_the_rows_that_have_the_label() -> None:
+    truth, models = some_rows(2)
+    found = report(truth, models)
+    most = found.confused
+    assert most is not None
+    plate = next(label_plates(found))
+    axes = plate.figure.axes[0]
+    assert plate.name == "label_confusion" and plate.section == "labels"
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == most.labels
+    assert np.allclose(axes.images[0].get_array(), np.array(most.said) / np.maximum(most.rows, 1)[:, None])
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("label", "label that was said")
+    assert [one.name for one in label_plates(found.model_copy(update={"confused": None}))] == ["label_reliability"]

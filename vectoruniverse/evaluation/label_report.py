@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from vectoruniverse.metrics.multilabel import Bools, Floats, average_precision_r
 from vectoruniverse.runs.label_records import (
     KNOWN,
     Bins,
+    Confused,
     LabelInput,
     LabelOutcome,
     LabelsFile,
@@ -35,6 +37,9 @@ Models = Mapping[str, Mapping[LabelInput, Predicted]]
 
 MOST_MISTAKEN = 10
 """Pairs of labels that are told."""
+
+MOST_CONFUSED = 12
+"""Labels that are told with all of their pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ def label_report(file: LabelsFile, models: Models, rows: LabelledRows, *, in_sam
         _tell_each(outcomes, by, told, rows)
         reached[by], ahead[by] = _compare(told, rows, known)
     leading: LabelInput = by
+    pairs = _Pairs.of(models["adapted"][leading].said, rows.truth, np.flatnonzero(known))
     return LabelsRecord(
         rows=len(having),
         in_sample=in_sample,
@@ -83,7 +89,8 @@ def label_report(file: LabelsFile, models: Models, rows: LabelledRows, *, in_sam
         labels=outcomes,
         reached=reached,
         ahead=ahead,
-        mistaken=list(_mistaken(models["adapted"][leading].said, rows, np.flatnonzero(known))),
+        mistaken=list(_mistaken(pairs, rows)),
+        confused=_confused(pairs, rows),
         reliability={
             name: _bins(models[name][leading].probabilities, rows.truth, known) for name in ("base", "adapted")
         },
@@ -168,22 +175,53 @@ def _within(found: Interval, least: float = 0.0) -> Told:
     return [found.estimate, max(found.low, least), min(found.high, 1.0)]
 
 
-def _mistaken(said: Bools, rows: LabelledRows, columns: NDArray[np.int64]) -> Iterator[Mistaken]:
-    """Pairs of a label that was missed and one that was said wrongly, of the same row."""
-    missed = rows.truth[:, columns] & ~said[:, columns]
-    wrong = ~rows.truth[:, columns] & said[:, columns]
-    counts = missed.T.astype(np.float32) @ wrong.astype(np.float32)
-    order = np.argsort(-counts, axis=None, kind="stable")[:MOST_MISTAKEN]
-    for a, b in zip(*np.unravel_index(order, counts.shape), strict=True):
-        if counts[a, b]:
-            had = rows.truth[:, columns[a]]
-            groups = None if rows.groups is None else rows.groups[had]
-            both = (missed[had, a] & wrong[had, b]).astype(np.float64)
-            enough = (len(both) if groups is None else len(np.unique(groups))) >= MIN_UNITS
-            share = list(mean_interval(both, groups, share=True)) if enough else [float(both.mean())]
-            yield Mistaken(
-                label=rows.names[columns[a]], said=rows.names[columns[b]], rows=int(counts[a, b]), share=share
-            )
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Which known label was said in place of which.
+
+    Attributes:
+        columns: of the K known labels (K,).
+        missed, wrong: labels that a row has and was not said to have, and the reverse, both (N, K).
+        order: pairs of places among the known labels, the most frequent first; those that never occur are left out.
+    """
+
+    columns: NDArray[np.int64]
+    missed: Bools
+    wrong: Bools
+    order: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, said: Bools, truth: Bools, columns: NDArray[np.int64]) -> _Pairs:
+        """Of labels that are said and had, both (N, C)."""
+        missed, wrong = (truth & ~said)[:, columns], (said & ~truth)[:, columns]
+        counts = missed.T.astype(np.float32) @ wrong.astype(np.float32)
+        order = np.argsort(-counts, axis=None, kind="stable")[: np.count_nonzero(counts)]
+        return cls(columns, missed, wrong, [divmod(int(place), len(columns)) for place in order])
+
+
+def _mistaken(pairs: _Pairs, rows: LabelledRows) -> Iterator[Mistaken]:
+    """The most frequent pairs, with their shares of the rows that have the first label."""
+    for a, b in pairs.order[:MOST_MISTAKEN]:
+        label, said = pairs.columns[[a, b]]
+        had = rows.truth[:, label]
+        groups = None if rows.groups is None else rows.groups[had]
+        both = (pairs.missed[had, a] & pairs.wrong[had, b]).astype(np.float64)
+        enough = (len(both) if groups is None else len(np.unique(groups))) >= MIN_UNITS
+        share = list(mean_interval(both, groups, share=True)) if enough else [float(both.mean())]
+        yield Mistaken(label=rows.names[label], said=rows.names[said], rows=int(both.sum()), share=share)
+
+
+def _confused(pairs: _Pairs, rows: LabelledRows) -> Confused | None:
+    """All pairs of the labels of the most frequent ones."""
+    if not pairs.order:
+        return None
+    some = list(dict.fromkeys(chain.from_iterable(pairs.order)))[:MOST_CONFUSED]
+    columns = pairs.columns[some]
+    missed, wrong, had = pairs.missed[:, some], pairs.wrong[:, some], rows.truth[:, columns]
+    counts = missed.T.astype(np.int64) @ wrong + np.diag((had & ~missed).sum(axis=0))
+    return Confused(
+        labels=[rows.names[column] for column in columns], rows=had.sum(axis=0).tolist(), said=counts.tolist()
+    )
 
 
 def _bins(probabilities: Floats, truth: Bools, known: Bools) -> Bins:

@@ -9,7 +9,7 @@ import numpy as np
 from vectoruniverse.data.normalise import listed
 from vectoruniverse.metrics.classification import Reliability
 from vectoruniverse.report.figures.album import Plate
-from vectoruniverse.report.figures.classification import reliability
+from vectoruniverse.report.figures.classification import confusion, reliability
 from vectoruniverse.report.page import Chapter
 from vectoruniverse.report.tables import Table, interval
 from vectoruniverse.runs.label_records import KNOWN, Bins, LabelsRecord, LabelStatus, Told
@@ -52,9 +52,17 @@ def labels_chapter(labels: LabelsRecord) -> Chapter:
 
 
 def label_plates(labels: LabelsRecord | None) -> Iterator[Plate]:
-    """Whether the adapted model's probabilities can be believed; nothing where there are no labels."""
+    """What the adapted model takes for what, and whether its probabilities can be believed; none without labels."""
     if labels is None:
         return
+    if (most := labels.confused) is not None:
+        caption = (
+            f"The labels most often confused, by {_words(labels.by)}, those of the commonest pair first. Off the "
+            "diagonal: rows that have the label and were not said to, and were said to have the other one, which they "
+            "have not. On it: rows that have the label and were said to. A row may count in no cell or in several."
+        )
+        figure = confusion(most.said, most.labels, most.rows, had="label", said="label that was said")
+        yield Plate("label_confusion", "Which label is said in place of which", "labels", caption, figure)
     caption = (
         "Share of the pairs of row and label that are true among those of like probability, by "
         f"{_words(labels.by)}; on the diagonal a probability is what it says."

@@ -122,6 +122,21 @@ class Mistaken(Record):
     share: Told
 
 
+class Confused(Record):
+    """The labels that the adapted model most often says in place of each other, those of the commonest pair first.
+
+    Attributes:
+        labels: M of them.
+        rows: how many rows have each (M,).
+        said: (M, M): of the rows that have label i, in how many it was missed and label j, which they have not, was
+            said; of j = i, in how many it was said.
+    """
+
+    labels: list[str]
+    rows: list[int]
+    said: list[list[int]]
+
+
 class Bins(Record):
     """Pairs of row and label by probability, as ``metrics.classification.Reliability`` has them; None: no pairs."""
 
@@ -143,6 +158,7 @@ class LabelsRecord(Record):
         ahead: input → model → metric → by how much the adapted model stands ahead of it, paired; of those in a metric
             all intervals hold at once.
         mistaken: which labels were said in place of which, the most frequent pairs first.
+        confused: the same among few labels, all of their pairs; None where none was said in place of another.
         reliability: model → pairs of row and label by probability.
     """
 
@@ -153,4 +169,5 @@ class LabelsRecord(Record):
     reached: dict[LabelInput, dict[str, dict[str, Told]]]
     ahead: dict[LabelInput, dict[str, dict[str, Told]]]
     mistaken: list[Mistaken] = Field(default_factory=list)
+    confused: Confused | None = None
     reliability: dict[str, Bins] = Field(default_factory=dict)

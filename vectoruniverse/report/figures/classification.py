@@ -1,4 +1,4 @@
-"""What a classifier takes for what, and whether it is right as often as it is sure."""
+"""What a model takes for what, and whether it is right as often as it is sure."""
 
 from __future__ import annotations
 
@@ -25,12 +25,22 @@ SHORT_LABEL = 3
 """Longer names are turned below the columns, so that they do not run into each other."""
 
 
-def confusion(matrix: ArrayLike, names: Sequence[str]) -> Figure:
+def confusion(
+    matrix: ArrayLike,
+    names: Sequence[str],
+    rows: ArrayLike | None = None,
+    *,
+    had: str = "class",
+    said: str = "predicted class",
+) -> Figure:
     """Confusion matrix: classes as rows, predictions as columns, shaded by the share of the row, counts inside.
 
     Args:
         matrix: counts (C, C).
         names: of the C classes.
+        rows: how many rows are of each class (C,), where they are not what ``matrix`` sums to.
+        had: what a class is.
+        said: what a prediction is.
 
     Raises:
         ValueError: not as many rows and columns as names.
@@ -38,14 +48,16 @@ def confusion(matrix: ArrayLike, names: Sequence[str]) -> Figure:
     counts = np.asarray(matrix, dtype=np.int64)
     if counts.shape != (len(names), len(names)):
         raise ValueError(f"a matrix of {len(names)} classes is needed, got shape {counts.shape}")
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    totals = counts.sum(axis=1) if rows is None else np.asarray(rows, dtype=np.int64)
+    shares = counts / np.maximum(totals, 1)[:, None]
     side = min(WIDTH, 1.9 + 0.34 * len(names))
     with drawing(side, width=min(WIDTH, side + 1.2)) as figure:
         axes = figure.subplots()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
         bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1, decimals=0), shrink=0.8)
-        bar.set_label("share of the class's rows")
+        bar.set_label(f"share of the {had}'s rows")
         _name_classes(axes, names)
+        axes.set(xlabel=said, ylabel=had)
         if len(names) <= COUNTED_CLASSES:
             _write_counts(axes, counts, shares)
     return figure
@@ -56,7 +68,6 @@ def _name_classes(axes: Axes, names: Sequence[str]) -> None:
     turned = any(len(label) > SHORT_LABEL for label in labels)
     axes.set_xticks(places, labels, rotation=45 if turned else 0, ha="right" if turned else "center")
     axes.set_yticks(places, labels)
-    axes.set(xlabel="predicted class", ylabel="class")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
