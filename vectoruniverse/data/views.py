@@ -45,7 +45,7 @@ class Augmentation:
 
 
 def draw(seed: int, epoch: int, rows: Sequence[int], view: int, patches: int = 0) -> np.ndarray:
-    """Uniform numbers in [0, 1) for one view of each row, (B, 8 + patches) float64: of ``augment``, then of its patches.
+    """Uniform numbers in [0, 1) for one view of each row, (B, 8 + patches) float64: for ``augment``, then by patch.
 
     ``rows`` are stable 64-bit keys of the rows and not positions: a row gets the same view wherever it stands in the
     batch, in the file, or on which machine it is.
@@ -54,7 +54,7 @@ def draw(seed: int, epoch: int, rows: Sequence[int], view: int, patches: int = 0
 
 
 def kept_patches(draws: np.ndarray, count: int) -> np.ndarray:
-    """Which patches a view keeps, each set of ``count`` as likely as any other: draws (B, 8 + P) → (B, count) ascending."""
+    """Which patches a view keeps, every set as likely as any other: draws (B, 8 + P) → (B, count) ascending."""
     return np.sort(np.argsort(draws[:, _DRAWS:], axis=1)[:, :count], axis=1)
 
 

@@ -1,6 +1,6 @@
 """Patch dropout: an image tower reads a share of each picture's patches while training (FLIP, arXiv:2212.00794).
 
-Shapes: B batch, P patches of a picture, K of them kept, L tokens (P, and one more in towers with a class token), D width.
+Shapes: B batch, P patches of a picture, K of them kept, L tokens (P, or one more with a class token), D width.
 """
 
 from __future__ import annotations
