@@ -35,8 +35,8 @@ class Told(Display):
         self.warnings.append(message)
 
 
-def ranks(file, *values, runs, display=None):
-    grid = make_grid(file, [], [Over("adapter.rank", values)], (0,), "auto")
+def ranks(file, *values, runs, display=None, full=False):
+    grid = make_grid(file, [], [Over("adapter.rank", values)], (0,), "auto", full=full)
     return run_sweep(grid, runs_dir=runs, out=None, display=display or Told())
 
 
@@ -187,10 +187,10 @@ def test_a_damaged_memory_is_no_memory(silent):
 
 def test_vu_sync_uploads_a_sweep_with_its_cells_once(config, tmp_path, monkeypatch):
     file = config(train=TRAIN | {"epochs": 0}, wandb={"mode": "offline"}, eval={"report": False})
-    found = ranks(file, 1, 2, runs=tmp_path / "runs")
+    found = ranks(file, 1, 2, runs=tmp_path / "runs", full=True)
     read_wandb(found.folder.path)
     monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
-    names = [*(cell.run for cell in found.record.cells), found.folder.name]
+    names = [*(cell.run for cell in (*found.record.cells, *found.record.beside)), found.folder.name]
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         done = vu("sync", found.folder.name, "--runs-dir", "runs", cwd=tmp_path)

@@ -79,7 +79,7 @@ def sync_sweep(folder: Path) -> Iterator[tuple[str, str | None]]:
     record = read_sweep(folder / "sweep.json")
     told = 0
     with SweepFolder(folder, record.name).lock():
-        for cell in record.cells:
+        for cell in (*record.cells, *record.beside):
             run = Run(folder / (cell.path or ""))
             if cell.path is None or not run.config_file.is_file():
                 continue
