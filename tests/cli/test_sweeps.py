@@ -8,6 +8,8 @@ import pytest
 
 from tests.cli.test_runs import vu
 from tests.sweep.conftest import clip, config  # noqa: F401  (fixtures)
+from vectoruniverse.errors import ResourceError
+from vectoruniverse.training.loop import Trainer
 
 
 def test_sweep_rank_prints_the_answer_and_where_it_is(config, tmp_path):  # noqa: F811
@@ -39,6 +41,32 @@ def test_a_failed_cell_gives_exit_code_1_and_the_rest(config, tmp_path):  # noqa
     assert done.returncode == 1
     assert "failed" in done.stderr and "nothing" in done.stderr
     assert sorted(cell["state"] for cell in json.loads(done.stdout)["cells"]) == ["failed", "finished"]
+
+
+def test_full_fine_tuning_that_fails_is_told_in_terminal_page_and_json(config, tmp_path, monkeypatch):  # noqa: F811
+    fit = Trainer.fit
+
+    def failing(trainer):
+        if trainer.experiment.adapter.method == "full":
+            raise ResourceError("the GPU is full")
+        return fit(trainer)
+
+    monkeypatch.setattr(Trainer, "fit", failing)
+    command = ("sweep-rank", "-c", config(eval={"report": True}), "--ranks", "1,2", "--lrs", "fixed", "--full", "-q")
+    done = vu(*command, "--no-pattern", cwd=tmp_path)
+    assert done.returncode == 1 and "rank 2" in done.stdout
+    assert "shapes-methodfull-seed0 failed: the GPU is full" in done.stderr
+    (folder,) = (tmp_path / "runs").glob("shapes-sweep-*")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "2 of 3 cells are done (the sweep failed)" in page
+    assert "method full, seed 0 failed: the GPU is full" in page
+    told = json.loads(vu(*command, "--no-pattern", "--json", cwd=tmp_path).stdout)
+    assert told["state"] == "failed" and [cell["state"] for cell in told["cells"]] == ["finished"] * 2
+    assert [(cell["state"], cell["message"]) for cell in told["beside"]] == [("failed", "the GPU is full")]
+    monkeypatch.setattr(Trainer, "fit", fit)
+    done = vu(*command, "--no-pattern", cwd=tmp_path)
+    assert done.returncode == 0 and "Full fine-tuning, beside" in done.stdout
+    assert "failed" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

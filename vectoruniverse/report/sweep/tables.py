@@ -193,9 +193,10 @@ def cell_table(sweep: SweepRecord) -> Table:
     """Every cell with its run and how it went."""
     cells = [*sweep.cells, *sweep.beside]
     epochs = ["" if cell.kept is None else f"{cell.kept}{NBSP}of{NBSP}{cell.epochs}" for cell in cells]
+    names = [*(label_of(cell.values) for cell in sweep.cells), *(title_of(cell.values) for cell in sweep.beside)]
     rows = [
-        dict(cell) | cell.metrics | {"value": label_of(cell.values), "epoch": epoch}
-        for cell, epoch in zip(cells, epochs, strict=True)
+        dict(cell) | cell.metrics | {"value": name, "epoch": epoch}
+        for cell, name, epoch in zip(cells, names, epochs, strict=True)
     ]
     frame = pd.DataFrame(rows, dtype=object)
     forms: Forms = {

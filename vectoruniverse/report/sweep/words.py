@@ -69,10 +69,12 @@ def worth(sweep: SweepRecord) -> str:
 
 def warnings(sweep: SweepRecord) -> Iterator[str]:
     """What a reader must know before believing the page."""
-    done, every = len(sweep.finished), len(sweep.cells)
-    if done < every:
-        which = f"{done} of {counted(every, 'cell')} {'is' if done == 1 else 'are'} done"
-        yield f"{which} (the sweep is {sweep.state}); everything below is of those."
+    cells = [*sweep.cells, *sweep.beside]
+    done = sum(cell.state == "finished" for cell in cells)
+    if done < len(cells):
+        which = f"{done} of {counted(len(cells), 'cell')} {'is' if done == 1 else 'are'} done"
+        how = "failed" if sweep.state == "failed" else f"is {sweep.state}"
+        yield f"{which} (the sweep {how}); everything below is of those."
     bad = sweep.failed
     for cell in bad[:TOLD]:
         yield f"{cell.title} {cell.state}: {cell.message or 'no reason is known'}"
