@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from tests.sweep.test_runner import quiet
-from vectoruniverse.errors import ConfigError
+from vectoruniverse.errors import ConfigError, DivergedError, ResourceError
 from vectoruniverse.report.sweep import words
 from vectoruniverse.report.sweep.page import write_sweep_page
 from vectoruniverse.report.sweep.record import Layer, read_sweep
@@ -127,12 +128,72 @@ def test_a_search_that_was_interrupted_goes_on(file, tmp_path, monkeypatch):
     assert [cell.metrics for cell in whole.cells] == [cell.metrics for cell in alone.cells]
 
 
+def fails_at_rank_2(error, times):
+    """``Trainer.fit`` that raises so many times at rank 2, and what it was."""
+    fit, left = Trainer.fit, [times]
+
+    def failing(trainer):
+        if trainer.experiment.adapter.rank == 2 and left[0]:
+            left[0] -= 1
+            raise error
+        return fit(trainer)
+
+    return failing, fit
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "reason"),
+    [
+        (ResourceError("the disk is full"), 1, "lr 0.002, epochs 2, seed 0: the disk is full"),
+        (DivergedError("the loss is not finite"), 99, "training diverged at every learning rate that was tried"),
+    ],
+    ids=["a trial fails", "all diverge"],
+)
+def test_a_search_that_failed_chooses_no_rate_and_is_made_again(error, times, reason, file, tmp_path, monkeypatch):
+    failing, fit = fails_at_rank_2(error, times)
+    monkeypatch.setattr(Trainer, "fit", failing)
+    first = sweep(file, (1, 2), runs=tmp_path / "runs", seeds=(0, 1), rates="0.002,0.02").record
+    assert [choice.values for choice in first.rates.choices] == [{"adapter.rank": 1}]
+    cells = {(cell.values["adapter.rank"], cell.seed): cell for cell in first.cells}
+    assert first.state == "failed" and [cells[1, seed].state for seed in (0, 1)] == ["finished"] * 2
+    for seed in (0, 1):
+        assert cells[2, seed].state == "failed" and cells[2, seed].message.startswith("no learning rate was chosen: ")
+        assert cells[2, seed].message.endswith(reason)
+    monkeypatch.setattr(Trainer, "fit", fit)
+    second = sweep(file, (1, 2), runs=tmp_path / "runs", seeds=(0, 1), rates="0.002,0.02").record
+    alone = sweep(file, (1, 2), runs=tmp_path / "alone", seeds=(0, 1), rates="0.002,0.02").record
+    assert second.state == "finished" and second.rates.choices[:1] == first.rates.choices
+    assert {one.rate for one in second.rates.choices} == {one.rate for one in alone.rates.choices}
+    assert [choice.values["adapter.rank"] for choice in second.rates.choices] == [1, 2]
+    assert [cell.metrics for cell in second.cells] == [cell.metrics for cell in alone.cells]
+
+
+def test_a_rate_that_diverges_is_not_chosen_and_stays_in_the_record(file, tmp_path, monkeypatch):
+    failing, fit = fails_at_rank_2(DivergedError("the loss is not finite"), 1)
+    monkeypatch.setattr(Trainer, "fit", failing)
+    first = sweep(file, (2,), runs=tmp_path / "runs", rates="0.002,0.004").record
+    monkeypatch.setattr(Trainer, "fit", fit)
+    assert first.state == "finished" and first.cells[0].settings["train.lr"] > 0.002
+    assert [trial.settings["train.lr"] for trial in first.rates.trials if trial.state == "stopped"] == [0.002]
+    assert sweep(file, (2,), runs=tmp_path / "runs", rates="0.002,0.004").record.rates == first.rates
+
+
+def test_trials_may_be_deleted_when_the_rates_are_chosen(file, tmp_path):
+    first = sweep(file, (1, 2), runs=tmp_path / "runs", rates="0.002,0.02")
+    shutil.rmtree(first.folder.path / "trials")
+    again = sweep(file, (1, 2), runs=tmp_path / "runs", rates="0.002,0.02")
+    assert again.record.rates == first.record.rates and again.record.cells == first.record.cells
+    assert not (first.folder.path / "trials").exists(), "none was made again"
+    write_sweep_page(again.record, again.folder.path)
+    assert (again.folder.path / "figures" / "rates.svg").is_file()
+
+
 def test_full_fine_tuning_is_a_cell_like_the_others_and_compared_with_the_best_rank(file, tmp_path):
     record = sweep(file, (1, 2), runs=tmp_path / "runs", seeds=(0, 1), rates=None, full=True).record
     assert [(cell.values, cell.seed, cell.state) for cell in record.beside] == [
         ({"adapter.method": "full"}, 0, "finished"), ({"adapter.method": "full"}, 1, "finished")
     ]  # fmt: skip
-    assert {cell.settings["train.lr"] for cell in record.beside} == {0.0002}, "a tenth of LoRA's"
+    assert {cell.settings["train.lr"] for cell in record.beside} == {0.00025}, "an eighth of LoRA's"
     (full,) = record.comparisons
     best = [cell for cell in record.cells if cell.values == record.statistics.best]
     reached = [[outcomes(Run(tmp_path / "runs" / c.run), "recall@5").adapted.mean() for c in cells]
@@ -181,6 +242,16 @@ def test_ranks_by_layer_cost_what_the_uniform_rank_costs_and_are_compared_with_i
     assert {alphas[path] / rank for path, rank in ranks.items()} == {uniform.scale}, "the scale of every layer stays"
     again = sweep(file, (1, 2, 4), runs=tmp_path / "runs", rates=None, pattern=True).record
     assert again.beside == record.beside and again.pattern == pattern
+
+
+def test_ranks_by_layer_may_cost_what_a_rank_of_an_earlier_call_does_at_the_rate_of_that(file, tmp_path):
+    sweep(file, (1, 2), runs=tmp_path / "runs", rates="0.002,0.004")
+    record = sweep(file, (4,), runs=tmp_path / "runs", rates="0.002,0.004", seeds=(0, 1), pattern=True).record
+    (cell,) = record.beside
+    uniform = next(c for c in record.cells if c.values == {"adapter.rank": record.pattern.rank})
+    assert record.pattern.rank < 4 and (cell.state, cell.seed) == ("finished", 0)
+    assert cell.settings == uniform.settings
+    assert f"lr: {cell.settings['train.lr']}" in Run(tmp_path / "runs" / cell.run).config_file.read_text()
 
 
 def test_the_best_rank_stands_beside_the_rivals_that_cost_nothing(file, tmp_path):

@@ -85,13 +85,16 @@ class CellRuns:
     def take_over(self, kind: Kind, cells: Iterable[CellRecord]) -> None:
         """Keep cells of earlier calls that are done, and that this one did not ask for.
 
-        Of a trial nothing but its record is needed, so that its run may be gone.
+        Of a trial nothing but its record is needed, so that its run may be gone; that it diverged is a finding, too.
         """
         told = self._told[kind]
         for cell in cells:
             values = {**cell.values, **cell.settings} if kind == "trial" else cell.values
             key = key_of(values), cell.seed, cell.fold
-            done = cell.state == "finished" and (kind == "trial" or _is_finished(self._run_of(kind, cell)))
+            if kind == "trial":
+                done = cell.state in ("finished", "stopped")
+            else:
+                done = cell.state == "finished" and _is_finished(self._run_of(kind, cell))
             if done and key not in told:
                 told[key] = cell
 

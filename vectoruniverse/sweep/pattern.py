@@ -9,12 +9,13 @@ layer has one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from vectoruniverse.adapters.patterns import exactly
-from vectoruniverse.report.sweep.record import AdapterRecord, Layer, Pattern, Statistics
+from vectoruniverse.report.sweep.record import AdapterRecord, CellRecord, Layer, Pattern, Statistics
+from vectoruniverse.runs.folder import Run
 from vectoruniverse.sweep.cells import Cell, name_of_cell
 from vectoruniverse.sweep.grid import RANK, Grid
+from vectoruniverse.tasks.experiments import load_config_of
 
 RANK_PATTERN = "adapter.rank_pattern"
 
@@ -63,21 +64,32 @@ def recommend(grid: Grid, found: Statistics, adapters: Sequence[AdapterRecord]) 
     return Pattern(run=largest.run, rank=rank, rank_pattern={exactly(path): one for path, one in ranks.items()})
 
 
-def pattern_cell(grid: Grid, pattern: Pattern, seed: int) -> Cell:
-    """The cell of the uniform rank with ranks by layer instead, each layer's update at the scale that it had."""
-    uniform = next(cell for cell in grid.cells if cell.values == {RANK: pattern.rank} and cell.seed == seed)
-    adapter = uniform.experiment.adapter
+def pattern_cell(name: str, pattern: Pattern, uniform: CellRecord, run: Run) -> Cell:
+    """A cell of the uniform rank with ranks by layer instead, each layer's update at the scale that it had.
+
+    Args:
+        name: of the sweep's experiment.
+        pattern: the ranks.
+        uniform: the cell, which may be an earlier call's.
+        run: that of the cell.
+    """
+    experiment = load_config_of(run)
+    adapter = experiment.adapter
     scale = (adapter.alpha or float(pattern.rank)) / pattern.rank ** _power(adapter.rank_stabilized)
     alphas = {path: scale * rank ** _power(adapter.rank_stabilized) for path, rank in pattern.rank_pattern.items()}
     by_layer = {"rank_pattern": pattern.rank_pattern, "alpha_pattern": alphas}
-    values = {RANK_PATTERN: f"as rank {pattern.rank}"}
-    experiment = uniform.experiment.model_copy(
-        update={
-            "adapter": adapter.model_copy(update=by_layer),
-            "name": name_of_cell(grid.base.name, {"pattern": pattern.rank}, seed),
-        }
+    changed = {
+        "adapter": adapter.model_copy(update=by_layer),
+        "name": name_of_cell(name, {"pattern": pattern.rank}, uniform.seed),
+    }
+    return Cell(
+        values={RANK_PATTERN: f"as rank {pattern.rank}"},
+        seed=uniform.seed,
+        experiment=experiment.model_copy(update=changed),
+        settings=uniform.settings,
+        kind="beside",
+        fold=uniform.fold,
     )
-    return replace(uniform, values=values, experiment=experiment, kind="beside")
 
 
 def _power(rank_stabilized: bool) -> float:

@@ -28,7 +28,7 @@ AROUND, NEAR = 2, 1
 """Rungs tried on either side of where the first value begins, and of where another one points to."""
 
 FULL_BELOW = 3
-"""Rungs that full fine-tuning begins below LoRA: about a tenth of its rate."""
+"""Rungs that full fine-tuning begins below LoRA: at an eighth of its rate."""
 
 Trial = Callable[[int, int], float | None]
 """Rung and epochs → the metric on validation rows; None where the training failed."""
@@ -125,6 +125,11 @@ def first_rungs(rank: int, own_rank: int, found: Mapping[int, int], own: int, ex
     start = found.get(nearest, own) + round(exponent * math.log2(nearest / rank))
     reach = NEAR if found else AROUND
     return sorted({own, *range(start - reach, start + reach + 1)})
+
+
+def full_rate(rate: float) -> float:
+    """Full fine-tuning's beside LoRA's: where its search begins, and what it takes where nothing is searched."""
+    return Ladder((rate,)).rate(-FULL_BELOW)
 
 
 def in_order(ranks: Sequence[int], own_rank: int) -> list[int]:

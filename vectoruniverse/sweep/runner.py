@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ from vectoruniverse.sweep.forgetting import forgetting_of_sweep
 from vectoruniverse.sweep.grid import RANK, Grid
 from vectoruniverse.sweep.pattern import pattern_cell, recommend
 from vectoruniverse.sweep.published import publish
+from vectoruniverse.sweep.rates import full_rate
 from vectoruniverse.sweep.sharing import Bases
-from vectoruniverse.sweep.tuning import Tuner
+from vectoruniverse.sweep.tuning import NoRateError, Tuner
 from vectoruniverse.terminal import Display, counted
 from vectoruniverse.training.interruption import InterruptedTraining, Interruption
 
@@ -122,30 +123,35 @@ class _Sweep:
         states = {cell.state for cell in (*self._runs.records("value"), *self._runs.records("beside"))}
         return self._write("failed" if states & {"failed", "stopped"} else "finished")
 
-    def _at_their_rates(self, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
-        """Each at the learning rate that its value deserves, where those are chosen."""
-        if self._tuner is not None:
-            return self._tuner.rates_of(cells)
-        # full fine-tuning's best rate is about a tenth of LoRA's
-        return tuple(at_rate(cell, cell.experiment.train.lr / 10) if cell.kind == "beside" else cell for cell in cells)
+    def _at_their_rates(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Each at the learning rate that its value deserves, where those are chosen; without one a cell has failed."""
+        if self._tuner is None:
+            return [at_rate(one, full_rate(one.experiment.train.lr)) if one.kind == "beside" else one for one in cells]
+        at_rates, without = self._tuner.rates_of(cells)
+        for cell, reason in without:
+            self._runs.note(cell, "failed", message=f"no learning rate was chosen: {reason}")
+            self._display.warn(f"{cell.title} failed: no learning rate was chosen: {reason}")
+        return at_rates
 
     def _try(self, trial: Cell) -> float | None:
-        """The metric that a short run reaches on validation rows; None where it failed."""
+        """The metric that a short run reaches on validation rows; None where it diverged."""
         self._runs.run([trial])
         told = self._runs.record_of(trial)
+        if told.state == "failed":
+            raise NoRateError(f"{trial.title}: {told.message}")
         return told.metrics.get(self._metric) if told.state == "finished" else None
 
-    def _by_pattern(self) -> tuple[Cell, ...]:
+    def _by_pattern(self) -> list[Cell]:
         """Ranks by layer as the largest adapter recommends them, once, at the rate of the uniform rank."""
         found = self._statistics()
         if not self._grid.pattern or not isinstance(found, Statistics):
-            return ()
+            return []
         self._pattern = recommend(self._grid, found, self._adapters)
         if self._pattern is None:
-            return ()
-        cell = pattern_cell(self._grid, self._pattern, found.seeds[0])
-        rate = None if self._tuner is None else self._tuner.rate_of({RANK: self._pattern.rank}, cell.fold)
-        return (cell if rate is None else at_rate(cell, rate),)
+            return []
+        asked = {RANK: self._pattern.rank}, found.seeds[0]
+        uniform = next((one, run) for one, run in self._runs.finished() if (one.values, one.seed) == asked)
+        return [pattern_cell(self._grid.base.name, self._pattern, *uniform)]
 
     def _statistics(self) -> Statistics | NotComparable | None:
         """What the finished cells say together."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vectoruniverse.report.sweep.record import CellRecord, Choice, RateSearch
-from vectoruniverse.report.sweep.values import EPOCHS, Values, key_of
+from vectoruniverse.report.sweep.values import EPOCHS, key_of
 from vectoruniverse.sweep.cells import Cell, at_rate, trial_of
 from vectoruniverse.sweep.grid import RANK, Grid
 from vectoruniverse.sweep.rates import (
@@ -23,13 +23,18 @@ from vectoruniverse.sweep.rates import (
 )
 
 
+class NoRateError(Exception):
+    """No rate can be chosen for a value, and why; another call searches again."""
+
+
 class Tuner:
     """Chooses a rate for each value of a sweep, and for full fine-tuning.
 
     Args:
         grid: the sweep, whose ``rates`` are asked for.
         known: what an earlier call chose, which stays.
-        run_trial: brings a short run to its end; the metric on validation rows, None where it failed.
+        run_trial: brings a short run to its end; the metric on validation rows, None where it diverged. It raises
+            ``NoRateError`` where something else went wrong, which says nothing of the rate.
         tell: takes what a person should know.
     """
 
@@ -50,19 +55,19 @@ class Tuner:
         self.record = fresh if known is None else known
         self._budget = Budget(self.record.short, self.record.long)  # as the first call had it, to be compared
 
-    def rates_of(self, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
-        """The same cells, each at the rate of its value; what is not chosen yet is tried."""
+    def rates_of(self, cells: Sequence[Cell]) -> tuple[list[Cell], list[tuple[Cell, str]]]:
+        """Each cell at the rate of its value, where what is not chosen yet is tried; and those without one, and why."""
         first = {(cell.fold, cell.key[0]): cell for cell in reversed(cells)}  # of the first seed
-        for cell in sorted(first.values(), key=lambda cell: (cell.fold or 0, self._place(cell))):
+        reasons: dict[tuple[int | None, str], str] = {}
+        for whose, cell in sorted(first.items(), key=lambda one: (one[1].fold or 0, self._place(one[1]))):
             if self.record.chosen(cell.values, cell.fold) is None:
-                self._choose(cell)
-        return tuple(at_rate(cell, self.rate_of(cell.values, cell.fold)) for cell in cells)
-
-    def rate_of(self, values: Values, fold: int | None = None) -> float:
-        """The rate that was chosen for a value."""
-        choice = self.record.chosen(values, fold)
-        assert choice is not None, "every value has been tried"
-        return choice.rate
+                try:
+                    self._choose(cell)
+                except NoRateError as error:
+                    reasons[whose] = str(error)
+        without = [(cell, reasons[whose]) for cell in cells if (whose := (cell.fold, cell.key[0])) in reasons]
+        chosen = [(cell, self.record.chosen(cell.values, cell.fold)) for cell in cells]
+        return [at_rate(cell, choice.rate) for cell, choice in chosen if choice is not None], without
 
     def told(self, cells: Sequence[CellRecord], trials: Sequence[CellRecord]) -> RateSearch:
         """The search as it stands, with its trials and what they cost beside the ``cells`` of a sweep at one rate."""
@@ -85,11 +90,10 @@ class Tuner:
             self._first(cell),
             self._budget,
         )
+        if found is None:
+            raise NoRateError("training diverged at every learning rate that was tried")
         whose: dict[str, Any] = {"values": dict(cell.values)} | ({} if cell.fold is None else {"fold": cell.fold})
-        if found is None:  # the cell itself will fail, and say why
-            choice = Choice(**whose, rate=self.record.own)
-        else:
-            choice = Choice(**whose, rate=ladder.rate(found.rung), at_edge=found.at_edge)
+        choice = Choice(**whose, rate=ladder.rate(found.rung), at_edge=found.at_edge)
         self.record = self.record.model_copy(update={"choices": [*self.record.choices, choice]})
         self._tell(f"{cell.title}: learning rate {choice.rate:g}")
 
