@@ -14,6 +14,8 @@ from tests.models.models import save_clip
 from tests.models.text_models import save_encoder
 from vectoruniverse.cli.rates import next_command
 from vectoruniverse.training.find_lr import Probe, Rates
+from vectoruniverse.training.loop import batches
+from vectoruniverse.training.strata import Strata
 
 LORA, PREFIX, FULL = {"method": "lora", "rank": 2}, {"method": "prefix", "prefix_length": 3}, {"method": "full"}
 
@@ -93,6 +95,27 @@ def test_the_table_names_the_rate_and_the_command_trains_with_it(models, texts, 
     command = done.stdout.split("next: vu ")[1].splitlines()[0]
     trained = vu(*shlex.split(command), "--dry-run", "--quiet", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
+
+
+def test_batches_are_drawn_by_the_sampler_and_what_is_mined_is_said_to_be_left_out(
+    models, shapes, tmp_path, monkeypatch
+):
+    file = write(tmp_path, "image_text", models["clip"], {"root": str(shapes)}, LORA)
+    seen, dealt = [], batches
+    monkeypatch.setattr(
+        "vectoruniverse.training.find_lr.batches", lambda *given: seen.append(given[4]) or dealt(*given)
+    )
+
+    def search(*settings):
+        options = [word for setting in settings for word in ("--set", setting)]
+        done = vu("find-lr", "--config", str(file), *options, "--steps", "5", "-q", "--out", "out", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, json.loads((tmp_path / "out" / "find-lr.json").read_text())["left_out"]
+
+    said, left_out = search("train.sampler=no_duplicates")
+    assert all(isinstance(strata, Strata) for strata in seen) and "without" not in said and left_out == []
+    said, left_out = search("train.hard_negatives={share: 0.5}")
+    assert "measured without train.hard_negatives" in said and left_out == ["train.hard_negatives"]
 
 
 def rates(probes, *, start, chance, best=None):

@@ -23,6 +23,7 @@ from vectoruniverse.training.find_lr import (
 )
 from vectoruniverse.training.loop import Trainer, batches
 from vectoruniverse.training.optim import adamw, cosine, parameter_groups
+from vectoruniverse.training.strata import Strata
 from vectoruniverse.training.task import StepLoss
 
 ROWS, SIZE, SEED = 240, 10, 3
@@ -56,30 +57,30 @@ class Pairs:
         pass
 
 
-def builder(task):
+def builder(task, strata=None):
     def build(schedule):
         optimizer = adamw(parameter_groups(task.trained().items(), task.modules(), 0.01), fused=False)
         asked = settings(guard="off", batch_size=SIZE).model_copy(update={"seed": SEED})
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        return Trainer(task, optimizer, schedule, asked, Recorder(), scaler=scaler)
+        return Trainer(task, optimizer, schedule, asked, Recorder(), scaler=scaler, strata=strata)
 
     return build
 
 
-def search(task, asked=1e-3, steps=12, said=None):
+def search(task, asked=1e-3, steps=12, said=None, strata=None):
     said = [] if said is None else said
-    finder = LrFinder(task, builder(task), SIZE, SEED, 0.5, lambda *told: said.append(told))
+    finder = LrFinder(task, builder(task, strata), SIZE, SEED, 0.5, lambda *told: said.append(told))
     return finder.find(asked, steps)
 
 
-def by_hand(task, lr, steps):
+def by_hand(task, lr, steps, kinds=None):
     """A probe as it would be written down without any of the machinery: mean loss of the held batches after it."""
     held, rest = divide(ROWS, SIZE, SEED)
     group = {"params": list(task.model.parameters()), "weight_decay": 0.01}
     optimizer = torch.optim.AdamW([group], betas=(0.9, 0.98), eps=1e-6)
     done = 0
     for epoch in range(100):
-        for rows in batches(len(rest), SIZE, SEED, epoch):
+        for rows in batches(len(rest), SIZE, SEED, epoch, None if kinds is None else Strata(kinds[rest], run=2)):
             if done == steps:
                 with torch.no_grad():
                     return float(np.mean([float(task.loss(part, 0).total) for part in held]))
@@ -97,6 +98,14 @@ def test_a_probe_is_a_plain_training_from_the_start_and_is_compared_on_rows_that
     assert len(found.probes) >= 5
     for probe in found.probes:
         assert probe.loss == pytest.approx(by_hand(Pairs(), probe.lr, found.steps), rel=1e-5)
+
+
+def test_probes_draw_their_batches_as_the_training_does():
+    kinds = np.arange(ROWS) // 5
+    shuffled, dealt = search(Pairs(), steps=6), search(Pairs(), steps=6, strata=Strata(kinds, run=2))
+    assert [probe.loss for probe in dealt.probes] != [probe.loss for probe in shuffled.probes]
+    for probe in dealt.probes:
+        assert probe.loss == pytest.approx(by_hand(Pairs(), probe.lr, 6, kinds), rel=1e-5)
 
 
 def test_the_rate_that_is_recommended_learns_as_well_as_any_of_a_fine_grid():

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 FAR_ABOVE = 1.2
 """A first loss of so many times chance is a matter of the temperature before it is one of the rate."""
 
+MINED = "train.hard_negatives"
+"""What probes leave out, as it encodes all rows before each epoch."""
+
 
 @tells_errors
 def find_lr(
@@ -48,7 +51,9 @@ def find_lr(
     with open_display(quiet) as display:
         found = runner.find_lr(loaded, display, steps=steps)
     command, why = next_command(found, config, overrides, _warmer(loaded))
-    record = {"config": config, "set": overrides, **dataclasses.asdict(found), "why": why, "command": command}
+    left_out = [MINED] if getattr(loaded.train, "hard_negatives", None) is not None else []
+    told = {"config": config, "set": overrides, "left_out": left_out}
+    record = {**told, **dataclasses.asdict(found), "why": why, "command": command}
     if out is not None:
         _write(out, found, record)
     if as_json:
@@ -57,6 +62,8 @@ def find_lr(
     title = f"loss of {found.held_rows} training rows set apart, {found.steps} steps at each rate"
     print_table(title, ("train.lr", "loss", "change", "eff. rank", ""), table_rows(found))
     typer.echo(why)
+    for key in left_out:
+        typer.echo(f"measured without {key}: batches were shuffled, and those of the training are harder")
     typer.echo(f"next: {command}")
     if out is not None:
         typer.echo(f"figure and record in {out}")

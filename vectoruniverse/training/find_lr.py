@@ -151,6 +151,7 @@ class LrFinder:
     Attributes:
         task: what is learned.
         build: a new trainer, with an optimizer of its own, for a schedule; it logs the effective rank of every step.
+            Its strata are dealt out as in training; what it mines for batches is not, as that encodes all rows.
         batch_size: most rows of a batch.
         seed: of the order of rows, and of dropout.
         min_share: a space with less than this share of its first effective rank has collapsed.
@@ -198,7 +199,7 @@ class LrFinder:
         trainer = self.build(lambda step: RAMP_FROM * factor**step)
         ramp: list[RampStep] = []
         average = 0.0
-        for step, (rows, epoch) in enumerate(islice(self._batches(), RAMP_STEPS)):
+        for step, (rows, epoch) in enumerate(islice(self._batches(trainer), RAMP_STEPS)):
             lr = trainer.schedule(step)
             try:
                 values = self._update(trainer, rows, epoch, f"ramp: lr {lr:.1e}")
@@ -230,7 +231,7 @@ class LrFinder:
         self._restore()
         trainer = self.build(cosine(peak=lr, steps=steps, warmup=WARM_UP, final=0.0))
         try:
-            for rows, epoch in islice(self._batches(), steps):
+            for rows, epoch in islice(self._batches(trainer), steps):
                 self._update(trainer, rows, epoch, f"probe: lr {lr:.1e}")
         except DivergedError:
             return Probe(lr, "diverges")
@@ -259,10 +260,11 @@ class LrFinder:
         self.tell(self.done, max(self.done, self.total), f"{what}  loss {values['loss']:.3f}")
         return values
 
-    def _batches(self) -> Iterator[tuple[np.ndarray, int]]:
+    def _batches(self, trainer: Trainer) -> Iterator[tuple[np.ndarray, int]]:
         """Training batches with their epoch, without end; the same for the ramp and every probe."""
+        strata = None if trainer.strata is None else trainer.strata.among(self._rest)
         for epoch in count():
-            for rows in batches(len(self._rest), self.batch_size, self.seed, epoch):
+            for rows in batches(len(self._rest), self.batch_size, self.seed, epoch, strata):
                 yield self._rest[rows], epoch
 
     def _evaluate(self) -> _Held:

@@ -6,7 +6,7 @@ Shapes: N training rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,10 @@ class Strata:
 
     of_row: NDArray[np.int64]
     run: int = 1
+
+    def among(self, rows: NDArray[np.int64]) -> Strata:
+        """The strata of the rows at these positions (M,), in this order."""
+        return replace(self, of_row=self.of_row[rows])
 
     def deal(self, order: NDArray[np.int64], steps: int) -> NDArray[np.int64]:
         """An order of all rows (N,), to be cut into ``steps`` parts, over which every stratum is spread evenly.
