@@ -1,15 +1,11 @@
 """Pictures decoded once: an append-only store of small RGB squares, found by the content of their files.
 
-A store is a folder ``<cache_dir>/<recipe key>/`` of
+A store (see ``record_store``) is a folder ``<cache_dir>/<recipe key>/`` of
 
-- ``pictures.u8``: records of size x size x 3 bytes, one after the other; record n is slot n;
-- ``index.jsonl``: its journal, ``{"sha256": of the picture file, "slot": n, "crc32": of the record, "width": of the
-  picture, "height": of it}``; the last line of a digest counts;
+- ``pictures.u8``: records of size x size x 3 bytes;
+- ``index.jsonl``: by the sha256 of the picture file; the picture's own width and height are noted beside;
 - ``files.jsonl``: path, size and times of files seen, so that an unchanged file is not read again to be hashed;
 - ``lock``: held while a chunk of pictures is looked up, decoded and written.
-
-A slot is written once, and named in the journal only after its bytes are on disk. So SIGKILL at any moment leaves at
-worst bytes that no line names (the next writer overwrites them) and a torn last line (cut off by the next writer).
 
 What is stored depends on no limit: a picture's size is held to ``max_pixels`` whenever it is asked for, so which
 pictures are used does not depend on who decoded them first.
@@ -26,19 +22,15 @@ processes 8-9 (they also have to start, and to send the pixels back).
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from vectoruniverse.data.decoding import (
@@ -51,12 +43,13 @@ from vectoruniverse.data.decoding import (
     refuse_extremes,
 )
 from vectoruniverse.data.journal import JsonLines
-from vectoruniverse.errors import ConfigError, LockedError, ResourceError
+from vectoruniverse.data.record_store import POLL_SECONDS, RecordStore, make_folder
+from vectoruniverse.errors import ConfigError
 
 CHUNK_BYTES = 32 * 2**20  # decoded pixels that wait in memory to be written
 CHUNK_ROWS = 128
-LOCK_SECONDS = 600.0
-POLL_SECONDS = 0.005
+
+_PICTURES, _FILES, _WHAT = "pictures.u8", "files.jsonl", "picture cache"
 
 
 def default_cache_dir() -> Path:
@@ -103,16 +96,7 @@ class Pictures:
         return pictures
 
 
-class _Record(NamedTuple):
-    """Where a picture's pixels are, their checksum, and the size of the picture that they were made of."""
-
-    slot: int
-    crc: int
-    width: int
-    height: int
-
-
-_Square = tuple[NDArray[np.uint8], int, int]
+_Square = tuple[NDArray[np.uint8], tuple[int, int]]
 """A decoded picture, and the width and height that it had, pixels."""
 
 
@@ -126,16 +110,13 @@ class _Outcome:
     file_row: dict[str, object] | None = None
 
 
-class PictureStore:
+class PictureStore(RecordStore):
     """Decoded pictures of one recipe on disk; several processes may use the same folder at once."""
 
     def __init__(self, folder: Path, recipe: PictureRecipe) -> None:
         """Use ``open``, which also makes the folder."""
-        self._folder, self._recipe, self._record_bytes = folder, recipe, recipe.size**2 * 3
-        self._journal, self._files = JsonLines(folder / "index.jsonl"), JsonLines(folder / "files.jsonl")
-        self._records: NDArray[np.uint8] = np.empty((0, recipe.size, recipe.size, 3), np.uint8)
-        self._known: dict[str, _Record] = {}  # by sha256
-        self._next_slot = 0
+        super().__init__(folder, _PICTURES, (recipe.size, recipe.size, 3), noted=("width", "height"), what=_WHAT)
+        self._recipe, self._files = recipe, JsonLines(folder / _FILES)
         self._seen: dict[str, tuple[tuple[int, ...], str]] = {}  # path → size and times, sha256
 
     @classmethod
@@ -146,11 +127,7 @@ class PictureStore:
             ConfigError: the folder cannot be made or written.
         """
         folder = cache_dir / recipe.key
-        with _disk_errors_told(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in ("pictures.u8", "index.jsonl", "files.jsonl"):
-                with (folder / name).open("ab"):
-                    pass
+        make_folder(folder, (_PICTURES, "index.jsonl", _FILES), _WHAT)
         return cls(folder, recipe)
 
     def ensure(
@@ -187,44 +164,17 @@ class PictureStore:
         return Pictures(digests, errors, slots, self._records)
 
     def _settle(self, chunk: Sequence[Path], pool: ThreadPoolExecutor) -> list[_Outcome]:
-        with _disk_errors_told(self._folder), self._locked():
-            self._catch_up()
+        with self._writing():
             outcomes = list(pool.map(self._load, chunk))
             fresh = {out.digest: out.square for out in outcomes if out.digest is not None and out.square is not None}
-            self._append(fresh, [out.file_row for out in outcomes if out.file_row is not None])
+            self._files.append([out.file_row for out in outcomes if out.file_row is not None])
+            self._append(fresh)
         if fresh:
             time.sleep(2 * POLL_SECONDS)  # file locks are not fair: without a pause the others would never get it
         return outcomes
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            held = FileLock(self._folder / "lock").acquire(timeout=LOCK_SECONDS, poll_interval=POLL_SECONDS)
-        except Timeout as error:
-            message, remedy = "another process holds the picture cache", "Wait for that process, or end it."
-            raise LockedError(message, file=self._folder, remedy=remedy) from error
-        with held:
-            yield
-
     def _catch_up(self) -> None:
-        """Take in what this or another process has appended since the last look."""
-        pictures, shape = self._folder / "pictures.u8", self._records.shape[1:]
-        count = pictures.stat().st_size // self._record_bytes
-        if count != len(self._records):
-            mapped = np.memmap(pictures, np.uint8, mode="r", shape=(count, *shape)) if count else np.empty((0, *shape))
-            self._records = np.asarray(mapped, np.uint8)
-        for row in self._journal.read_new():
-            self._next_slot += 1  # a damaged line counts too: its slot may be in use elsewhere
-            match row:
-                case {
-                    "sha256": str(digest),
-                    "slot": int(slot),
-                    "crc32": int(crc),
-                    "width": int(width),
-                    "height": int(height),
-                } if 0 <= slot < count:
-                    self._known[digest] = _Record(slot, crc, width, height)
-                    self._next_slot = max(self._next_slot, slot + 1)
+        super()._catch_up()
         for row in self._files.read_new():
             match row:
                 case {"path": str(path), "size": int(n), "mtime_ns": int(m), "ctime_ns": int(c), "sha256": str(digest)}:
@@ -240,7 +190,7 @@ class PictureStore:
             digest = hashlib.sha256(content).hexdigest()
             square = None
             if not self._serves(digest, path):
-                square = (decode_content(content, path, self._recipe), *picture_size(content))
+                square = (decode_content(content, path, self._recipe), picture_size(content))
         except PictureError as error:
             return _Outcome(error=error)
         size, mtime, ctime = _stamp(status)
@@ -259,40 +209,14 @@ class PictureStore:
         Raises:
             PictureError: it does, and the picture is beyond the recipe's limits.
         """
-        known = self._known.get(digest)
-        if known is None or known.slot >= len(self._records) or zlib.crc32(self._records[known.slot].data) != known.crc:
+        known = self._intact(digest)
+        if known is None:
             return False
-        refuse_extremes(known.width, known.height, path, self._recipe.max_pixels)
+        width, height = known.noted
+        refuse_extremes(width, height, path, self._recipe.max_pixels)
         return True
-
-    def _append(self, fresh: Mapping[str, _Square], file_rows: list[dict[str, object]]) -> None:
-        journal_rows: list[dict[str, object]] = []
-        with (self._folder / "pictures.u8").open("r+b") as handle:
-            handle.seek(self._next_slot * self._record_bytes)
-            for slot, (digest, (pixels, width, height)) in enumerate(fresh.items(), self._next_slot):
-                handle.write(pixels.data)
-                crc = zlib.crc32(pixels.data)
-                journal_rows.append({"sha256": digest, "slot": slot, "crc32": crc, "width": width, "height": height})
-            handle.flush()
-            os.fsync(handle.fileno())
-        self._journal.append(journal_rows)
-        self._files.append(file_rows)
-        self._catch_up()
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
     """What changes when a file changes; the ctime also where a copy restored size and mtime."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-@contextlib.contextmanager
-def _disk_errors_told(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            remedy = "Free some space, or set data.cache_dir (or $VU_CACHE) to a folder on a larger disk."
-            raise ResourceError("no space left for the picture cache", file=folder, remedy=remedy) from error
-        remedy = "Set data.cache_dir (or $VU_CACHE) to a folder that you can write."
-        message = f"the picture cache cannot be written ({error.strerror or error})"
-        raise ConfigError(message, file=folder, key="data.cache_dir", remedy=remedy) from error
