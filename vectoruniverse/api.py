@@ -42,6 +42,7 @@ from vectoruniverse.tasks.classification import setup as classification
 from vectoruniverse.tasks.classification.settings import ClassificationExperiment
 from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.label_rules import read_labels
+from vectoruniverse.tasks.image_text.labels import make_fusion
 from vectoruniverse.tasks.image_text.model import adapter_host, load_encoder, load_whole, picture_recipe
 from vectoruniverse.tasks.image_text.predict import LabelPredictor, PredictedLabels
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
@@ -159,9 +160,9 @@ class LoadedRun:
         if (pictures is None and texts is None) or (pictures and texts and len(pictures) != len(texts)):
             raise TypeError("predict takes pictures, texts, or as many of both")
         predictor = self._predictor
-        image = None if pictures is None else self.embed_images(pictures, batch_size=batch_size)
-        text = None if texts is None else self.embed_texts(texts, batch_size=batch_size)
-        return predictor.tell(*(None if rows is None else torch.from_numpy(rows) for rows in (image, text)))
+        image = None if pictures is None else torch.from_numpy(self.embed_images(pictures, batch_size=batch_size))
+        text = None if texts is None else torch.from_numpy(self.embed_texts(texts, batch_size=batch_size))
+        return predictor.tell(image, text)
 
     def predict_table(
         self, file: Path, display: Display, *, encoding: str = "utf-8", by: LabelInput | None = None
@@ -172,7 +173,8 @@ class LoadedRun:
             file: the table.
             display: is told of what cannot be predicted, and of progress.
             encoding: of the table.
-            by: ``picture``, ``text`` or ``both``; None: each row by all that it has.
+            by: ``picture``, ``text``, ``both``, or ``fused`` where a fusion was trained; None: each row by all that it
+                has.
 
         Raises:
             ConfigError: the run has no rules, or none for this input.
@@ -188,7 +190,9 @@ class LoadedRun:
                 file=self.run.path,
                 remedy=f"where its validation rows have labels, vu eval {self.run.name} --split val learns them",
             )
-        return LabelPredictor(self.encoder, self.experiment, self.recipe, rules)
+        is_fused = "fused" in rules.models["adapted"]
+        fusion = make_fusion(self.experiment, self.encoder, self.run.adapter) if is_fused else None
+        return LabelPredictor(self.encoder, self.experiment, self.recipe, rules, fusion)
 
 
 class LoadedClassifier:

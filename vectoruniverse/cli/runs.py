@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from vectoruniverse.evaluation.comparison import Comparison
     from vectoruniverse.experiment import Plan
     from vectoruniverse.runs.folder import Run
-    from vectoruniverse.runs.label_records import LabelInput
     from vectoruniverse.runs.records import RivalsRecord
     from vectoruniverse.tasks.predictions import Predictions
     from vectoruniverse.tasks.results import Outcome
@@ -279,7 +278,9 @@ def predict(
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(help="Labels by picture, text or both; without it each row by all that it has."),
+        typer.Option(
+            help="Labels by picture, text, both, or fused (by loss.label_kl); without it each row by all that it has."
+        ),
     ] = None,
     encoding: EncodingOption = "utf-8",
     runs_dir: RunsOption = Path("runs"),
@@ -310,16 +311,17 @@ def predict(
 def _predictions(run: str, runs_dir: Path, table: Path, by: str | None, encoding: str, display: Display) -> Predictions:
     """What a run says of a table, be it of labels or of classes."""
     from vectoruniverse.api import LoadedRun, load_predictor
+    from vectoruniverse.runs.label_records import LabelInput
 
     loaded = load_predictor(run, runs_dir=runs_dir)
     if not isinstance(loaded, LoadedRun):
         if by is not None:
             raise UserError("--by goes with a run of pictures and texts; a classifier reads its own columns")
         return loaded.predict_table(table, display, encoding=encoding)
-    inputs: dict[str | None, LabelInput | None] = {None: None, "picture": "picture", "text": "text", "both": "both"}
-    if by not in inputs:
-        raise UserError(f"--by {by!r} is none of picture, text and both")
-    return loaded.predict_table(table, display, encoding=encoding, by=inputs[by])
+    inputs: dict[str | None, LabelInput] = {one: one for one in get_args(LabelInput)}
+    if by is not None and by not in inputs:
+        raise UserError(f"--by {by!r} is none of {', '.join(get_args(LabelInput))}")
+    return loaded.predict_table(table, display, encoding=encoding, by=inputs.get(by))
 
 
 @tells_errors

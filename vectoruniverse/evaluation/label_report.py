@@ -77,11 +77,11 @@ def label_report(file: LabelsFile, models: Models, rows: LabelledRows, *, in_sam
     models = {name: {by: one.select(having) for by, one in told.items()} for name, told in models.items()}
     outcomes, reached, ahead = _outcomes(file, rows), {}, {}
     for by in models["adapted"]:
-        told = {name: said[by] for name, said in models.items() if by in said}
+        told = _beside(models, by)
         _tell_each(outcomes, by, told, rows)
         reached[by], ahead[by] = _compare(told, rows, known)
     leading: LabelInput = by
-    pairs = _Pairs.of(models["adapted"][leading].said, rows.truth, np.flatnonzero(known))
+    pairs = _Pairs.of(told["adapted"].said, rows.truth, np.flatnonzero(known))
     return LabelsRecord(
         rows=len(having),
         in_sample=in_sample,
@@ -91,10 +91,16 @@ def label_report(file: LabelsFile, models: Models, rows: LabelledRows, *, in_sam
         ahead=ahead,
         mistaken=list(_mistaken(pairs, rows)),
         confused=_confused(pairs, rows),
-        reliability={
-            name: _bins(models[name][leading].probabilities, rows.truth, known) for name in ("base", "adapted")
-        },
+        reliability={name: _bins(told[name].probabilities, rows.truth, known) for name in ("base", "adapted")},
     )
+
+
+def _beside(models: Models, by: LabelInput) -> dict[str, Predicted]:
+    """What stands beside the adapted model by an input; beside its fusion what is told without one."""
+    told = {name: said[by] for name, said in models.items() if by in said}
+    if by != "fused":
+        return told
+    return {"base": models["base"]["both"], "unfused": models["adapted"]["both"], **told}
 
 
 def _outcomes(file: LabelsFile, rows: LabelledRows) -> dict[str, LabelOutcome]:

@@ -4,7 +4,7 @@ Of each label p = σ(a·s + b), a logistic regression (Platt, 1999) on its cosin
 together. A label that ``MIN_POSITIVES`` validation rows have then gets its own, whose slopes shrink towards those of
 all; the others keep that of all. Scores are scaled to unit variance first, so that one penalty serves every model.
 
-Shapes: N rows, C labels, D scores of a pair of row and label: 1, or 2 by picture and text.
+Shapes: N rows, C labels, D scores of a pair of row and label: 1, 2 by picture and text, 3 with their fusion.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def cosines(sides: Mapping[str, Tensor], label_text: Tensor) -> dict[LabelInput,
     """Scores (N, C, D) by each input.
 
     Args:
-        sides: unit rows (N, E) of ``image`` and ``text``, or of one of them.
+        sides: unit rows (N, E) of ``image`` and ``text``, or of one of them; with both, those of ``fused``, if any.
         label_text: unit rows (C, E).
     """
     found = {name: (rows @ label_text.T).double().numpy() for name, rows in sides.items()}
@@ -61,6 +61,7 @@ def cosines(sides: Mapping[str, Tensor], label_text: Tensor) -> dict[LabelInput,
         ("picture", ("image",)),
         ("text", ("text",)),
         ("both", ("image", "text")),
+        ("fused", ("image", "text", "fused")),
     )
     return {by: np.stack([found[name] for name in need], axis=2) for by, need in named if found.keys() >= {*need}}
 

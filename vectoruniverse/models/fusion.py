@@ -12,7 +12,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm
+from torch.nn.functional import gelu, layer_norm, normalize
 
 from vectoruniverse.models.load import drawn_from
 
@@ -81,6 +81,14 @@ def build_fusion(name: str, width: int, seed: int) -> nn.Module:
     """A new fusion of vectors of this width, on the CPU; its weights are a function of these three alone."""
     with drawn_from(seed):
         return FUSIONS[name](width)
+
+
+@torch.inference_mode()
+def fused_rows(fusion: nn.Module, image: Tensor, text: Tensor) -> Tensor:
+    """X / ‖X‖ of unit rows of pictures and texts, all (N, E) float32 on the CPU."""
+    device = next(fusion.parameters()).device
+    found: Tensor = normalize(fusion(image.to(device), text.to(device)), dim=-1)
+    return found.float().cpu()
 
 
 def _silent(layer: nn.Linear) -> nn.Linear:

@@ -82,7 +82,7 @@ def _reliability(bins: Bins) -> Reliability:
 
 
 def _words(by: str) -> str:
-    return "picture and text" if by == "both" else by
+    return {"both": "picture and text", "fused": "picture, text and fusion"}.get(by, by)
 
 
 def _said(labels: LabelsRecord) -> Iterator[str]:

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from vectoruniverse.runs.files import Record
 
-LabelInput = Literal["picture", "text", "both"]
-"""What labels are predicted by."""
+LabelInput = Literal["picture", "text", "both", "fused"]
+"""What labels are predicted by; ``fused``: by picture, text, and what the fusion of ``loss.label_kl`` makes of both."""
 
 LabelStatus = Literal["fitted", "default", "seen once", "unseen"]
 """``fitted``: calibration and threshold of its own. ``default``: those of all labels together, as too few validation
@@ -25,7 +25,8 @@ class LabelRules(Record):
     """How a model tells labels by one input: p = σ(a·s + b) of each label, which is said where p reaches a threshold.
 
     Attributes:
-        slopes: a of each label (C, D), of its cosine with the picture, the text, or with both in this order.
+        slopes: a of each label (C, D), of its cosines with the picture, the text and their fusion, in this order, as
+            far as it is told by them.
         intercepts: b of each label (C,).
         thresholds: of each label (C,), probabilities.
         default: slopes, intercept and threshold of all labels together, as a label has them without its own.
@@ -156,7 +157,8 @@ class LabelsRecord(Record):
         reached: input → model → ``map`` and ``macro_f1``, means over the known labels that some evaluated row has,
             ``micro_f1`` and ``calibration_error``, over all known ones; with intervals.
         ahead: input → model → metric → by how much the adapted model stands ahead of it, paired; of those in a metric
-            all intervals hold at once.
+            all intervals hold at once. Beside ``fused`` the base, which has no fusion, and the adapted model under the
+            name ``unfused`` are those by picture and text.
         mistaken: which labels were said in place of which, the most frequent pairs first.
         confused: the same among few labels, all of their pairs; None where none was said in place of another.
         reliability: model → pairs of row and label by probability.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch.nn import functional as F
 
 from vectoruniverse.evaluation.result import Evaluation, Labels
 from vectoruniverse.models.encoder import TokenizedTexts
-from vectoruniverse.tasks.image_text.label_rules import learn_labels, predicted_beside
+from vectoruniverse.models.fusion import build_fusion
+from vectoruniverse.tasks.image_text.label_rules import learn_labels, predicted_beside, predictions
 from vectoruniverse.tasks.image_text.labels import LabelTexts, label_texts
 from vectoruniverse.tasks.image_text.metadata import text_tells_labels
 from vectoruniverse.tasks.image_text.settings import DataConfig
@@ -41,11 +43,11 @@ def evaluated(of_row: torch.Tensor, names: list[str], seed: int = 0) -> Evaluati
     return Evaluation({}, vectors=sides, labels=Labels(names, vectors(len(names), seed + 2), of_row))
 
 
-def learned(of_row: torch.Tensor, names: list[str], training: torch.Tensor | None = None, data: DataConfig = DATA):
+def learned(of_row: torch.Tensor, names: list[str], training: torch.Tensor | None = None, data=DATA, fusion=None):
     tokens = Words().tokenize(names)
     training = LabelTexts(names, tokens, of_row if training is None else training)
     models = {"base": evaluated(of_row, names), "adapted": evaluated(of_row, names, 5)}
-    return models, learn_labels(models, training, data)
+    return models, learn_labels(models, training, data, fusion)
 
 
 def of_rows(names: list[str], rows: int = ROWS) -> torch.Tensor:
@@ -109,9 +111,43 @@ def test_a_thousand_labels_are_learned() -> None:
     assert file is not None and len(file.known) == 1000 and all(file.fitted)
 
 
+def test_a_fusion_is_one_more_score_of_the_adapted_model_alone() -> None:
+    names, fusion = ["a", "b", "c"], build_fusion("gated_sum", 8, 0)
+    torch.nn.init.normal_(fusion.gate.weight, generator=torch.Generator().manual_seed(0))
+    models, file = learned(of_rows(names), names, fusion=fusion)
+    assert file is not None and list(file.models["adapted"]) == ["picture", "text", "both", "fused"]
+    assert list(file.models["base"]) == ["picture", "text", "both"]
+    rules, adapted = file.models["adapted"]["fused"], models["adapted"]
+    assert adapted.labels is not None
+    found = predictions(file, "adapted", adapted, DATA, fusion)["fused"].probabilities
+    for i, (image, text) in enumerate(zip(adapted.vectors["image"], adapted.vectors["text"], strict=True)):
+        x = fusion(image, text).detach()
+        for c, label in enumerate(adapted.labels.text):
+            scores = [float(image @ label), float(text @ label), float(x @ label / x.norm())]
+            margin = sum(a * s for a, s in zip(rules.slopes[c], scores, strict=True)) + rules.intercepts[c]
+            assert found[i, c] == pytest.approx(1 / (1 + math.exp(-margin)), abs=1e-6)
+
+
+def test_beside_the_fusion_stand_the_base_and_the_same_model_without_it() -> None:
+    names, fusion = ["a", "b", "c"], build_fusion("concat_mlp", 8, 0)
+    models, file = learned(of_rows(names), names, fusion=fusion)
+    assert file is not None
+    found = predicted_beside(file, *models.values(), DATA, None, in_sample=False, fusion=fusion)
+    assert found is not None and found.by == "fused"
+    fused, both = found.reached["fused"], found.reached["both"]
+    assert (fused["base"], fused["unfused"]) == (both["base"], both["adapted"])
+    gap = found.ahead["fused"]["unfused"]["map"][0]
+    assert gap == pytest.approx(fused["adapted"]["map"][0] - both["adapted"]["map"][0])
+    change = found.labels["a"].by["fused"]
+    assert change["change"]["ap"][0] == pytest.approx(change["adapted"]["ap"][0] - change["base"]["ap"][0])
+
+
 def test_texts_that_are_made_of_labels_predict_none() -> None:
     for text, tells in (("{title}", False), ("{labels}: {title}", True), ("{Category}", True), ("{Channel}", False)):
         assert text_tells_labels(DATA.model_copy(update={"text": text})) is tells
     names = ["a", "b"]
     _, file = learned(of_rows(names), names, data=DATA.model_copy(update={"text": "{labels}"}))
+    assert file is not None and list(file.models["adapted"]) == ["picture"]
+    fusion = build_fusion("gated_sum", 8, 0)
+    _, file = learned(of_rows(names), names, data=DATA.model_copy(update={"text": "{labels}"}), fusion=fusion)
     assert file is not None and list(file.models["adapted"]) == ["picture"]

@@ -146,7 +146,30 @@ def test_files_that_cannot_be_written_are_refused_before_any_work(run, new, tmp_
 
 def test_options_that_do_not_fit_are_refused(run, new):
     told = invoke(run, "-i", new, "--by", "sound")
-    assert told.exit_code == 2 and "'sound' is none of picture, text and both" in told.output
+    assert told.exit_code == 2 and "'sound' is none of picture, text, both, fused" in told.output
+
+
+def test_without_a_fusion_none_can_be_asked_for(run, new):
+    told = invoke(run, "-i", new, "--by", "fused")
+    assert told.exit_code == 2 and "this run has no rules by a fusion" in told.output and "by both" in told.output
+
+
+def test_a_trained_fusion_tells_rows_that_have_picture_and_text(shapes, new, tmp_path):
+    data = {"root": str(shapes), "split": {"val_fraction": 0.25, "test_fraction": 0.25}}
+    loss = {"name": "info_nce", "label_kl": {"weight": 1.0, "fusion": "gated_sum"}}
+    fused = train_shapes(tmp_path, shapes, data=data, loss=loss)
+    labels = json.loads((fused / "evaluation.json").read_text(encoding="utf-8"))["labels"]
+    assert labels["by"] == "fused" and labels["reached"]["fused"].keys() == {"base", "unfused", "adapted"}
+    loaded = load_run(fused, device="cpu", precision="fp32")
+    whole, *others = loaded.predict_table(new, QUIET).by
+    assert whole == "fused" and {*others} == {"picture", "text"}
+    picture, text = [new.parent / "images" / "whole.png"], ["a red cross"]
+    found = loaded.predict_table(new, QUIET, by="fused")
+    assert found.probabilities[0] == pytest.approx(loaded.predict(picture, text).probabilities[0], abs=2e-6)
+    assert loaded.predict_table(new, QUIET, by="both").probabilities[0] != pytest.approx(found.probabilities[0])
+    (fused / "adapter" / "fusion.safetensors").unlink()
+    with pytest.raises(DataError, match="fusion"):
+        load_run(fused, device="cpu", precision="fp32").predict(picture, text)
 
 
 def test_in_python_as_many_pictures_as_texts_are_needed(loaded):

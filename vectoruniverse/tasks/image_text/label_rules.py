@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from vectoruniverse.data.pair_items import number
 from vectoruniverse.evaluation.label_report import LabelledRows, label_report
 from vectoruniverse.evaluation.label_rules import Predicted, cosines, enough_rows, fit_rules, predict
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.multilabel import Floats
+from vectoruniverse.models.fusion import fused_rows
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.label_records import LabelInput, LabelsFile, LabelsRecord
 from vectoruniverse.tasks.image_text.labels import LabelTexts
@@ -30,7 +33,9 @@ def read_labels(folder: Path) -> LabelsFile | None:
     return read_record(file, LabelsFile) if file.exists() else None
 
 
-def learn_labels(models: Mapping[str, Evaluation], training: LabelTexts | None, data: DataConfig) -> LabelsFile | None:
+def learn_labels(
+    models: Mapping[str, Evaluation], training: LabelTexts | None, data: DataConfig, fusion: nn.Module | None = None
+) -> LabelsFile | None:
     """Fit the rules of each model.
 
     Args:
@@ -38,6 +43,7 @@ def learn_labels(models: Mapping[str, Evaluation], training: LabelTexts | None, 
         training: labels of the rows that were learned from; one that neither they nor the validation rows have stays
             unknown.
         data: says whether texts are made of labels, by which then none is predicted.
+        fusion: that the adapted model was trained with.
 
     Returns:
         None where validation rows have no labels, or all have all of them.
@@ -54,7 +60,8 @@ def learn_labels(models: Mapping[str, Evaluation], training: LabelTexts | None, 
         return None
     rules = {
         name: {
-            by: fit_rules(scores[having.numpy()][:, seen], truth) for by, scores in label_scores(found, data).items()
+            by: fit_rules(scores[having.numpy()][:, seen], truth)
+            for by, scores in label_scores(found, data, fusion if name == "adapted" else None).items()
         }
         for name, found in models.items()
     }
@@ -68,17 +75,26 @@ def learn_labels(models: Mapping[str, Evaluation], training: LabelTexts | None, 
     )
 
 
-def label_scores(found: Evaluation, data: DataConfig) -> dict[LabelInput, Floats]:
+def label_scores(found: Evaluation, data: DataConfig, fusion: nn.Module | None = None) -> dict[LabelInput, Floats]:
     """Scores (N, C, D) of the evaluated rows by each input; texts that are made of labels are none."""
     assert found.labels is not None
     sides = {name: rows for name, rows in found.vectors.items() if name == "image" or not text_tells_labels(data)}
-    return cosines(sides, found.labels.text)
+    return cosines(with_fused(sides, fusion), found.labels.text)
 
 
-def predictions(file: LabelsFile, model: str, found: Evaluation, data: DataConfig) -> dict[LabelInput, Predicted]:
+def with_fused(sides: Mapping[str, Tensor], fusion: nn.Module | None) -> dict[str, Tensor]:
+    """The sides ``image`` and ``text`` of rows, and ``fused`` where both and a fusion are there."""
+    if fusion is None or len(sides) < 2:
+        return dict(sides)
+    return {**sides, "fused": fused_rows(fusion, sides["image"], sides["text"])}
+
+
+def predictions(
+    file: LabelsFile, model: str, found: Evaluation, data: DataConfig, fusion: nn.Module | None = None
+) -> dict[LabelInput, Predicted]:
     """What a model says of the rows that it was evaluated on, by each input that it has rules for."""
     assert found.labels is not None
-    scores, places = label_scores(found, data), file.places(found.labels.names)
+    scores, places = label_scores(found, data, fusion), file.places(found.labels.names)
     return {by: predict(rules, scores[by], places) for by, rules in file.models[model].items() if by in scores}
 
 
@@ -90,6 +106,7 @@ def predicted_beside(
     units: Sequence[str] | None,
     *,
     in_sample: bool,
+    fusion: nn.Module | None = None,
 ) -> LabelsRecord | None:
     """How well both models and the rivals that know labels predict them.
 
@@ -100,12 +117,13 @@ def predicted_beside(
         data: says whether texts are made of labels.
         units: group of each row, which counts as one draw.
         in_sample: whether these rows chose the thresholds.
+        fusion: that the adapted model was trained with.
     """
     assert adapted.labels is not None
     models: dict[str, Mapping[LabelInput, Predicted]] = {
         "base": predictions(file, "base", base, data),
         **({} if base.rivals is None else {name: {"picture": said} for name, said in base.rivals.labels.items()}),
-        "adapted": predictions(file, "adapted", adapted, data),
+        "adapted": predictions(file, "adapted", adapted, data, fusion),
     }
     groups = None if units is None else number(units)
     rows = LabelledRows(adapted.labels.names, adapted.labels.of_row.numpy(), groups)

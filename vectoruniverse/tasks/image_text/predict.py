@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.data.findings import Finding
@@ -23,6 +23,7 @@ from vectoruniverse.evaluation.label_rules import Predicted, cosines, predict
 from vectoruniverse.models.dual import DualEncoder
 from vectoruniverse.runs.label_records import LabelInput, LabelsFile
 from vectoruniverse.tasks.image_text.data import decode_pictures
+from vectoruniverse.tasks.image_text.label_rules import with_fused
 from vectoruniverse.tasks.image_text.metadata import NewRow, read_new_rows
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.predictions import Predictions, likeliest_first
@@ -30,7 +31,12 @@ from vectoruniverse.tasks.rows import tell_doubts
 from vectoruniverse.tasks.text_rows import tell_truncated
 from vectoruniverse.terminal import Display
 
-SIDES: Mapping[LabelInput, tuple[str, ...]] = {"picture": ("picture",), "text": ("text",), "both": ("picture", "text")}
+SIDES: Mapping[LabelInput, tuple[str, ...]] = {
+    "picture": ("picture",),
+    "text": ("text",),
+    "both": ("picture", "text"),
+    "fused": ("picture", "text"),
+}
 """What a row must have, by what its labels are predicted by."""
 
 
@@ -70,6 +76,7 @@ class LabelPredictor:
         experiment: of the run.
         recipe: how a picture becomes a square.
         rules: what the run learned.
+        fusion: that it was trained with; None: with none, or the rules do without it.
         batch: rows encoded at a time.
     """
 
@@ -77,6 +84,7 @@ class LabelPredictor:
     experiment: ImageTextExperiment
     recipe: PictureRecipe
     rules: LabelsFile
+    fusion: nn.Module | None = None
     batch: int = field(default=64)
 
     @property
@@ -100,8 +108,10 @@ class LabelPredictor:
         """Raise where nothing can be predicted by an input.
 
         Raises:
-            ConfigError: the texts of the run are made of its labels, or no label is known.
+            ConfigError: the texts of the run are made of its labels, it has no fusion, or no label is known.
         """
+        if by == "fused" and "both" in self.inputs and by not in self.inputs:
+            raise ConfigError("this run has no rules by a fusion", key="loss.label_kl", remedy="predict by both")
         if by is not None and by not in self.inputs:
             raise ConfigError(
                 "the texts of this run are made of the labels themselves, which new rows do not have",
@@ -111,12 +121,13 @@ class LabelPredictor:
         if not self.names:
             raise ConfigError("no label of this run is in more than one of its training and validation rows")
 
-    def tell(self, image: Tensor | None, text: Tensor | None) -> PredictedLabels:
-        """Labels of unit rows (N, E) of pictures, of texts, or of both."""
+    def tell(self, image: Tensor | None, text: Tensor | None, by: LabelInput | None = None) -> PredictedLabels:
+        """Labels of unit rows (N, E) of pictures, of texts, or of both; ``by`` None: by all that there is."""
         sides = {name: rows for name, rows in (("image", image), ("text", text)) if rows is not None}
-        by: LabelInput = "both" if len(sides) == 2 else "picture" if image is not None else "text"
+        by = by or self._fullest("both" if len(sides) == 2 else "picture" if image is not None else "text")
         self.refuse_input(by)
-        said = predict(self.rules.models["adapted"][by], cosines(sides, self._label_text)[by], self.rules.known)
+        scores = cosines(with_fused(sides, self.fusion), self._label_text)[by]
+        said = predict(self.rules.models["adapted"][by], scores, self.rules.known)
         return PredictedLabels(said.probabilities, said.thresholds, self.names)
 
     def predict_table(self, file: Path, display: Display, *, encoding: str, by: LabelInput | None) -> Predictions:
@@ -135,7 +146,7 @@ class LabelPredictor:
         squares, bad = self._decode(found.read.rows, by, display)
         lost = {one.line for one in bad}
         rows = [row for row in found.read.rows if row.line not in lost]
-        modes = [_mode(row, squares) for row in rows]
+        modes = [by or self._fullest(_sides(row, squares)) for row in rows]
         probabilities, said = self._tell_rows(rows, modes, squares, display)
         return Predictions(
             found.table,
@@ -147,6 +158,10 @@ class LabelPredictor:
             by=modes,
             separator=data.label_separator,
         )
+
+    def _fullest(self, by: LabelInput) -> LabelInput:
+        """By picture and text: with their fusion, where there is one."""
+        return "fused" if by == "both" and "fused" in self.inputs else by
 
     def _decode(self, rows: Sequence[NewRow], by: LabelInput | None, display: Display) -> tuple[Squares, list[Finding]]:
         """The rows' pictures, and the rows that are lost with a broken one: their text does not do, or is not there."""
@@ -172,7 +187,7 @@ class LabelPredictor:
                 image = self.encoder.embed_squares(take, len(at), batch_size=self.batch)
             if "text" in SIDES[by]:
                 text = self._texts([rows[i].text or "" for i in at], display)
-            found = self.tell(image, text)
+            found = self.tell(image, text, by)
             probabilities[at], said[at] = found.probabilities, found.said
         return probabilities, said
 
@@ -188,7 +203,7 @@ class LabelPredictor:
             display.warn(f"{file}: labels that this run does not know, and so never predicts: {listed(unseen)}")
 
 
-def _mode(row: NewRow, squares: Squares) -> LabelInput:
+def _sides(row: NewRow, squares: Squares) -> LabelInput:
     """All that a row has."""
     if row.line not in squares.places:
         return "text"

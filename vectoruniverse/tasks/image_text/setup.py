@@ -277,7 +277,9 @@ class PreparedImageText(Prepared):
         """The same with the rules of its labels, which are learned once."""
         if self.rules is not None:
             return self
-        found = learn_labels({"base": base, "adapted": adapted}, self.task.train.labels, self.experiment.data)
+        found = learn_labels(
+            {"base": base, "adapted": adapted}, self.task.train.labels, self.experiment.data, self.fusion
+        )
         if found is not None:
             write_record(folder / LABELS_FILE, found)
         return replace(self, rules=found)
@@ -287,7 +289,13 @@ class PreparedImageText(Prepared):
         if self.rules is None or adapted.labels is None:
             return None
         return predicted_beside(
-            self.rules, base, adapted, self.experiment.data, self.units(split), in_sample=split == "val"
+            self.rules,
+            base,
+            adapted,
+            self.experiment.data,
+            self.units(split),
+            in_sample=split == "val",
+            fusion=self.fusion,
         )
 
     def choose_scale(self, split: str) -> BlendRecord:
