@@ -15,8 +15,9 @@ import pytest
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.report.sweep import page as sweep_page
 from vectoruniverse.report.sweep.plates import axis_of, sweep_plates, updates
+from vectoruniverse.report.sweep.rates import rate_words
 from vectoruniverse.report.sweep.record import AdapterRecord, SweepRecord, read_sweep
-from vectoruniverse.report.sweep.tables import value_table
+from vectoruniverse.report.sweep.tables import beside_table, terminal_table, value_table
 from vectoruniverse.report.sweep.words import adapter_words, enough
 from vectoruniverse.runs.files import write_record
 
@@ -557,6 +558,85 @@ def test_a_task_without_a_space_is_neither_healthy_nor_ill(record, tmp_path, ran
     text = text_of(write_sweep_page(changed, tmp_path))
     assert not any(word in text for word in ("collapsed", "not evaluated", "not healthy", "Health of the space"))
     assert not (tmp_path / "figures" / "effective_rank.svg").exists()
+
+
+def test_numbers_on_rows_that_chose_are_called_optimistic(record, tmp_path):
+    changed = with_rates(record)
+    changed["config"] = {"train": {"lr": 0.002, "early_stopping": None}, "eval": {"keep": "best"}}
+    changed["data"]["split"] = "test"
+    changed["statistics"]["chosen_on"] = "val"
+    for value in changed["statistics"]["values"]:
+        value["val"] = 0.9
+    sweep = SweepRecord.model_validate(changed)
+    picked = (
+        "The validation rows picked the epoch, the learning rate and the best value: numbers on val are optimistic."
+    )
+    assert value_table(sweep).note.endswith(picked) and beside_table(sweep).note == picked
+    assert terminal_table(sweep, sweep.compared).note == picked
+    assert text_of(write_sweep_page(changed, tmp_path)).count("numbers on val are optimistic") == 2
+    changed["data"]["split"], changed["statistics"]["chosen_on"], changed["rates"] = "val", None, None
+    told = value_table(SweepRecord.model_validate(changed)).note
+    assert told.endswith(
+        "These rows also picked the epoch and the best value, so this is optimistic: no test rows are reported."
+    )
+    changed["config"]["eval"]["keep"] = "last"
+    changed["statistics"]["values"] = changed["statistics"]["values"][:1]
+    assert value_table(SweepRecord.model_validate(changed)).note == "", "a single value, as it was after the last epoch"
+
+
+def test_one_value_with_one_seed_has_a_page_and_no_comparison_of_values(record, tmp_path):
+    changed = copy.deepcopy(record) | {"seeds": [0], "adapters": [], "over": {"adapter.rank": [8]}}
+    changed["cells"] = [entry for entry in changed["cells"] if (entry["rank"], entry["seed"]) == (8, 0)]
+    found = changed["statistics"]
+    changed["statistics"] = found | {
+        "smallest_not_worse": found["best"],
+        "seeds": [0],
+        "values": [v for v in found["values"] if v["values"] == found["best"]],
+    }
+    text = " ".join(text_of(write_sweep_page(changed, tmp_path)).split())
+    assert "one seed only" in text and "behind the best [" not in text and "hold at once" not in text
+    assert "healthy in the only cell" in text and (tmp_path / "figures" / "metric.svg").is_file()
+
+
+def test_of_folds_each_dot_is_a_cell_and_adapters_are_of_the_first(record, tmp_path):
+    changed = copy.deepcopy(record) | {"folds": 3, "seeds": [0]}
+    for entry in changed["cells"]:
+        entry["fold"], entry["seed"] = entry["seed"], 0
+    for entry in changed["adapters"]:
+        entry["seed"] = 0
+    changed["adapters"] = changed["adapters"][:1]
+    changed["statistics"]["seeds"] = [0]
+    sweep = SweepRecord.model_validate(changed)
+    plates = {plate.name: plate for plate in sweep_plates(sweep, title="")}
+    assert (
+        "seed" not in plates["costs"].caption and "Adapters of rank 16, first fold" in plates["singular_values"].caption
+    )
+    legend = [text.get_text() for text in plates["metric"].figure.axes[0].get_legend().get_texts()]
+    assert not any("seed" in text for text in legend)
+    page = write_sweep_page(changed, tmp_path)
+    with (tmp_path / "tables" / "curves.csv").open(newline="", encoding="utf-8") as stream:
+        assert {(row["rank"], row["fold"]) for row in csv.DictReader(stream)} == {
+            (str(rank), str(fold)) for rank in LEVELS for fold in range(3)
+        }
+    assert page.is_file()
+
+
+def test_where_every_cell_failed_the_page_says_so(record, tmp_path):
+    head = ("values", "seed", "name")
+    cells = [{key: cell[key] for key in head} | {"state": "failed", "message": "no"} for cell in record["cells"]]
+    empty = {"state": "failed", "cells": cells, "statistics": None, "adapters": [], "forgetting": None, "timing": None}
+    text = text_of(write_sweep_page(record | empty, tmp_path))
+    assert "every cell failed." in text and "0 of 15 cells are done (the sweep failed)" in text
+    assert "5 more cells failed; see the table of cells" in text
+
+
+def test_metrics_below_zero_are_told_of_rates_too(record):
+    """Such as a rank correlation."""
+    changed = with_rates(record)
+    for trial in changed["rates"]["trials"]:
+        trial["metrics"]["recall@5"] -= 1.0
+    said = list(rate_words(SweepRecord.model_validate(changed)))
+    assert "with -0.559" in said[-1] and "0.000" not in said[-1]
 
 
 def test_tables_say_which_end_is_better(record, tmp_path):

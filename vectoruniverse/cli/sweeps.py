@@ -182,6 +182,8 @@ def _print(outcome: SweepOutcome) -> None:
     if (found := record.compared) is not None:
         table = terminal_table(record, found)
         print_table(table.title, table.columns, table.rows)
+        if table.note:
+            typer.echo(table.note)
         typer.echo(f"{found.answer}{'' if record.evaluated_on == 'held-out' else f' {LEARNED}'}")
         for sentence in (*filter(None, [words.worth(record)]), *words.comparisons(record), *rate_words(record)):
             typer.echo(sentence)

@@ -46,7 +46,9 @@ def sweep_plates(sweep: SweepRecord, *, title: str) -> Iterator[Plate]:
     yield from _costs(cells, swept)
     yield from _curves(sweep, swept, base)
     if sweep.adapters:
-        yield from _adapters(sweep, sweep.adapters[0], cells, base)
+        # adapters are of the first fold, whose base alone nobody told
+        alone = (cells, base) if sweep.folds is None else (cells[cells["fold"] == 0], None)
+        yield from _adapters(sweep, sweep.adapters[0], *alone)
     if sweep.has_space:
         yield from _space(sweep, swept, cells)
     if sweep.forgetting is not None:
@@ -76,14 +78,16 @@ def _map(sweep: SweepRecord, statistics: Statistics, title: str) -> Iterator[Pla
         title=title,
     )
     caption = (
-        f"{sweep.metric} of the {sweep.rows_are} rows, means over seeds; outlined: the best. Neighbours of the best "
-        "may be as good: the table tells. Empty: not tried, or not done."
+        f"{sweep.metric} of the {sweep.rows_are} rows, the mean of each pair's cells; outlined: the best. Neighbours "
+        "of the best may be as good: the table tells. Empty: not tried, or not done."
     )
     yield Plate("heat_map", f"{sweep.metric} by {across} and {upwards}", "answer", caption, drawn)
 
 
 def _metric(sweep: SweepRecord, statistics: Statistics, swept: Swept, cells: pd.DataFrame, title: str) -> Plate:
-    places, seeds = sweep.places, _by_place(cells[cells["seed"].isin(statistics.seeds)], sweep.metric)
+    places, seeds = sweep.places, {}
+    if sweep.folds is None:  # folds have other rows each
+        seeds = _by_place(cells[cells["seed"].isin(statistics.seeds)], sweep.metric)
     points = [Point(place := places[key_of(one.values)], one.mean, seeds.get(place, [])) for one in statistics.values]
     chosen = statistics.smallest_not_worse
     drawn = metric_by_value(
@@ -115,8 +119,8 @@ def _costs(cells: pd.DataFrame, swept: Swept) -> Iterator[Plate]:
     }
     if any(found for kind in kinds.values() for found in kind.values()):
         caption = (
-            "Line: median over seeds; dots: seeds. Time is that of all processes of a cell, where one was interrupted, "
-            "and whatever else the machine did shows as well."
+            "Line: median of a value's cells; dots: the cells. Time is that of all processes of a cell, where one was "
+            "interrupted, and whatever else the machine did shows as well."
         )
         yield Plate("costs", "What it costs", "cost", caption, costs(kinds, swept))
 
@@ -130,7 +134,7 @@ def _curves(sweep: SweepRecord, swept: Swept, base: float | None) -> Iterator[Pl
     if curves:
         tested = sweep.data.split == "test"
         rows, base = ("validation", None) if tested else (sweep.evaluated_on, base)  # the base is known on test rows
-        caption = f"{sweep.metric} of the {rows} rows by epoch: means over seeds, single ones behind them."
+        caption = f"{sweep.metric} of the {rows} rows by epoch: means of a value's cells, which stand behind them."
         drawn = validation_curves(curves, base, swept, metric=sweep.metric, evaluated_on=rows)
         yield Plate("validation", "After each epoch", "curves", caption, drawn)
 
@@ -148,9 +152,10 @@ def _adapters(sweep: SweepRecord, first: AdapterRecord, cells: pd.DataFrame, bas
         tower: {path: float(np.mean([layer.effective_rank for layer in layers])) for path, layers in by_path.items()}
         for tower, by_path in found.items()
     }
+    which = "" if sweep.folds is None else ", first fold"
     caption = (
-        f"Adapters of rank {first.rank}. Above: median over all adapted layers and seeds, band from the least to the "
-        "greatest. Below: the share of the squared norm that stays when each layer keeps its first k directions."
+        f"Adapters of rank {first.rank}{which}. Above: median over all adapted layers and seeds, band from the least "
+        "to the greatest. Below: the share of the squared norm that stays when each layer keeps its first k directions."
     )
     drawn = singular_values(spectra, rank=first.rank)
     yield Plate("singular_values", "Directions of the update", "adapters", caption, drawn)
@@ -193,15 +198,19 @@ def _truncation(sweep: SweepRecord, first: AdapterRecord, cells: pd.DataFrame, b
 def _space(sweep: SweepRecord, swept: Swept, cells: pd.DataFrame) -> Iterator[Plate]:
     ranks = _by_place(cells, "effective_rank")
     if any(ranks.values()):
-        caption = f"Directions that the embeddings of all {sweep.rows_are} rows use: median over seeds; dots: seeds."
+        caption = (
+            f"Directions that the embeddings of all {sweep.rows_are} rows use. Line: median of a value's cells; dots: "
+            "the cells."
+        )
         drawn = effective_ranks(ranks, sweep.base_metrics.get("effective_rank"), swept)
         yield Plate("effective_rank", "Directions in use", "health", caption, drawn)
     models = [(None, sweep.base_metrics), *zip(cells.index, (cell.metrics for cell in sweep.finished), strict=True)]
     positions = [position for place, metrics in models if (position := _position(place, metrics)) is not None]
     if any(position.place is not None for position in positions):
+        first, last = ("the smallest", "the largest") if swept.ordered else ("the first", "the last")
         caption = (
-            "A point for each cell, colours from the smallest value (light) to the largest (dark). Down: pairs lie "
-            "closer; left: everything is more spread. Uniformity: mean of pictures and texts."
+            f"A point for each cell, colours from {first} value (light) to {last} (dark). Down: pairs lie closer; "
+            "left: everything is more spread. Uniformity: mean of pictures and texts."
         )
         yield Plate("plane", "Alignment and uniformity", "health", caption, plane(positions, swept))
 

@@ -40,7 +40,7 @@ def _one_rate_for_all(sweep: SweepRecord, search: RateSearch) -> Iterator[str]:
     at_best: dict[str, float] = {}
     for one in first:
         label = label_of(one.values)
-        at_best[label] = max(at_best.get(label, 0.0), one.metrics[sweep.metric])
+        at_best[label] = max(at_best.get(label, -math.inf), one.metrics[sweep.metric])
     if len(at_own) < 2 or at_own.keys() != at_best.keys():
         return
     tell, name = describe(sweep.metric).tell, sweep.swept_name

@@ -59,7 +59,8 @@ def cell_frame(sweep: SweepRecord) -> pd.DataFrame:
 
 def csv_frames(sweep: SweepRecord) -> dict[str, pd.DataFrame]:
     """What the page's tables and figures show, by the name of its file, as far as it is known."""
-    points = [(label_of(cell.values), cell.seed, point) for cell in sweep.finished for point in cell.curve]
+    of_fold = () if sweep.folds is None else ("fold",)
+    points = [(cell, point) for cell in sweep.finished for point in cell.curve]
     layers = [(adapter.seed, path, layer) for adapter in sweep.adapters for path, layer in adapter.layers.items()]
     most = max((len(layer.singular_values) for _, _, layer in layers), default=0)
     cuts = [(adapter, cut) for adapter in sweep.adapters for cut in adapter.truncated]
@@ -69,8 +70,11 @@ def csv_frames(sweep: SweepRecord) -> dict[str, pd.DataFrame]:
         "rates": rate_frame(sweep),
         "beside": _columns_apart(beside_frame(sweep), "mean", "difference"),
         "curves": _frame(
-            (sweep.swept_name, "seed", "epoch", sweep.metric),
-            [(label, seed, point.epoch, point.value) for label, seed, point in points],
+            (sweep.swept_name, "seed", *of_fold, "epoch", sweep.metric),
+            [
+                (label_of(cell.values), cell.seed, *(cell.fold for _ in of_fold), point.epoch, point.value)
+                for cell, point in points
+            ],
         ),
         "layers": _frame(
             ("seed", "layer", "effective rank", *(f"singular value {i}" for i in range(1, most + 1))),
@@ -111,7 +115,25 @@ def value_table(sweep: SweepRecord) -> Table | None:
     base = _frame((sweep.swept_name, "mean"), [("base", found.base)]).reindex(columns=values.columns)
     frame = pd.concat([base, values], ignore_index=True)
     forms: Forms = {sweep.swept_name: (sweep.swept_name, str)} | _quality(sweep, found, f"{found.level:.0%}")
-    return table(frame, forms, note=hold_at_once(len(found.values), "gains"))
+    note = " ".join(filter(None, (hold_at_once(len(found.values), "gains"), optimistic(sweep))))
+    return table(frame, forms, note=note)
+
+
+def optimistic(sweep: SweepRecord) -> str:
+    """What the validation rows chose, of which the numbers on them are optimistic; empty where none are told."""
+    found, sections = sweep.compared, sweep.config
+    if found is None or sweep.folds is not None or sweep.evaluated_on != "held-out":
+        return ""
+    early = sections.get("train", {}).get("early_stopping") is not None
+    chosen = ["the epoch"] if early or sections.get("eval", {}).get("keep") != "last" else []
+    chosen += [] if sweep.rates is None else ["the learning rate"]
+    chosen += ["the best value"] if len(found.values) > 1 else []
+    if not chosen or (sweep.data.split == "test" and found.chosen_on is None):
+        return ""
+    picked = " and ".join([", ".join(chosen[:-1]), chosen[-1]] if len(chosen) > 1 else chosen)
+    if found.chosen_on is None:
+        return f"These rows also picked {picked}, so this is optimistic: no test rows are reported."
+    return f"The validation rows picked {picked}: numbers on val are optimistic."
 
 
 def beside_table(sweep: SweepRecord) -> Table:
@@ -129,7 +151,7 @@ def beside_table(sweep: SweepRecord) -> Table:
         "seconds": ("time", f"{{:.0f}}{NBSP}s".format),
         "seeds": ("seeds", str),
     }
-    return table(beside_frame(sweep), forms, title="Beside the values of the sweep")
+    return table(beside_frame(sweep), forms, title="Beside the values of the sweep", note=optimistic(sweep))
 
 
 def beside_frame(sweep: SweepRecord) -> pd.DataFrame:
@@ -160,7 +182,7 @@ def cost_table(sweep: SweepRecord) -> Table:
         "peak memory bytes": ("peak memory", lambda size: f"{size / MIB:,.0f}{NBSP}MiB"),
         "seed spread": ("spread of seeds", "{:.3f}".format),
     }
-    return table(_value_frame(sweep), forms, title="Means over seeds")
+    return table(_value_frame(sweep), forms, title="Means of each value's cells")
 
 
 def terminal_table(sweep: SweepRecord, found: Statistics) -> Table:
@@ -169,8 +191,9 @@ def terminal_table(sweep: SweepRecord, found: Statistics) -> Table:
         "trained parameters": ("trained", "{:,}".format),
         "seconds": ("time", "{:.0f} s".format),
     }
-    title = f"{sweep.name}: {found.queries} {sweep.rows_are} rows, seeds {sweep.seeds}"
-    text = table(_value_frame(sweep), {"title": ("", str)} | _quality(sweep, found, "95 %") | costs, title=title)
+    title = f"{sweep.name}: {found.queries:,} {sweep.rows_are} rows, seeds {', '.join(map(str, found.seeds))}"
+    forms: Forms = {"title": ("", str)} | _quality(sweep, found, f"{found.level:.0%}") | costs
+    text = table(_value_frame(sweep), forms, title=title, note=optimistic(sweep))
     return replace(text, rows=[[cell.replace(NBSP, " ") for cell in row] for row in text.rows])
 
 

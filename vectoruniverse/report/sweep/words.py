@@ -31,7 +31,10 @@ ALPHA = {
 def answer(sweep: SweepRecord) -> Answer:
     """The record's sentences: the first, up to its numbers, as the headline, and the rest below it."""
     if (found := sweep.compared) is None:
-        reason = sweep.statistics.reason if isinstance(sweep.statistics, NotComparable) else "no cell is done yet"
+        all_failed = bool(sweep.cells) and all(cell in sweep.failed for cell in sweep.cells)
+        reason = "every cell failed" if all_failed else "no cell is done yet"
+        if isinstance(sweep.statistics, NotComparable):
+            reason = sweep.statistics.reason
         return Answer("unclear", "No answer", f"{reason}.")
     first, stop, rest = found.answer.partition(". ")
     headline, _, numbers = first.partition(": ")
