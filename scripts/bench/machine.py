@@ -1,0 +1,80 @@
+"""The machine: what it is, and how fast it multiplies matrices."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bench.rounds import Case
+
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
+PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "accelerate", "numpy", "pillow")
+SIDE = 2048
+"""Rows and columns of the matrices."""
+
+
+def cases() -> list[Case]:
+    return [Case("machine", "matrix product", name, {}) for name in FORMATS]
+
+
+def measure(case: Case) -> dict[str, float]:
+    return {"gemm": gemm_gflops(case.name)}
+
+
+def gemm_gflops(number_format: str, seconds: float = 0.5) -> float:
+    """GFLOP/s of a square torch.matmul: the median product of those that fit the time, five at least."""
+    a, b = (torch.randn(SIDE, SIDE, dtype=torch.float32).to(FORMATS[number_format]) for _ in range(2))
+    return 2 * SIDE**3 / median_seconds(lambda: a @ b, seconds=seconds, least=5) / 1e9
+
+
+def median_seconds(work: Callable[[], object], *, seconds: float = 0.5, least: int = 3) -> float:
+    """Median time of a call, after one to warm up."""
+    work()
+    times: list[float] = []
+    while len(times) < least or sum(times) < seconds:
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def peak_mib() -> float:
+    """Most memory that this process had. Not ru_maxrss, which a process inherits from the one that started it."""
+    return told_mib("/proc/self/status", "VmHWM")
+
+
+def reset_peak() -> float:
+    """Count the peak from now on, where the system allows it; memory in use now."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return told_mib("/proc/self/status", "VmRSS")
+
+
+def told_mib(file: str, key: str) -> float:
+    """A line of a file in which the system tells kilobytes."""
+    lines = Path(file).read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+
+def describe() -> dict[str, str]:
+    """Processor, threads and versions, in words."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    cpu = dict(tuple(map(str.strip, line.split(":", 1))) for line in lines if ":" in line)
+    flags = set(cpu.get("flags", "").split())
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": f"{cpu.get('model name', platform.machine())}, {os.cpu_count()} cores",
+        "flags": ", ".join(flag for flag in FLAGS if flag in flags) or "none of " + ", ".join(FLAGS),
+        "threads": os.environ["OMP_NUM_THREADS"],
+        "load before": f"{os.getloadavg()[0]:.1f}",
+        "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
+    }

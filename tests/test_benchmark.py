@@ -1,0 +1,142 @@
+"""scripts/benchmark compares equal work, and tells what it measured."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+    def module(name: str) -> ModuleType:
+        return importlib.import_module(f"bench.{name}")
+
+    return module
+
+
+@pytest.fixture
+def material(bench, tmp_path):
+    return bench("material").make(tmp_path / "made", "tiny-clip", 6)
+
+
+def test_a_part_runs_from_the_command_line_and_tells_what_it_measured(tmp_path):
+    command = [sys.executable, str(SCRIPTS / "benchmark"), "--parts", "recall", "--recall-rows", "256", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "told.json")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| 256 x 256 | bare product |" in done.stdout and "avx" in done.stdout
+    told = json.loads((tmp_path / "told.json").read_text(encoding="utf-8"))
+    assert [len(one["rounds"]) for one in told["measured"]] == [1] * 5
+    assert all(value >= 0 for one in told["measured"] for round_ in one["rounds"] for value in round_.values())
+
+
+def test_contestants_of_training_compute_the_same_loss_and_gradient_of_the_same_rows(bench, material):
+    training = bench("training")
+    found = training.same_work(material, 4)
+    assert all(math.isfinite(found[name]["loss"]) for name in training.CONTESTANTS)
+    assert 0.8 < found["gflop_per_pair"] / gflop_of_a_pair(material) < 1.2
+
+
+def gflop_of_a_pair(material) -> float:
+    """Forward and input gradients of tiny-clip by hand: 12·d² weights a block, and L² scores."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(material.model)
+    titles = [title for _, title in material.rows()[:4]]
+    longest = max(map(len, AutoTokenizer.from_pretrained(material.model)(titles).input_ids))
+    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1
+    flop = 0
+    for tower, tokens in ((config.vision_config, patches), (config.text_config, longest)):
+        width = tower.hidden_size
+        linear, attention = 2 * tokens * 12 * width**2, 4 * tokens**2 * width
+        flop += tower.num_hidden_layers * (2 * linear + 3 * attention)
+    return flop / 1e9
+
+
+def test_contestants_that_compute_something_else_are_refused(bench):
+    training = bench("training")
+    same = {"loss": 2.0, "gradient": 3.0}
+    found = {name: dict(same) for name in training.CONTESTANTS}
+    training.refuse_different(found)
+    for what in same:
+        for wrong in (same[what] * 1.001, math.nan):
+            last = {**same, what: wrong}
+            with pytest.raises(SystemExit, match=f"sentence-transformers.*another {what}"):
+                training.refuse_different({**found, training.CONTESTANTS[-1]: last})
+
+
+def test_every_contestant_trains_and_its_adapter_moves(bench, material):
+    training = bench("training")
+    for name in training.CONTESTANTS:
+        contestant = training.build(name, material, 3, "fp32")
+        before = [one.detach().clone() for one in contestant.trained()]
+        assert len(contestant.epochs(2)) == 2
+        moved = [not torch.equal(old, new) for old, new in zip(before, contestant.trained(), strict=True)]
+        assert all(moved), name
+
+
+def test_the_original_notes_loop_computes_the_linear_loss_and_trains(bench, material):
+    found = bench("views").same_loss()
+    assert found["vectoruniverse"] == pytest.approx(found["the original notes' loop"], rel=1e-5)
+    loop = bench("notes_loop").NotesLoop(material, 3, "fp32")
+    assert len(loop.epochs(1)) == 1
+
+
+def test_vectors_are_those_of_sentence_transformers(bench, material):
+    paths, titles = map(list, zip(*material.rows(), strict=True))
+    assert min(bench("embedding").same_vectors(material, paths, titles).values()) > 0.9999
+
+
+def test_losses_of_64_rows_are_timed_and_drawn(bench):
+    losses, rounds = bench("losses"), bench("rounds")
+    cases = [rounds.Case("losses", "N", name, {"rows": 64}) for name in losses.LOSSES if name != losses.NOTES]
+    found = [rounds.Measured(case, [losses.measure(case)]) for case in cases]
+    assert all(one.median("ms") > 0 for one in found)
+    views = losses.unit_rows(64)
+    assert float(losses.LOSSES["info_nce"](views).detach()) == pytest.approx(
+        float(losses.LOSSES[losses.PEER](views).detach()), rel=1e-5
+    )
+    assert losses.figure(found).startswith(b"<?xml")
+
+
+def test_ratios_are_of_one_round_and_the_first_of_a_group_is_one(bench):
+    rounds = bench("rounds")
+
+    def measured(group: str, name: str, *seconds: float):
+        return rounds.Measured(rounds.Case("p", group, name, {}), [{"seconds": one} for one in seconds])
+
+    # the machine was ten times slower in the second round
+    told = rounds.table(
+        [measured("a", "we", 1, 10, 1), measured("a", "they", 2, 30, 2), measured("b", "we", 4, 4, 4)],
+        [rounds.Column("s", "seconds")],
+    )
+    assert told.splitlines()[2:] == [
+        "| a | we | 1.0 | 1 |",
+        "| a | they | 2.0 | 2.00 (2.00–3.00) |",
+        "| b | we | 4.0 | 1 |",
+    ]
+
+
+def test_what_needs_more_memory_than_is_free_is_left_out(bench, monkeypatch):
+    losses, rounds = bench("losses"), bench("rounds")
+
+    def greedy(views):
+        return torch.empty(2**50, dtype=torch.uint8).sum() if len(views["I"]) > 2 else views["I"].sum()
+
+    monkeypatch.setitem(losses.LOSSES, "greedy", greedy)
+    assert losses.measure(rounds.Case("losses", "N", "greedy", {"rows": 4})) == {}
