@@ -14,9 +14,10 @@ import pytest
 
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.report.sweep import page as sweep_page
+from vectoruniverse.report.sweep.parts import AdapterRecord
 from vectoruniverse.report.sweep.plates import axis_of, sweep_plates, updates
 from vectoruniverse.report.sweep.rates import rate_words
-from vectoruniverse.report.sweep.record import AdapterRecord, SweepRecord, read_sweep
+from vectoruniverse.report.sweep.record import SweepRecord, read_sweep
 from vectoruniverse.report.sweep.tables import beside_table, terminal_table, value_table
 from vectoruniverse.report.sweep.words import adapter_words, enough
 from vectoruniverse.runs.files import write_record

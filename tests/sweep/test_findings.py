@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vectoruniverse.errors import DataError
-from vectoruniverse.report.sweep.record import CellRecord, SweepRecord
+from vectoruniverse.report.sweep.parts import CellRecord
+from vectoruniverse.report.sweep.record import SweepRecord
 from vectoruniverse.report.sweep.tables import cell_frame
 from vectoruniverse.report.tables import write_csv
 from vectoruniverse.runs.folder import Run

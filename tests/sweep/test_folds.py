@@ -10,7 +10,8 @@ import pytest
 from tests.cli.test_runs import vu
 from tests.sweep.test_runner import quiet
 from vectoruniverse.metrics.intervals import difference_interval, mean_interval
-from vectoruniverse.report.sweep.record import CellRecord, read_sweep
+from vectoruniverse.report.sweep.parts import CellRecord
+from vectoruniverse.report.sweep.record import read_sweep
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.sweep.findings import statistics

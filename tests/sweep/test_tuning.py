@@ -11,7 +11,8 @@ from tests.sweep.test_runner import quiet
 from vectoruniverse.errors import ConfigError, DivergedError, ResourceError
 from vectoruniverse.report.sweep import words
 from vectoruniverse.report.sweep.page import write_sweep_page
-from vectoruniverse.report.sweep.record import Layer, read_sweep
+from vectoruniverse.report.sweep.parts import Layer
+from vectoruniverse.report.sweep.record import read_sweep
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.sweep.grid import Over, make_grid

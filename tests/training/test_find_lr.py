@@ -9,20 +9,10 @@ from torch import nn
 
 from tests.training.test_loop import Recorder, settings
 from vectoruniverse.errors import DataError
-from vectoruniverse.training.find_lr import (
-    AT_REST,
-    MOST_FURTHER,
-    LrFinder,
-    Probe,
-    RampStep,
-    beyond,
-    broke,
-    candidates,
-    divide,
-    recommended,
-)
+from vectoruniverse.training.find_lr import MOST_FURTHER, LrFinder, divide
 from vectoruniverse.training.loop import Trainer, batches
 from vectoruniverse.training.optim import adamw, cosine, parameter_groups
+from vectoruniverse.training.rate_rules import AT_REST, Probe, RampStep, beyond, broke, candidates, recommended
 from vectoruniverse.training.strata import Strata
 from vectoruniverse.training.task import StepLoss
 

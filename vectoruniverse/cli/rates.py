@@ -23,7 +23,8 @@ from vectoruniverse.cli.shell import (
 
 if TYPE_CHECKING:
     from vectoruniverse.config.sections import Experiment
-    from vectoruniverse.training.find_lr import Probe, Rates
+    from vectoruniverse.training.find_lr import Rates
+    from vectoruniverse.training.rate_rules import Probe
 
 FAR_ABOVE = 1.2
 """A first loss of so many times chance is a matter of the temperature before it is one of the rate."""

@@ -173,8 +173,8 @@ def run_grid(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json:
 def _print(outcome: SweepOutcome) -> None:
     from vectoruniverse.report.ledger import ledger_line
     from vectoruniverse.report.sweep import words
+    from vectoruniverse.report.sweep.parts import NotComparable
     from vectoruniverse.report.sweep.rates import rate_words
-    from vectoruniverse.report.sweep.record import NotComparable
     from vectoruniverse.report.sweep.tables import terminal_table
     from vectoruniverse.report.verdict import LEARNED
 

@@ -13,7 +13,7 @@ from vectoruniverse.adapters.methods import put_on
 from vectoruniverse.adapters.svd import effective_rank, singular_values, tower_spectra, truncate
 from vectoruniverse.evaluation.comparison import compare_rows
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER
-from vectoruniverse.report.sweep.record import AdapterRecord, Cut, Layer, Tower
+from vectoruniverse.report.sweep.parts import AdapterRecord, Cut, Layer, Tower
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.sweep.findings import rounded

@@ -14,7 +14,7 @@ from typing import Any
 from vectoruniverse import experiment as runner
 from vectoruniverse.config.loading import fingerprint
 from vectoruniverse.errors import DivergedError, LockedError, UserError
-from vectoruniverse.report.sweep.record import CellRecord
+from vectoruniverse.report.sweep.parts import CellRecord
 from vectoruniverse.report.sweep.values import key_of
 from vectoruniverse.runs.files import read_bytes
 from vectoruniverse.runs.folder import Run

@@ -14,7 +14,7 @@ from vectoruniverse.config.sections import AdapterSettings
 from vectoruniverse.metrics.answers import answer, interval_text
 from vectoruniverse.metrics.catalogue import describe
 from vectoruniverse.metrics.sweeps import SweepSummary, differences, smallest_not_worse, summarise_sweep
-from vectoruniverse.report.sweep.record import (
+from vectoruniverse.report.sweep.parts import (
     Base,
     Beside,
     BestRivals,

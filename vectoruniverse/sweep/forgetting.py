@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vectoruniverse.errors import UserError
-from vectoruniverse.report.sweep.record import Statistics
+from vectoruniverse.report.sweep.parts import Statistics
 from vectoruniverse.runs.records import ForgettingRecord
 from vectoruniverse.sweep.findings import statistics
 from vectoruniverse.sweep.grid import Grid

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vectoruniverse.adapters.patterns import exactly
-from vectoruniverse.report.sweep.record import AdapterRecord, CellRecord, Layer, Pattern, Statistics
+from vectoruniverse.report.sweep.parts import AdapterRecord, CellRecord, Layer, Pattern, Statistics
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.sweep.cells import Cell, name_of_cell
 from vectoruniverse.sweep.grid import RANK, Grid

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from vectoruniverse.report.sweep.record import CellRecord
+from vectoruniverse.report.sweep.parts import CellRecord
 from vectoruniverse.report.sweep.values import key_of
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.outcomes import Outcomes, outcomes

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from vectoruniverse.errors import UserError
-from vectoruniverse.report.sweep.record import (
+from vectoruniverse.report.sweep.parts import (
     AdapterRecord,
     CellRecord,
     Data,
     NotComparable,
     Pattern,
     Statistics,
-    SweepRecord,
     Timing,
 )
+from vectoruniverse.report.sweep.record import SweepRecord
 from vectoruniverse.runs.records import ForgettingRecord
 from vectoruniverse.sweep.analysis import analyse_adapters
 from vectoruniverse.sweep.cell_runs import AGAIN, CellRuns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vectoruniverse.report.sweep.record import CellRecord, Choice, RateSearch
+from vectoruniverse.report.sweep.parts import CellRecord, Choice, RateSearch
 from vectoruniverse.report.sweep.values import EPOCHS, key_of
 from vectoruniverse.sweep.cells import Cell, at_rate, trial_of
 from vectoruniverse.sweep.grid import RANK, Grid

@@ -26,8 +26,9 @@ from vectoruniverse.report.figures.sweeps import (
 )
 from vectoruniverse.report.figures.swept import Swept
 from vectoruniverse.report.ledger import ledger_plate
+from vectoruniverse.report.sweep.parts import AdapterRecord, Layer, Statistics
 from vectoruniverse.report.sweep.rates import rate_plate
-from vectoruniverse.report.sweep.record import AdapterRecord, Layer, Statistics, SweepRecord
+from vectoruniverse.report.sweep.record import SweepRecord
 from vectoruniverse.report.sweep.tables import MIB, cell_frame, map_frame, ticks_of
 from vectoruniverse.report.sweep.values import key_of, label_of, places_of, shown
 

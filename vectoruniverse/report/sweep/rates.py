@@ -11,7 +11,8 @@ import pandas as pd
 from vectoruniverse.metrics.catalogue import describe
 from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.figures.heat import heat_map
-from vectoruniverse.report.sweep.record import CellRecord, Choice, RateSearch, SweepRecord
+from vectoruniverse.report.sweep.parts import CellRecord, Choice, RateSearch
+from vectoruniverse.report.sweep.record import SweepRecord
 from vectoruniverse.report.sweep.values import EPOCHS, LR, key_of, label_of, title_of
 from vectoruniverse.terminal import counted
 

@@ -11,8 +11,9 @@ import pandas as pd
 from vectoruniverse.metrics.catalogue import ARROWS, describe
 from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.report.ledger import ledger_frame
+from vectoruniverse.report.sweep.parts import CellRecord, Statistics
 from vectoruniverse.report.sweep.rates import rate_frame
-from vectoruniverse.report.sweep.record import CellRecord, Statistics, SweepRecord
+from vectoruniverse.report.sweep.record import SweepRecord
 from vectoruniverse.report.sweep.values import LR, is_number, key_of, label_of, shown, title_of
 from vectoruniverse.report.tables import NBSP, Table, hold_at_once, interval, table
 

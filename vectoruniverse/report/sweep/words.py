@@ -11,8 +11,9 @@ from vectoruniverse.metrics.answers import interval_text
 from vectoruniverse.metrics.intervals import Interval
 from vectoruniverse.report.figures.adapter import energy_held, padded
 from vectoruniverse.report.figures.space import directions_for
+from vectoruniverse.report.sweep.parts import AdapterRecord, NotComparable
 from vectoruniverse.report.sweep.plates import updates
-from vectoruniverse.report.sweep.record import AdapterRecord, NotComparable, SweepRecord
+from vectoruniverse.report.sweep.record import SweepRecord
 from vectoruniverse.report.sweep.values import label_of, title_of
 from vectoruniverse.report.verdict import LEARNED, Answer, Outcome, rivals_words, verdict
 from vectoruniverse.terminal import counted
