@@ -114,7 +114,7 @@ def load_weights(
         source: where it is.
         config: as ``load_config`` gives it.
         dtype: format of the weights.
-        attention: ``sdpa`` or ``eager``.
+        attention: ``sdpa`` or ``eager``, which a model without ``sdpa`` gets in any case.
         model_class: one of transformers' classes; the bare model of the configuration's type unless given.
         may_lack: beginnings of the names of parameters that may be drawn anew from torch's generator.
 
@@ -138,7 +138,7 @@ def load_weights(
             config=config,
             state_dict={key: tensor.handle for key, tensor in stored.items()},
             dtype=dtype,
-            attn_implementation=attention,
+            attn_implementation=attention if model_class._supports_sdpa else "eager",
             ignore_mismatched_sizes=True,  # told below, with both shapes
             output_loading_info=True,
         )
