@@ -14,10 +14,11 @@ import torch
 import yaml
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, BertForPreTraining
+from transformers import AutoTokenizer, BertForPreTraining, BertModel
 from typer.testing import CliRunner
 
 from tests.models.text_models import save_encoder
+from tests.tasks.meta import on_meta
 from vectoruniverse import load_classifier
 from vectoruniverse.cli import app
 from vectoruniverse.errors import ConfigError, DataError
@@ -110,6 +111,19 @@ def test_every_task_trains_with_every_method_and_is_evaluated_again_to_the_same_
     assert comparison.adapted.metrics == pytest.approx(dict(outcome.adapted), abs=1e-6)
     assert comparison.base.metrics == pytest.approx(dict(outcome.base), abs=1e-6)
     assert dict(outcome.adapted) != dict(outcome.base), "something was learned"
+
+
+@pytest.mark.parametrize("task", ["text_pairs", "sequence_classification", "pair_classification"])
+def test_no_step_waits_for_a_number_of_the_device(experiment, task, monkeypatch):
+    penalty = {} if task == "text_pairs" else {"loss": {"l2": 1e-3}}
+    config = experiment(task, **penalty)
+    learned = setup(config).prepare(config, setup(config).share(config, quiet())).task
+    for module in learned.modules():
+        if isinstance(module, BertModel):
+            module.set_attn_implementation("sdpa")  # as on a GPU
+    with on_meta(learned, monkeypatch):
+        learned.loss(np.arange(8), 0).total.backward()
+    assert all(p.grad.is_meta for p in learned.trained().values())
 
 
 def test_what_is_shared_is_the_base_again_after_a_run(experiment, tmp_path):

@@ -196,6 +196,18 @@ def test_chance_is_the_loss_of_rows_that_all_look_alike(name, use):
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("groups", [False, True])
+def test_masses_are_the_sums_of_the_weights_in_blocks_of_any_size(use, groups, monkeypatch):
+    relations = some_rows(3, 20).negatives(use, groups=groups).among(np.arange(20))
+    expected = [one.sum(dim=1) for one in relations.weights(torch.zeros((), dtype=torch.float64))]
+    for block in (1, 7, BLOCK):
+        monkeypatch.setattr("vectoruniverse.losses.negatives.BLOCK", block)
+        vars(relations).pop("masses", None)
+        for found, weights in zip(relations.masses, expected, strict=True):
+            np.testing.assert_allclose(found, weights, rtol=1e-12)
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("groups", [False, True])
 def test_the_masked_share_is_that_of_a_slow_count(use, groups):
     rows = some_rows(5, 20)
     chosen = np.array([3, 1, 0, 2, 11, 7, 19])

@@ -65,6 +65,16 @@ def test_both_attention_kernels_and_bf16_agree(family):
     assert (half * reference).sum(1).min() > 0.999
 
 
+def test_the_kernel_of_a_gpu_gives_the_same_texts_and_no_mask_makes_it_wait(family):
+    eager, encoder = load(family[0]), load(family[0], attention="sdpa")
+    encoder.model.eval(), eager.model.eval()
+    batch = eager.pad(eager.tokenize(TEXTS), range(len(TEXTS)))
+    with torch.no_grad():
+        assert torch.allclose(encoder.encode_texts(batch), eager.encode_texts(batch), atol=1e-5)
+    encoder.model.to("meta")
+    assert encoder.encode_texts(encoder.pad(encoder.tokenize(TEXTS), range(len(TEXTS)))).is_meta
+
+
 def test_long_texts_are_cut_and_counted_and_keep_their_end_mark(family):
     encoder = load(family[0])
     tokenized = encoder.tokenize(["red", "red " * 50, "blue"])

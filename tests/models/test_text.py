@@ -203,6 +203,17 @@ def test_both_attention_kernels_and_bf16_agree(tmp_path):
     assert F.cosine_similarity(half, reference).min() > 0.999
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_kernel_of_a_gpu_gives_every_family_s_vectors_and_no_mask_makes_it_wait(family, tmp_path):
+    folder = save_encoder(tmp_path, family)
+    encoder = load(folder, "mean", attention="sdpa")  # eager attention where the family has no other
+    assert torch.allclose(embed(encoder), embed(load(folder, "mean")), atol=1e-5)
+    if family in ("deberta-v2", "modernbert", "mpnet"):  # of their masks transformers asks, and waits
+        return
+    encoder.module.to("meta")
+    assert encoder.encode_texts(encoder.pad(encoder.tokenize(TEXTS), range(len(TEXTS)))).is_meta
+
+
 def test_kobert_s_tokenizer_gets_bert_s_template(tmp_path):
     folder = save_encoder(tmp_path, "bert")
     for file in folder.glob("token*"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tasks.meta import on_meta
 from vectoruniverse.data.masking import IGNORED
 from vectoruniverse.data.sentence_pairs import NO_PAIR, collect_documents
 from vectoruniverse.errors import DataError
@@ -206,3 +207,12 @@ def test_chance_is_the_loss_of_a_model_that_counts_tokens_and_guesses_pairs(toke
     batch = task.batch(rows, 2)
     counted = -np.mean([task._counted[token] for token in batch.targets.tolist()])
     assert task.loss(rows, 2).chance == pytest.approx(counted + (np.log(2) if nsp else 0.0), rel=1e-6)
+
+
+def test_no_step_waits_for_a_number_of_the_device(tokenizer, monkeypatch):
+    task = make_task(tokenizer)
+    task.model.set_attn_implementation("sdpa")  # as on a GPU
+    with on_meta(task, monkeypatch):
+        found = task.loss(np.arange(8), 0)
+        found.total.backward()
+    assert found.total.is_meta and isinstance(found.chance, float)

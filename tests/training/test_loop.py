@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vectoruniverse.config.sections import (
     AdapterSettings,
@@ -15,8 +16,10 @@ from vectoruniverse.config.sections import (
     Section,
     TrainConfig,
 )
+from vectoruniverse.data.transfer import send
 from vectoruniverse.errors import DataError, DivergedError
 from vectoruniverse.evaluation.result import Evaluation
+from vectoruniverse.losses.contrastive import info_nce
 from vectoruniverse.training.checkpoint import Checkpoint
 from vectoruniverse.training.interruption import InterruptedTraining
 from vectoruniverse.training.loop import Trainer, batches, steps_per_epoch
@@ -104,8 +107,8 @@ def settings(guard="warn", starts_random=False, monitor="score", every=1, **trai
     )
 
 
-def trainer(task, observer, scaler=False, **asked):
-    optimizer = adamw(parameter_groups(task.trained().items(), task.modules(), 0.0), fused=False)
+def trainer(task, observer, scaler=False, fused=False, **asked):
+    optimizer = adamw(parameter_groups(task.trained().items(), task.modules(), 0.0), fused=fused)
     return Trainer(
         task,
         optimizer,
@@ -317,6 +320,77 @@ def test_an_overflow_under_the_scaler_is_skipped_and_lowers_the_scale():
     assert loop.scaler.get_scale() == before / 2
     assert all(torch.isfinite(p).all() for p in task.trained().values())
     assert task.model.weight.item() != 0.0, "later steps are taken"
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often the host waits for a number of the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
+        self.count += func._schema.name.removeprefix("aten::") in waits
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("scaler", [False, True])
+def test_an_optimizer_that_skips_updates_on_the_device_is_not_waited_for_between_told_steps(scaler):
+    loop = trainer(Line(), seen := Recorder(), fused=True, scaler=scaler, log_every=5)
+    with Reads() as reads:
+        told = [bool(loop.train_step(np.arange(4), 0, read=read)) for read in (True, False, False, True)]
+    assert told == [True, False, False, True] and reads.count == 0, "all numbers are read at once, by tolist"
+    loop = trainer(Line(), seen, fused=True, log_every=5, clip_grad_norm=3.0)
+    loop.fit()
+    assert [step for step, values in seen.steps if values] == [1, 3, 6, 9, 11, 12], "and at the end of epochs of 3"
+    every = Recorder()
+    trainer(Line(), every, fused=True, log_every=1, clip_grad_norm=3.0).fit()
+    for (_, values), (_, expected) in zip(seen.steps, every.steps, strict=True):
+        assert all(expected[name] == value for name, value in values.items() if name != "pairs_per_second")
+
+
+@pytest.mark.parametrize("scaler", [False, True])
+@pytest.mark.parametrize("cut_after", [None, 4])
+def test_a_nan_that_nobody_read_yet_stops_every_update_and_is_told_with_its_own_step(cut_after, scaler):
+    sound = Line()
+    with pytest.raises(InterruptedTraining):
+        trainer(sound, Recorder(stop_at=2), fused=True, scaler=scaler, batch_size=2).fit()
+    task, seen = Line(poison_at=2), Recorder(stop_at=cut_after)
+    with pytest.raises(DivergedError, match=r"loss is not finite at step 2 \(square nan\)") as error:
+        trainer(task, seen, fused=True, scaler=scaler, batch_size=2, log_every=100).fit()
+    assert "checkpoint is intact" in error.value.remedy
+    assert all(torch.equal(value, sound.trained()[name]) for name, value in task.trained().items())
+    assert [saved.step for saved, _ in seen.saves] == [0], "nothing was saved since"
+
+
+def test_a_fused_optimizer_learns_what_the_plain_one_does():
+    one, other = Line(), Line()
+    trainer(one, Recorder(), fused=True, log_every=7).fit()
+    trainer(other, Recorder()).fit()
+    for mine, theirs in zip(one.trained().values(), other.trained().values(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_itself_sees_no_wait_between_told_steps():
+    class OnCuda(Line):
+        def __init__(self):
+            super().__init__()
+            self.model.cuda()
+
+        def loss(self, rows, epoch):
+            x = send(torch.from_numpy(rows).float()[:, None] / ROWS, torch.device("cuda"))
+            views = {"I": self.model(x), "T": 2 * x + 1}
+            return StepLoss(info_nce(views, logit_scale=1.0).total, {})
+
+    loop = trainer(OnCuda(), Recorder(), fused=True)
+    loop.train_step(np.arange(4), 0)
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        loop.train_step(np.arange(4), 0, read=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_gradients_are_clipped_to_the_norm_asked_for():

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vectoruniverse.data.transfer import send
+
 _DRAWS = 8
 """Random numbers of one view: area, ratio, x, y, flip, brightness, contrast, saturation."""
 
@@ -68,9 +70,9 @@ def to_input(pictures: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
 
 def augment(pictures: Tensor, draws: np.ndarray, how: Augmentation, size: int, mean: Tensor, std: Tensor) -> Tensor:
     """One augmented view: uint8 (B, S, S, 3) and draws (B, ≥ 8) → normalised float32 (B, 3, size, size)."""
-    u = torch.from_numpy(draws[:, :_DRAWS]).to(pictures.device, torch.float32)
+    u = torch.from_numpy(draws[:, :_DRAWS]).float()
     x = pictures.permute(0, 3, 1, 2).float().div_(255.0)
-    x = _resized_crop(x, u[:, :5], how, size)
+    x = _resized_crop(x, send(u[:, :5], x.device), how, size)
     x = _colour_jitter(x, u[:, 5:], how)
     return _normalise(x, mean, std)
 
@@ -94,10 +96,10 @@ def _resized_crop(x: Tensor, u: Tensor, how: Augmentation, size: int) -> Tensor:
 
 
 def _colour_jitter(x: Tensor, u: Tensor, how: Augmentation) -> Tensor:
-    """Brightness, contrast and saturation, in this order, each a blend as in Pillow's ImageEnhance."""
-    factor = 1.0 + u.new_tensor([how.brightness, how.contrast, how.saturation]) * (2.0 * u - 1.0)
-    brightness, contrast, saturation = factor.view(-1, 3, 1, 1, 1).unbind(1)
-    luma = x.new_tensor(_GREY).view(1, 3, 1, 1)
+    """Brightness, contrast and saturation, in this order, each a blend as in Pillow's ImageEnhance; u of the CPU."""
+    factor = 1.0 + torch.tensor([how.brightness, how.contrast, how.saturation]) * (2.0 * u - 1.0)
+    brightness, contrast, saturation = send(factor, x.device).view(-1, 3, 1, 1, 1).unbind(1)
+    luma = send(torch.tensor(_GREY), x.device).view(1, 3, 1, 1)
     if how.brightness:
         x = (x * brightness).clamp(0.0, 1.0)
     if how.contrast:

@@ -12,12 +12,12 @@ without it all other rows are negatives.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
@@ -40,13 +40,13 @@ class LossValue:
     Attributes:
         total: the scalar to minimise.
         parts: its named scalars, detached, for people.
-        chance: what it is when all rows look alike, so that nothing tells them apart; None where that depends on
-            settings and not on the rows alone.
+        chance: what it is when all rows look alike, so that nothing tells them apart; a 0-d tensor where a part of it
+            is on the device; None where that depends on settings and not on the rows alone.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
-    chance: float | None = None
+    chance: Tensor | float | None = None
 
 
 def summed(losses: Sequence[LossValue]) -> LossValue:
@@ -123,8 +123,8 @@ def alignment_anisotropy(
         )
         if alignment_weight * len(alignment_pairs) == anisotropy_weight * len(anisotropy_pairs):
             # with every cosine c, the two parts are -K c/τ and K (c/τ + mean ln Σ_j w_ij)
-            mean = float(weights.sum(dim=1).log().mean())
-            chance = anisotropy_weight * len(anisotropy_pairs) * mean if math.isfinite(mean) else None
+            mass, _ = relations.masses
+            chance = anisotropy_weight * len(anisotropy_pairs) * float(np.log(mass).mean()) if mass.all() else None
     return LossValue(
         total=alignment_weight * alignment + anisotropy_weight * anisotropy,
         parts={"alignment": alignment.detach(), "anisotropy": anisotropy.detach()},
@@ -173,7 +173,7 @@ def info_nce(
         logits = (logit_scale * cosines(*_views_of(views, kind))).masked_fill(left_out, nothing)  # (B, B)
         losses[kind] = (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
     total = torch.stack([losses[kind] for kind in pairs]).mean()
-    chance = float((~left_out).sum(dim=1).log().mean())
+    chance = float(np.log(sum(relations.masses)).mean())  # w_ij + q_ij is 1 for each j of the softmax, else 0
     return LossValue(total, {kind: loss.detach() for kind, loss in losses.items()}, chance)
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vectoruniverse.data.pair_items import PairItems, number
+from vectoruniverse.data.transfer import send
 from vectoruniverse.errors import DataError
 
 LabelUse = Literal["off", "mask", "soft", "positive"]
@@ -40,7 +42,7 @@ SAMPLED = 4096
 """Training rows at most whose pairs are counted before training."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Relations:
     """How the rows of a batch stand to each other.
 
@@ -48,7 +50,7 @@ class Relations:
     one kind. Weights depend on kinds alone, unless a row meets itself.
 
     Attributes:
-        kind: (B,) int64 number of each row's kind.
+        kind: (B,) int64 number of each row's kind, on the CPU like the rest.
         shared: (K, S) int64 picture, text, group, ... of each kind; -1: no other row of the batch has it.
         labels: (K, C) bool.
         use: what sharing a label does.
@@ -63,11 +65,11 @@ class Relations:
     def strangers(cls, rows: int) -> Relations:
         """Of rows that share nothing: all others are negatives."""
         labels = torch.zeros(1, 0, dtype=torch.bool)
-        return cls(torch.zeros(rows, dtype=torch.int64), torch.full((1, 3), -1), labels, "off")
+        return cls(torch.zeros(rows, dtype=torch.int64), torch.empty(1, 0, dtype=torch.int64), labels, "off")
 
     def weights(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Both weights w and q, each (B, B), on the device and in the precision of ``like``."""
-        kind = self.kind.to(like.device)
+        kind = send(self.kind, like.device)
         own = torch.eye(len(kind), dtype=torch.bool, device=like.device)
         negative, positive = (weights[kind][:, kind] for weights in self._between(slice(None), like))
         return negative.masked_fill(own, 0.0), positive.masked_fill(own, 1.0)
@@ -82,31 +84,41 @@ class Relations:
         With A_k, B_k the sums of the rows of kind k it is Σ_kl w_kl A_k·B_l less what each row has with itself, in
         O(B·E) memory and O(B·E + K²·(E + C)) time: weights of kinds are made block by block, and not kept.
         """
-        kind = self.kind.to(a.device)
+        kind = send(self.kind, a.device)
         sums = [a.new_zeros(len(self.shared), a.shape[1]).index_add(0, kind, rows) for rows in (a, b)]
         with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
-            parts = [(w @ sums[0], w @ sums[1], w.diagonal(first)) for first, w in self._negative_blocks(a)]
+            parts = [(w @ sums[0], w @ sums[1], w.diagonal(first)) for first, w, _ in self._blocks(a)]
         pushed_a, pushed_b, own = (torch.cat(part) for part in zip(*parts, strict=True))
         # the gradient of Σ_k A_k·(w B)_k is w B for A and, as w is symmetric, w A for B; the third term ends the first
         products = (sums[0] * pushed_b).sum() + (sums[1] * pushed_a).sum() - (sums[0].detach() * pushed_b).sum()
         return products - (own[kind] * (a * b).sum(dim=1)).sum()
 
+    @cached_property
+    def masses(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Σ_j w_ij and Σ_j q_ij of each row (B,), made on the CPU and without a (B, B) matrix."""
+        rows = torch.bincount(self.kind, minlength=len(self.shared)).double()
+        parts = [
+            (w @ rows - w.diagonal(first), q @ rows - q.diagonal(first) + 1.0) for first, w, q in self._blocks(rows)
+        ]
+        negative, positive = (torch.cat(part)[self.kind].numpy() for part in zip(*parts, strict=True))
+        return negative, positive
+
     def masked_share(self) -> float:
         """Share of the pairs of different rows that are no negatives: 1 - mean of w_ij over i ≠ j."""
-        ones = torch.ones(len(self.kind), 1, dtype=torch.float64)
-        return 1.0 - float(self.sum_of_products(ones, ones)) / (len(ones) * (len(ones) - 1))
+        negative, _ = self.masses
+        return 1.0 - float(negative.sum()) / (len(negative) * (len(negative) - 1))
 
-    def _negative_blocks(self, like: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """The first kind of each block and the block's w (R, K)."""
+    def _blocks(self, like: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """The first kind of each block and the block's w and q, each (R, K)."""
         kinds = len(self.shared)
         size = max(1, BLOCK // kinds)
         for first in range(0, kinds, size):
-            yield first, self._between(slice(first, first + size), like)[0]
+            yield first, *self._between(slice(first, first + size), like)
 
     def _between(self, kinds: slice | Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Both weights w and q, each (R, K), of rows of some kinds with other rows of any kind."""
         apart = torch.ones(len(self.shared[kinds]), len(self.shared), device=like.device, dtype=like.dtype)
-        for thing in self.shared[:, (self.shared >= 0).any(dim=0)].to(like.device).T:
+        for thing in send(self.shared, like.device).T:
             some = thing[kinds, None]
             apart.masked_fill_((some == thing) & (some >= 0), 0.0)
         related = apart * self._related(kinds, like)
@@ -115,7 +127,7 @@ class Relations:
 
     def _related(self, kinds: slice | Tensor, like: Tensor) -> Tensor:
         """How related labels make rows of some kinds to those of any kind, r (R, K)."""
-        every = self.labels.to(like)
+        every = send(self.labels, like.device).to(like.dtype)
         some = every[kinds]
         with torch.autocast(like.device.type, enabled=False):
             both = some @ every.T
@@ -148,9 +160,9 @@ class Negatives:
     def among(self, rows: NDArray[np.int64]) -> Relations:
         """How these rows stand to each other."""
         things = [self.items.first, self.items.second, *self.others]
-        shared = [thing[rows] for thing in (things if self.groups is None else [*things, self.groups])]
+        shared = [_where_repeated(thing[rows]) for thing in (things if self.groups is None else [*things, self.groups])]
         sets = np.zeros(len(rows), dtype=np.int64) if self.label_set is None else self.label_set[rows]
-        facts = np.stack([*map(_where_repeated, shared), sets], axis=1)
+        facts = np.stack([*(thing for thing in shared if (thing >= 0).any()), sets], axis=1)
         kinds, kind = np.unique(facts, axis=0, return_inverse=True)
         labels = np.zeros((1, 0), dtype=np.bool_) if self.label_sets is None else self.label_sets
         labels = labels[kinds[:, -1]]

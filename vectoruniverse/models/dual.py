@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vectoruniverse.data.transfer import send
 from vectoruniverse.data.views import to_input
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.activation import put_quick_gelu
 from vectoruniverse.models.compute import Compute
-from vectoruniverse.models.encoder import Encoder, TextBatch, TextReader, TokenizedTexts
+from vectoruniverse.models.encoder import Encoder, TextBatch, TextReader, TokenizedTexts, attention_mask
 from vectoruniverse.models.load import (
     check_vocabulary,
     load_config,
@@ -37,7 +38,7 @@ FAMILIES = ("altclip", "chinese_clip", "clip", "metaclip_2", "siglip")
 _NOT_DUAL = "has no image and text tower in one shared space that is known here"
 
 _POOL_END = ("clip", "metaclip_2")
-"""Those of them whose text tower pools the mark at the end of a text."""
+"""Those of them whose text tower is causal and pools the mark at the end of a text, so that padding is never seen."""
 
 VISION_TOWER, TEXT_TOWER = "vision_model", "text_model"
 """Where transformers puts the two towers in every model of the family."""
@@ -152,7 +153,9 @@ class DualEncoder(Encoder):
 
     def encode_texts(self, batch: TextBatch) -> Tensor:
         """Token ids and mask → unit float32 (B, E)."""
-        attention = {} if self.pads_to_end else {"attention_mask": batch.mask}
+        config, attention = self.model.config, {}
+        if not (self.pads_to_end or config.model_type in _POOL_END):
+            attention = {"attention_mask": attention_mask(batch.mask, config.text_config)}
         with self.compute.autocast():
             return text_vectors(self.model, input_ids=batch.ids, **attention)
 
@@ -167,7 +170,7 @@ class DualEncoder(Encoder):
         mean, std = (torch.tensor(values, device=self.device) for values in (self.picture.mean, self.picture.std))
 
         def encode(part: slice) -> Tensor:
-            squares = torch.from_numpy(take(part)).to(self.device)
+            squares = send(torch.from_numpy(take(part)), self.device)
             return self.encode_images(to_input(squares, self.picture.size, mean, std))
 
         return self._in_batches(encode, count, batch_size)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vectoruniverse.data.transfer import send
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.load import check_vocabulary
 
@@ -60,6 +61,20 @@ class TextBatch:
     ids: Tensor
     mask: Tensor
     segments: Tensor
+
+
+_LOCAL = ("modernbert",)
+"""Families that make masks of several widths of one mask, and take none that is ready."""
+
+
+def attention_mask(mask: Tensor, config: Any) -> Tensor:
+    """A mask (B, L) as a transformers model of this configuration is given it: (B, 1, L, L) bool for sdpa.
+
+    Of one that is not ready it would ask whether it masks anything at all, and wait for the GPU to tell.
+    """
+    if config._attn_implementation != "sdpa" or config.model_type in _LOCAL:
+        return mask
+    return mask.bool()[:, None, None, :].expand(-1, -1, mask.shape[1], -1)
 
 
 class TextReader:
@@ -153,7 +168,7 @@ class Encoder(TextReader, ABC):
     def pad(self, tokens: TokenizedTexts, rows: Sequence[int] | np.ndarray) -> TextBatch:
         """As ``TextReader.pad``, on this encoder's device."""
         batch = super().pad(tokens, rows)
-        return TextBatch(*(each.to(self.device) for each in (batch.ids, batch.mask, batch.segments)))
+        return TextBatch(*(send(each, self.device) for each in (batch.ids, batch.mask, batch.segments)))
 
     @abstractmethod
     def encode_texts(self, batch: TextBatch) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.encoder import attention_mask
 from vectoruniverse.models.sizes import Pooling
 
 
@@ -79,7 +80,8 @@ class TextTower(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
         """Token ids, mask and segments, each (B, L) → pooled float32 (B, D)."""
         more = {"token_type_ids": segments} if self._takes_segments else {}
-        vectors = self._pool(self.model(input_ids=ids, attention_mask=mask, **more), mask)
+        attended = attention_mask(mask, self.config)
+        vectors = self._pool(self.model(input_ids=ids, attention_mask=attended, **more), mask)
         for layer in self.layers:
             vectors = layer(vectors)
         return vectors.float()

@@ -224,7 +224,7 @@ class LrFinder:
                 found.append(self.task.loss(rows, 0))
         losses = np.array([float(one.total) for one in found])
         ranks = [effective_rank(one.embeddings) for one in found if one.embeddings is not None]
-        chances = [one.chance for one in found if one.chance is not None]
+        chances = [float(one.chance) for one in found if one.chance is not None]
         return _Held(losses, np.array(ranks) if ranks else None, np.array(chances) if chances else None)
 
     def _restore(self) -> None:

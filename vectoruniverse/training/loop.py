@@ -1,5 +1,8 @@
 """The training loop, for every task: one update after another, evaluated after each epoch, resumable at every step.
 
+Between two steps that are told to somebody nothing waits for a GPU: losses and gradient norms stay there, and an update
+that is not finite, like all after it, is skipped there, until the numbers are read and training ends with a message.
+
 Nothing random is kept between steps: the order of rows is a function of seed and epoch, dropout of seed and step, and
 views of seed, epoch and row. So parameters, optimizer, scaler and position are all there is to save, and the order of
 an epoch's rows where the model decided it.
@@ -7,8 +10,9 @@ an epoch's rows where the model decided it.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -93,7 +97,10 @@ class Observer:
         self.on_warning = warn
 
     def on_step(self, step: int, values: Mapping[str, float]) -> None:
-        """After every update: loss parts, learning rate, gradient norm, pairs/s, effective rank."""
+        """After every update: loss parts, learning rate, gradient norm, pairs/s, effective rank.
+
+        On a GPU ``values`` are empty between the steps of ``train.log_every`` and the ends of epochs.
+        """
 
     def on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
         """After every evaluation; epoch 0 is the one before the first step."""
@@ -121,6 +128,21 @@ def batches(rows: int, batch_size: int, seed: int, epoch: int, strata: Strata | 
     return np.array_split(order if strata is None else strata.deal(order, steps), steps)
 
 
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What an update left to be read.
+
+    Attributes:
+        step: its number.
+        finite: 0-d bool.
+        numbers: what people should see, by name, 0-d where it is on the device.
+    """
+
+    step: int
+    finite: Tensor
+    numbers: Mapping[str, Tensor | float]
+
+
 class Trainer:
     """Parameters, optimizer, scaler and position, and the loop over them."""
 
@@ -146,6 +168,13 @@ class Trainer:
         self._last: tuple[int, Evaluation] | None = None
         self._trained = dict(task.trained())
         self._names = optimizer_names(optimizer, self._trained)
+        self._unread: list[Update] = []
+        self._numbers: dict[str, float] = {}  # of the last update that was read
+        self._rows, self._seconds = 0, 0.0  # since then
+        self._skips = bool(optimizer.defaults.get("fused"))  # an update on the device, where it is told to
+        self._halted = torch.zeros((), device=next(iter(self._trained.values())).device)  # 1 from such an update on
+        if self._skips:
+            optimizer.register_step_pre_hook(self._skip_where_halted)
 
     def checkpoint(self) -> Checkpoint:
         """Everything needed to resume: parameters, optimizer, scaler and position, as they are now."""
@@ -197,9 +226,11 @@ class Trainer:
                 break
             begun = position.step - epoch * per_epoch
             for rows in self._batches(epoch, begun=begun > 0)[begun:]:
-                values = self.train_step(rows, epoch)
+                told = position.step % train.log_every == 0 or (position.step + 1) % per_epoch == 0
+                values = self.train_step(rows, epoch, read=told)
                 self.observer.on_step(position.step, values)
                 if self.observer.interrupted():
+                    self._read()
                     self.observer.save(self.checkpoint(), is_best=False)
                     raise InterruptedTraining(f"stopped at step {position.step}")
             if self._is_due(epoch + 1):
@@ -222,8 +253,14 @@ class Trainer:
             raise DataError("the checkpoint lacks the order of this epoch's rows", remedy=_DAMAGED)
         return np.array_split(self._order.numpy(), steps_per_epoch(count, size))
 
-    def train_step(self, rows: np.ndarray, epoch: int) -> dict[str, float]:
-        """One update; returns what happened, by name."""
+    def train_step(self, rows: np.ndarray, epoch: int, *, read: bool = True) -> dict[str, float]:
+        """One update; returns what happened, by name.
+
+        Where it need not be ``read`` it is left on a GPU that can skip updates by itself, and nothing returned.
+
+        Raises:
+            DivergedError: this update, or one that was not read, is not finite; none since then was made.
+        """
         started, position = time.perf_counter(), self.position
         torch.manual_seed(_mix(self.experiment.seed, position.step))
         learning_rate = self.schedule(position.step)
@@ -234,42 +271,66 @@ class Trainer:
         torch.autograd.backward(self.scaler.scale(loss.total))
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._trained.values(), self.experiment.train.clip_grad_norm or float("inf"))
-        self._refuse_nonfinite(loss, norm)
+        self._note(loss, norm)
+        read = read or not self._skips
+        if not self._skips:
+            self._read()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if read:
+            self._read()
         self.task.after_step()
 
-        values = self._told(loss, float(norm)) | {"lr": learning_rate}
-        if position.step % self.experiment.train.log_every == 0:
+        values = {**self._numbers, "lr": learning_rate} if read else {}
+        if read and position.step % self.experiment.train.log_every == 0:
             values |= self._watch_space(loss.embeddings)
         position.step += 1
-        return values | {"pairs_per_second": len(rows) / (time.perf_counter() - started)}
+        return values | self._pace(len(rows), time.perf_counter() - started, read=read)
 
-    def _told(self, loss: StepLoss, norm: float) -> dict[str, float]:
-        """A step's loss, its parts and what chance would reach; the gradient before clipping; trained scalars."""
-        values = {"loss": float(loss.total.detach()), "grad_norm": norm}
-        values |= {f"loss/{name}": float(part) for name, part in loss.parts.items()}
-        values |= {name: float(value) for name, value in loss.watched.items()}
-        if loss.chance is not None:
-            values["chance"] = loss.chance
-        if (bound := self.experiment.train.clip_grad_norm) is not None:
-            self.position.clipped += norm > bound
-            values["clipped_share"] = self.position.clipped / (self.position.step + 1)
-        return values
+    def _pace(self, rows: int, seconds: float, *, read: bool) -> dict[str, float]:
+        """Rows per second since updates were last read, for only then is it known that they are done."""
+        self._rows, self._seconds = self._rows + rows, self._seconds + seconds
+        if not read:
+            return {}
+        pace = self._rows / self._seconds
+        self._rows, self._seconds = 0, 0.0
+        return {"pairs_per_second": pace}
 
-    def _refuse_nonfinite(self, loss: StepLoss, norm: Tensor) -> None:
-        """A NaN survives clipping and would poison every parameter, so it is caught before the update."""
-        if torch.isfinite(loss.total) and torch.isfinite(norm):
-            return
-        if self.scaler.is_enabled() and torch.isfinite(loss.total) and self.scaler.get_scale() > 1.0:
-            return  # an overflow of the scaled gradient: the scaler skips this update and lowers its scale
-        what = "loss" if not torch.isfinite(loss.total) else "gradient"
-        parts = ", ".join(f"{name} {float(part):.4g}" for name, part in loss.parts.items())
-        raise DivergedError(
-            f"the {what} is not finite at step {self.position.step} ({parts})",
-            remedy="lower train.lr, set train.clip_grad_norm, or use train.precision: fp32; the checkpoint is intact",
-        )
+    def _note(self, loss: StepLoss, norm: Tensor) -> None:
+        """Keep loss, parts, the gradient's norm before clipping, trained scalars and chance; halt where one is NaN.
+
+        A NaN survives clipping and would poison every parameter, so it is caught before the update.
+        """
+        total = loss.total.detach()
+        finite = torch.isfinite(total) & torch.isfinite(norm)
+        if self.scaler.is_enabled():  # it skips an update whose scaled gradient overflowed, and lowers its scale
+            finite |= torch.isfinite(total) & (self.scaler.scale(torch.ones_like(total)) > 1.0)
+        self._halted = torch.maximum(self._halted, 1.0 - finite.float())
+        parts = {f"loss/{name}": part for name, part in loss.parts.items()}
+        chance = {} if loss.chance is None else {"chance": loss.chance}
+        numbers = {"loss": total, "grad_norm": norm, **parts, **loss.watched, **chance}
+        self._unread.append(Update(self.position.step, finite, numbers))
+
+    def _skip_where_halted(self, optimizer: Any, *_: object) -> None:
+        """Before a fused optimizer's step, whose kernels leave everything as it is where ``found_inf`` is 1."""
+        found = getattr(optimizer, "found_inf", self._halted)  # by the scaler, if it is enabled
+        optimizer.found_inf = torch.maximum(found, self._halted)
+
+    def _read(self) -> None:
+        """Wait for the device, and look at the updates that were not read yet.
+
+        Raises:
+            DivergedError: one is not finite.
+        """
+        for step, finite, numbers in on_host(self._unread):
+            if not finite:
+                raise _diverged(step, numbers)
+            if (bound := self.experiment.train.clip_grad_norm) is not None:
+                self.position.clipped += numbers["grad_norm"] > bound
+                numbers["clipped_share"] = self.position.clipped / (step + 1)
+            self._numbers = numbers
+        self._unread.clear()
 
     def _watch_space(self, embeddings: Tensor | None) -> dict[str, float]:
         """Effective rank of this batch's embeddings; a warning, or the end, when it collapses."""
@@ -350,6 +411,30 @@ def restore_parameters(trained: Mapping[str, nn.Parameter], saved: Mapping[str, 
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(saved[name])
+
+
+def on_host(updates: Sequence[Update]) -> list[tuple[int, bool, dict[str, float]]]:
+    """Step, whether it is finite, and numbers of each update, read together so that the device is waited for once."""
+    found = [value for one in updates for value in (one.finite, *one.numbers.values()) if isinstance(value, Tensor)]
+    values = iter(torch.stack(found).tolist() if found else [])
+    return [
+        (
+            one.step,
+            bool(next(values)),
+            {name: next(values) if isinstance(value, Tensor) else value for name, value in one.numbers.items()},
+        )
+        for one in updates
+    ]
+
+
+def _diverged(step: int, numbers: Mapping[str, float]) -> DivergedError:
+    """Why training ends at this step."""
+    what = "gradient" if math.isfinite(numbers["loss"]) else "loss"
+    parts = [f"{name.removeprefix('loss/')} {value:.4g}" for name, value in numbers.items() if name.startswith("loss/")]
+    return DivergedError(
+        f"the {what} is not finite at step {step} ({', '.join(parts)})",
+        remedy="lower train.lr, set train.clip_grad_norm, or use train.precision: fp32; the checkpoint is intact",
+    )
 
 
 def _mix(seed: int, step: int) -> int:

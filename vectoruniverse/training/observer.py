@@ -35,13 +35,12 @@ class RunObserver(Observer):
         self._total, self._log_every, self._monitor = total_steps, experiment.train.log_every, experiment.eval.monitor
         self._run, self._trackers, self._display = run, trackers, display
         self._interruption, self._times = interruption, times
-        self._effective_rank: float | None = None  # the last one measured, since it is not measured at every step
+        self._shown: dict[str, float] = {}  # of each number the last one, since not all are measured at every step
 
     def on_step(self, step: int, values: Mapping[str, float]) -> None:
         """Move the progress bar; every ``log_every`` steps tell the trackers."""
-        self._effective_rank = values.get("effective_rank", self._effective_rank)
-        shown = {**values, "effective_rank": self._effective_rank} if self._effective_rank is not None else values
-        self._display.advance("training", step, self._total, step_detail(shown))
+        self._shown = {**self._shown, **values}
+        self._display.advance("training", step, self._total, step_detail(self._shown) if self._shown else "")
         if step % self._log_every == 1 or self._log_every == 1 or step == self._total:
             self._trackers.log(step, {f"train/{name}": value for name, value in values.items()})
 

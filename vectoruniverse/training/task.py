@@ -14,7 +14,7 @@ from vectoruniverse.evaluation.result import Evaluation
 
 @dataclass(frozen=True, slots=True)
 class StepLoss:
-    """Loss of one batch.
+    """Loss of one batch. Whatever the device computed stays there: the loop reads it when it is told to somebody.
 
     Attributes:
         total: what is minimised, 0-d with gradient.
@@ -27,7 +27,7 @@ class StepLoss:
     total: Tensor
     parts: Mapping[str, Tensor]
     embeddings: Tensor | None = None
-    chance: float | None = None
+    chance: Tensor | float | None = None
     watched: Mapping[str, Tensor | float] = field(default_factory=dict)
 
 

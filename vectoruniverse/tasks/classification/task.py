@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vectoruniverse.data.transfer import send
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.losses.penalties import l1_penalty, l2_penalty, penalised
 from vectoruniverse.metrics.classification import (
@@ -117,13 +118,13 @@ class ClassificationTask:
         learned holds little more than one direction for each class, and must.
         """
         logits = self.model(self.model.pad(self.train.inputs, rows))
-        labels = torch.from_numpy(self.train.labels[rows]).to(logits.device)
+        labels = send(torch.from_numpy(self.train.labels[rows]), logits.device)
         losses = F.cross_entropy(logits, labels, weight=self._class_weights, reduction="none")
         # over the rows and not, as torch's own mean, over their weights: those would cancel in a batch of one class
         parts = {"cross_entropy": losses.mean(), **self._penalties()}
         told = {name: part.detach() for name, part in parts.items()}
         chance = torch.stack([*told.values(), self._by_counting[labels].mean()]).sum() - told["cross_entropy"]
-        return StepLoss(torch.stack(list(parts.values())).sum(), told, chance=float(chance))
+        return StepLoss(torch.stack(list(parts.values())).sum(), told, chance=chance)
 
     def _penalties(self) -> dict[str, Tensor]:
         chosen = {"l1": (self._l1, l1_penalty), "l2": (self._l2, l2_penalty)}

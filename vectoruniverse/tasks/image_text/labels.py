@@ -57,7 +57,7 @@ class LabelDivergence:
     Attributes:
         fusion: makes X (.., B, E) of unit vectors of pictures and texts.
         labels: of the training rows; two at least.
-        loss: of X (V, B, E), of unit vectors of labels (C, E), and of which row has which (B, C).
+        loss: of X (V, B, E), of unit vectors of labels (C, E), and of which row has which (B, C), on the CPU.
         max_labels: up to so many labels are compared at each step; of more, those of the batch's rows.
     """
 
@@ -74,7 +74,7 @@ class LabelDivergence:
         which = self._compared(has)
         names = encoder.encode_texts(encoder.pad(self.labels.tokens, which.numpy()))
         fused = self.fusion(*(torch.stack([views[0], views[-1]]) for views in (images, texts)))
-        return self.loss(fused, names, has[:, which].to(names.device))
+        return self.loss(fused, names, has[:, which])
 
     def _compared(self, has: Tensor) -> Tensor:
         """Places of the labels among which a row's are told apart, of all (B, C)."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vectoruniverse.data.pair_items import PairItems
+from vectoruniverse.data.transfer import send
 from vectoruniverse.data.views import Augmentation, augment, draw, kept_patches, to_input
 from vectoruniverse.evaluation.result import Evaluation, Labels
 from vectoruniverse.evaluation.retrieval import Embeddings, evaluate_labels, evaluate_pairs
@@ -200,12 +201,12 @@ class ImageTextTask:
         found = {"preserve": self._distance(held, held.base, rows, images, texts)}
         if held.old is not None and held.old_base is not None:
             drawn = torch.randperm(len(held.old))[: held.old_rows].numpy()
-            squares = torch.from_numpy(held.old.pictures.take(drawn)).to(self.encoder.device, non_blocking=True)
+            squares = send(torch.from_numpy(held.old.pictures.take(drawn)), self.encoder.device)
             image = self.encoder.encode_images(to_input(squares, self.encoder.picture.size, self._mean, self._std))
             text = self.encoder.encode_texts(self.encoder.pad(held.old.tokens, drawn))
             found["preserve_old"] = self._distance(held, held.old_base, drawn, [image], [text])
         total = held.weight * torch.stack(list(found.values())).sum()
-        return LossValue(total, {name: part.detach() for name, part in found.items()}, float(total.detach()))
+        return LossValue(total, {name: part.detach() for name, part in found.items()}, total.detach())
 
     def _distance(
         self, held: Preserved, base: Embeddings, rows: np.ndarray, images: list[Tensor], texts: list[Tensor]
@@ -213,13 +214,13 @@ class ImageTextTask:
         """Mean of the distances of pictures and of texts from the base's vectors of the same rows."""
         sides = ((images, base.image), (texts, base.text))
         return torch.stack(
-            [distillation(views, of[rows].to(views[0].device), distance=held.distance) for views, of in sides]
+            [distillation(views, send(of[rows], views[0].device), distance=held.distance) for views, of in sides]
         ).mean()
 
     def _image_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
         """Unit vectors of each view, 1 or 2 times (B, E), from one pass over all views."""
         encoder, size = self.encoder, self.encoder.picture.size
-        pictures = torch.from_numpy(self.train.pictures.take(rows)).to(encoder.device, non_blocking=True)
+        pictures = send(torch.from_numpy(self.train.pictures.take(rows)), encoder.device)
         if not self._images_are_random:
             return [encoder.encode_images(to_input(pictures, size, self._mean, self._std))]
         keys, patches = [self.train.keys[row] for row in rows], 0 if self._patches is None else encoder.patches
@@ -230,8 +231,8 @@ class ImageTextTask:
             views = [to_input(pictures, size, self._mean, self._std)] * self._views
         kept = None
         if self._patches is not None:
-            kept = torch.from_numpy(np.concatenate([kept_patches(one, self._patches) for one in draws]))
-            kept = kept.to(encoder.device, non_blocking=True)
+            places = np.concatenate([kept_patches(one, self._patches) for one in draws])
+            kept = send(torch.from_numpy(places), encoder.device)
         return list(encoder.encode_images(torch.cat(views), kept).chunk(self._views))
 
     def _text_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:

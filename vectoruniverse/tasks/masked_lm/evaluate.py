@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vectoruniverse.data.sentence_pairs import NO_PAIR
+from vectoruniverse.data.transfer import send
 from vectoruniverse.errors import DataError
 from vectoruniverse.evaluation.comparison import means
 from vectoruniverse.evaluation.result import Evaluation
@@ -40,8 +41,8 @@ class MaskedBatch:
     pairs: Tensor
 
     def to(self, device: torch.device) -> MaskedBatch:
-        """The same on another device."""
-        return MaskedBatch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        """The CPU's batch on another device."""
+        return MaskedBatch(*(send(getattr(self, field.name), device) for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from vectoruniverse.data.masking import IGNORED, mask_tokens, masking_of
 from vectoruniverse.data.sentence_pairs import NO_PAIR, PackedDocuments, PackedRow, TokenizedDocuments
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.language import unigram_log_probabilities
+from vectoruniverse.models.encoder import attention_mask
 from vectoruniverse.models.pretraining import PARTS
 from vectoruniverse.models.wordpiece import CONTINUATION
 from vectoruniverse.tasks.masked_lm.evaluate import MaskedBatch, Predictions, evaluate, score_rows
@@ -134,7 +135,8 @@ class MaskedLmTask:
         """
         model, device = self.model, batch.ids.device
         with torch.autocast(device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            read = model.bert(input_ids=batch.ids, attention_mask=batch.mask, token_type_ids=batch.segments)
+            attended = attention_mask(batch.mask, model.config)
+            read = model.bert(input_ids=batch.ids, attention_mask=attended, token_type_ids=batch.segments)
             hidden = read.last_hidden_state.flatten(0, 1).index_select(0, batch.positions)  # (M, D)
             tokens = model.cls.predictions(hidden)
             pairs = model.cls.seq_relationship(read.pooler_output)
@@ -146,7 +148,8 @@ class MaskedLmTask:
 
         Equal to ``BertForPreTraining``'s own loss; where a batch has no target of a kind, that part is 0.
         """
-        batch = self.batch(rows, epoch).to(self.model.device)
+        chosen = self.batch(rows, epoch)
+        batch = chosen.to(self.model.device)
         predictions = self.predict(batch)
         summed = F.cross_entropy(predictions.tokens, batch.targets, reduction="sum")
         parts = {"mlm": summed / max(1, len(batch.targets))}
@@ -155,11 +158,11 @@ class MaskedLmTask:
             summed = F.cross_entropy(predictions.pairs, batch.pairs, reduction="sum", ignore_index=NO_PAIR)
             parts["nsp"] = summed / labelled
         total = torch.stack(list(parts.values())).sum()
-        return StepLoss(total, {name: part.detach() for name, part in parts.items()}, chance=self._by_counting(batch))
+        return StepLoss(total, {name: part.detach() for name, part in parts.items()}, chance=self._by_counting(chosen))
 
     def _by_counting(self, batch: MaskedBatch) -> float:
-        """Loss of a model that knows how frequent tokens are, and guesses which pairs continue."""
-        targets = batch.targets.cpu().numpy()
+        """Loss of a model that knows how frequent tokens are, and guesses which pairs continue; of a CPU's batch."""
+        targets = batch.targets.numpy()
         tokens = -float(self._counted[targets].mean()) if len(targets) else 0.0
         return tokens + (math.log(2.0) if self.nsp and bool((batch.pairs != NO_PAIR).any()) else 0.0)
 
