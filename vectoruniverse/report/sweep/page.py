@@ -43,8 +43,27 @@ def write_sweep_page(sweep: SweepRecord, folder: Path, *, page: Path | None = No
     written, beside = (folder / "report.html", folder) if page is None else (page, page.with_suffix(""))
     answer, said = words.answer(sweep), words.verdicts(sweep, folder)
     plates = list(sweep_plates(sweep, title=answer.headline if sweep.compared else ""))
+    write_page(
+        written,
+        title=sweep.name,
+        answer=answer,
+        comparison=value_table(sweep),
+        verdict=words.health(sweep, said),
+        plates=plates,
+        chapters=_chapters(sweep, said),
+        facts=words.facts(sweep),
+        listings=_listings(sweep),
+        warnings=list(words.warnings(sweep)),
+        beside=beside,
+        frames=csv_frames(sweep),
+    )
+    return written
+
+
+def _chapters(sweep: SweepRecord, said: list[list[str]]) -> list[Chapter]:
+    """All below the answer; ``said`` is the verdict on the space of each finished cell."""
     rivals = sweep.rivals
-    chapters = [
+    return [
         Chapter(
             "rivals",
             "Is the training worth it?",
@@ -65,22 +84,11 @@ def write_sweep_page(sweep: SweepRecord, folder: Path, *, page: Path | None = No
         ledger_chapter(sweep.forgetting, words.adapter_of_ledger(sweep)),
         Chapter("cells", "Cells", tables=[cell_table(sweep)]),
     ]
+
+
+def _listings(sweep: SweepRecord) -> dict[str, str]:
     listings = {"Settings of all cells": json.dumps(sweep.config, indent=2, ensure_ascii=False)}
     if sweep.pattern is not None:
         ranks = {"adapter": {"rank": sweep.pattern.rank, "rank_pattern": sweep.pattern.rank_pattern}}
         listings["Ranks by layer that the largest adapter recommends"] = yaml.safe_dump(ranks, sort_keys=False)
-    write_page(
-        written,
-        title=sweep.name,
-        answer=answer,
-        comparison=value_table(sweep),
-        verdict=words.health(sweep, said),
-        plates=plates,
-        chapters=chapters,
-        facts=words.facts(sweep),
-        listings=listings,
-        warnings=list(words.warnings(sweep)),
-        beside=beside,
-        frames=csv_frames(sweep),
-    )
-    return written
+    return listings
