@@ -165,8 +165,8 @@ def evaluate_run(
     if comparison.split == "val" and comparison.labels is None:  # an earlier version made the run
         with run.lock():
             prepared = prepared.learn_labels(comparison.base, comparison.adapted, run.adapter)
-        labels = prepared.label_report(comparison.base, comparison.adapted, "val")
-        comparison = dataclasses.replace(comparison, labels=labels)
+        told = beside_base(prepared, comparison.base, "val", comparison.adapted)
+        comparison = dataclasses.replace(told, gone=comparison.gone)
     return run, comparison
 
 

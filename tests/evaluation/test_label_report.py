@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 
+import vectoruniverse.tasks  # noqa: F401  # the metrics of tasks are in the catalogue
+from vectoruniverse.evaluation.comparison import compare_rows, means
 from vectoruniverse.evaluation.label_report import LabelledRows, label_report
 from vectoruniverse.evaluation.label_rules import Predicted
 from vectoruniverse.metrics.intervals import difference_interval
@@ -49,7 +51,7 @@ def report(truth, models, groups=None, **facts) -> LabelsRecord:
     models = {**models, "base": {**models["base"], "both": models["base"]["picture"]}}
     found = label_report(known_file(), models, LabelledRows(NAMES, truth, groups), in_sample=False, **facts)
     assert found is not None
-    return LabelsRecord.model_validate(json.loads(found.model_dump_json()))
+    return LabelsRecord.model_validate(json.loads(found.record.model_dump_json()))
 
 
 def test_numbers_are_scikit_learns_over_the_known_labels_that_rows_have() -> None:
@@ -130,8 +132,8 @@ def test_the_most_confused_labels_have_all_of_their_pairs() -> None:
         models={name: {"picture": rules} for name in models},
     )  # fmt: skip
     found = label_report(file, models, LabelledRows(names, truth, None), in_sample=False)
-    assert found is not None and found.confused is not None
-    most = found.confused
+    assert found is not None and found.record.confused is not None
+    most = found.record.confused
     assert most.labels[:2] == ["label 4", "label 7"] and len({*most.labels}) == 12
     for i, a in enumerate(map(names.index, most.labels)):
         assert most.rows[i] == truth[:, a].sum()
@@ -141,7 +143,7 @@ def test_the_most_confused_labels_have_all_of_their_pairs() -> None:
             assert most.said[i][j] == hits
     right = {name: {"picture": Predicted(truth * 1.0, np.full(30, 0.5))} for name in models}
     flawless = label_report(file, right, LabelledRows(names, truth, None), in_sample=False)
-    assert flawless is not None and flawless.confused is None and flawless.mistaken == []
+    assert flawless is not None and flawless.record.confused is None and flawless.record.mistaken == []
 
 
 def test_intervals_stay_between_nothing_and_all_and_one_row_has_none() -> None:
@@ -151,6 +153,22 @@ def test_intervals_stay_between_nothing_and_all_and_one_row_has_none() -> None:
     alone = np.zeros((12, 5), bool)
     alone[7, 0] = True
     assert report(alone, models).reached["both"]["adapted"]["map"] == [1.0]
+
+
+def test_the_means_over_labels_are_metrics_of_all_rows_with_the_same_intervals() -> None:
+    truth, models = some_rows(4)
+    groups = np.arange(80) // 4
+    models["base"]["both"] = models["base"]["picture"]
+    found = label_report(known_file(), models, LabelledRows(NAMES, truth, groups), in_sample=False)
+    assert found is not None
+    assert all((np.isfinite(one) == truth.any(axis=1)).all() for one in found.values["adapted"].values())
+    for model, values in found.values.items():
+        told = found.record.reached["both"][model]
+        assert means(values) == pytest.approx({"labels/map": told["map"][0], "labels/macro_f1": told["macro_f1"][0]})
+    paired = compare_rows(found.values, "base", groups=groups)
+    assert list(paired.reached["adapted"]["labels/map"]) == pytest.approx(
+        found.record.reached["both"]["adapted"]["map"]
+    )
 
 
 def test_rows_without_a_known_label_have_no_report() -> None:

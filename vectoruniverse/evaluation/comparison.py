@@ -6,7 +6,7 @@ A base beside what became of it is the case N = 2; runs, encoders and adapters b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -40,6 +40,11 @@ SPECTRUM_LENGTH = 256
 def means(values: Values) -> dict[str, float]:
     """The metrics themselves; those that apply to no row are left out."""
     return {name: float(np.nanmean(v)) for name, v in values.items() if np.isfinite(v).any()}
+
+
+def with_values(found: Evaluation, values: Values) -> Evaluation:
+    """The same with metrics more."""
+    return replace(found, metrics={**found.metrics, **means(values)}, per_query={**found.per_query, **values})
 
 
 @dataclass(frozen=True, slots=True)

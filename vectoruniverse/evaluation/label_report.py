@@ -15,7 +15,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from vectoruniverse.evaluation.comparison import MIN_UNITS, compare_rows
+from vectoruniverse.evaluation.comparison import MIN_UNITS, Values, compare_rows
 from vectoruniverse.evaluation.label_rules import Predicted
 from vectoruniverse.metrics.classification import reliability
 from vectoruniverse.metrics.intervals import Interval, mean_interval
@@ -42,6 +42,24 @@ MOST_CONFUSED = 12
 """Labels that are told with all of their pairs."""
 
 
+OVERALL = ("map", "macro_f1")
+"""What becomes a metric of the models, under ``labels/``."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelReport:
+    """How well models predict labels.
+
+    Attributes:
+        record: everything there is to say.
+        values: ``base`` and ``adapted`` → ``labels/map`` and ``labels/macro_f1`` by the fullest input, as values of all
+            evaluated rows (N,), NaN of those without a label.
+    """
+
+    record: LabelsRecord
+    values: Mapping[str, Values]
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledRows:
     """The evaluated rows.
@@ -57,7 +75,7 @@ class LabelledRows:
     groups: NDArray[np.int64] | None
 
 
-def label_report(file: LabelsFile, models: Models, rows: LabelledRows, *, in_sample: bool) -> LabelsRecord | None:
+def label_report(file: LabelsFile, models: Models, rows: LabelledRows, *, in_sample: bool) -> LabelReport | None:
     """What each model reaches, and how far ``adapted`` stands ahead of the others by the same input.
 
     Args:
@@ -69,7 +87,7 @@ def label_report(file: LabelsFile, models: Models, rows: LabelledRows, *, in_sam
     Returns:
         None where no evaluated row has a known label.
     """
-    having = np.flatnonzero(rows.truth.any(axis=1))
+    having, count = np.flatnonzero(rows.truth.any(axis=1)), len(rows.truth)
     rows = LabelledRows(rows.names, rows.truth[having], None if rows.groups is None else rows.groups[having])
     known = np.array([file.status(i) in KNOWN for i in file.places(rows.names)], dtype=np.bool_)
     if not rows.truth[:, known].any():
@@ -79,10 +97,11 @@ def label_report(file: LabelsFile, models: Models, rows: LabelledRows, *, in_sam
     for by in models["adapted"]:
         told = _beside(models, by)
         _tell_each(outcomes, by, told, rows)
-        reached[by], ahead[by] = _compare(told, rows, known)
+        values = {name: _in_all(one, rows.truth, known) for name, one in told.items()}
+        reached[by], ahead[by] = _compare(values, rows.groups)
     leading: LabelInput = by
     pairs = _Pairs.of(told["adapted"].said, rows.truth, np.flatnonzero(known))
-    return LabelsRecord(
+    record = LabelsRecord(
         rows=len(having),
         in_sample=in_sample,
         by=leading,
@@ -93,6 +112,15 @@ def label_report(file: LabelsFile, models: Models, rows: LabelledRows, *, in_sam
         confused=_confused(pairs, rows),
         reliability={name: _bins(told[name].probabilities, rows.truth, known) for name in ("base", "adapted")},
     )
+    return LabelReport(record, {name: _spread(values[name], having, count) for name in ("base", "adapted")})
+
+
+def _spread(values: Values, having: NDArray[np.int64], count: int) -> dict[str, Floats]:
+    """Metrics of the models, as values of all rows."""
+    found = {f"labels/{metric}": np.full(count, np.nan) for metric in OVERALL}
+    for metric in OVERALL:
+        found[f"labels/{metric}"][having] = values[metric]
+    return found
 
 
 def _beside(models: Models, by: LabelInput) -> dict[str, Predicted]:
@@ -139,11 +167,10 @@ def _of_label(found: Predicted, truth: Bools, column: int, metrics: Sequence[str
 
 
 def _compare(
-    models: Mapping[str, Predicted], rows: LabelledRows, known: Bools
+    values: Mapping[str, Values], groups: NDArray[np.int64] | None
 ) -> tuple[dict[str, dict[str, Told]], dict[str, dict[str, Told]]]:
     """What each model reaches in all labels, and by how much the adapted one stands ahead of the others."""
-    values = {name: _in_all(one, rows.truth, known) for name, one in models.items()}
-    paired = compare_rows(values, "adapted", groups=rows.groups, ahead=True)
+    paired = compare_rows(values, "adapted", groups=groups, ahead=True)
     reached = {name: _told(one, paired.reached[name]) for name, one in values.items()}
     return reached, {name: _gaps(found) for name, found in paired.differences.items()}
 

@@ -1,8 +1,8 @@
 """What each metric is called, in what it is measured, which end of it is better and where it stands: declared once.
 
-Here are those of every space and of every retrieval; a task declares its own in its folder. Terminal, model card,
-report, exports, trackers and comparisons all ask ``describe``. It knows every name: one that is declared nowhere keeps
-its own name, has no better end, and stands last.
+Here are those of every space, of every retrieval and of predicted labels; a task declares its own in its folder.
+Terminal, model card, report, exports, trackers and comparisons all ask ``describe``. It knows every name: one that is
+declared nowhere keeps its own name, has no better end, and stands last.
 
 A ``*`` in a declared name stands for the k of a ranking (``recall@*``) or for a class (``f1/*``).
 """
@@ -102,6 +102,17 @@ def sides(**labels: str) -> tuple[Metric, ...]:
     )
 
 
+_LABELS = (
+    Metric("ap", "AP", "higher", "share"),
+    Metric("map", "mAP", "higher", "share"),
+    Metric("f1", "F1", "higher", "share"),
+    Metric("macro_f1", "macro F1", "higher", "share"),
+    Metric("micro_f1", "micro F1", "higher", "share"),
+    Metric("calibration_error", "calibration error", "lower", "share"),
+)
+"""Of predicted labels, in the record of them; see ``metrics.multilabel``."""
+
+
 _DECLARED: dict[str, Metric] = {}
 
 
@@ -118,6 +129,7 @@ def declare(metrics: Iterable[Metric]) -> None:
 
 declare(replace(kind, label=f"{kind.label}, mean of both", place="retrieval") for kind in _RANKED)
 declare(_SPACE)
+declare(_LABELS)
 
 
 def describe(name: str) -> Metric:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from vectoruniverse.data.normalise import listed
+from vectoruniverse.metrics.catalogue import describe
 from vectoruniverse.metrics.classification import Reliability
 from vectoruniverse.report.figures.album import Plate
 from vectoruniverse.report.figures.classification import confusion, reliability
@@ -17,13 +18,8 @@ from vectoruniverse.runs.label_records import KNOWN, Bins, LabelsRecord, LabelSt
 MOST_LABELS = 50
 """Labels that the page shows; evaluation.json has all."""
 
-COLUMNS = {
-    "map": "mAP ↑",
-    "macro_f1": "macro F1 ↑",
-    "micro_f1": "micro F1 ↑",
-    "calibration_error": "calibration error ↓",
-}
-"""Head of the column of each metric over all labels."""
+METRICS = ("map", "macro_f1", "micro_f1", "calibration_error")
+"""What is told of all labels."""
 
 LEAD = "map"
 """The metric of which it is told by how much the adapted model stands ahead; it needs no threshold."""
@@ -106,10 +102,12 @@ def _models_table(labels: LabelsRecord) -> Table:
     for by, models in labels.reached.items():
         for name, told in models.items():
             gap = labels.ahead[by].get(name, {}).get(LEAD)
-            cells = [interval(*_three(told[metric])) for metric in COLUMNS]
+            cells = [interval(*_three(told[metric])) for metric in METRICS]
             rows.append((name, _words(by), *cells, interval(*gap, sign=True) if gap else ""))
     note = "Means over known labels; each model is held against the adapted one by the same input."
-    return Table("", ("model", "by", *COLUMNS.values(), "adapted ahead in mAP"), rows, note)
+    return Table(
+        "", ("model", "by", *(describe(metric).marked for metric in METRICS), "adapted ahead in mAP"), rows, note
+    )
 
 
 def _labels_table(labels: LabelsRecord) -> Table:

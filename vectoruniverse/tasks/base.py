@@ -17,10 +17,10 @@ from torch import nn
 from vectoruniverse.adapters.base import Adapter
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.evaluation.comparison import Comparison
+from vectoruniverse.evaluation.label_report import LabelReport
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.report.run import Findings
-from vectoruniverse.runs.label_records import LabelsRecord
 from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.rows import Data, RowChoice
 from vectoruniverse.terminal import Display
@@ -121,7 +121,7 @@ class Prepared(ABC):
         del base, adapted, folder
         return self
 
-    def label_report(self, base: Evaluation, adapted: Evaluation, split: str) -> LabelsRecord | None:
+    def label_report(self, base: Evaluation, adapted: Evaluation, split: str) -> LabelReport | None:
         """How well both models predict labels of the rows of a split, where its rows have some."""
         del base, adapted, split
         return None

@@ -30,6 +30,7 @@ from vectoruniverse.evaluation.comparison import (
     compare_rows,
     evaluation_record,
     selection_record,
+    with_values,
 )
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.rivals import beside_rivals
@@ -138,10 +139,13 @@ def beside_base(prepared: Prepared, base: Evaluation, split: str, adapted: Evalu
     column = None if units is None else prepared.data.grouped_by
     rows: EvaluatedOn = "held-out" if split != "train" and prepared.data.holds_out else "training"
     found = adapted or prepared.task.evaluate(split)
-    paired = compare_rows({"adapted": found.per_query, "base": base.per_query}, "base", groups=units)
     rivals = beside_rivals(base, found, units, picked=split == "val")
-    labels = prepared.label_report(base, found, split)
-    return Comparison(split, base, found, paired, column, rows, rivals=rivals, labels=labels)
+    record = None
+    if (labels := prepared.label_report(base, found, split)) is not None:
+        record = labels.record
+        base, found = (with_values(one, labels.values[name]) for name, one in (("base", base), ("adapted", found)))
+    paired = compare_rows({"adapted": found.per_query, "base": base.per_query}, "base", groups=units)
+    return Comparison(split, base, found, paired, column, rows, rivals=rivals, labels=record)
 
 
 def write_results(prepared: Prepared, outcome: Outcome) -> Findings:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from vectoruniverse.evaluation.comparison import means
 from vectoruniverse.evaluation.result import Evaluation, Labels
 from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.models.fusion import build_fusion
@@ -61,7 +62,7 @@ def test_rows_without_a_label_are_neither_fitted_on_nor_counted() -> None:
     models, file = learned(blank, names)
     assert file is not None and file.rows == ROWS
     found = predicted_beside(file, models["base"], models["adapted"], DATA, None, in_sample=True)
-    assert found is not None and found.rows == ROWS
+    assert found is not None and found.record.rows == ROWS
     assert learned(torch.zeros(5, 2, dtype=torch.bool), names)[1] is None, "no validation row has a label"
 
 
@@ -133,7 +134,9 @@ def test_beside_the_fusion_stand_the_base_and_the_same_model_without_it() -> Non
     models, file = learned(of_rows(names), names, fusion=fusion)
     assert file is not None
     found = predicted_beside(file, *models.values(), DATA, None, in_sample=False, fusion=fusion)
-    assert found is not None and found.by == "fused"
+    assert found is not None and found.record.by == "fused"
+    assert means(found.values["base"])["labels/map"] == pytest.approx(found.record.reached["both"]["base"]["map"][0])
+    found = found.record
     fused, both = found.reached["fused"], found.reached["both"]
     assert (fused["base"], fused["unfused"]) == (both["base"], both["adapted"])
     gap = found.ahead["fused"]["unfused"]["map"][0]

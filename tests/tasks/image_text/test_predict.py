@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,8 +18,11 @@ from tests.export.runs import train_shapes
 from vectoruniverse.api import load_run
 from vectoruniverse.cli import app
 from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.evaluation.runs import compare_runs
 from vectoruniverse.runs.files import read_record
+from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.label_records import LabelsFile
+from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.label_rules import LABELS_FILE
 from vectoruniverse.terminal import Display
@@ -73,6 +77,19 @@ def test_rules_are_learned_when_a_run_ends(run):
     told = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["labels"]
     assert (told["rows"], told["in_sample"], told["by"]) == (16, True, "both"), "there are no test rows"
     assert told["reached"]["picture"].keys() == {"base", "linear probe", "Tip-Adapter cache", "adapted"}
+
+
+def test_means_over_labels_are_metrics_of_the_run_and_runs_are_compared_by_them(run, tmp_path):
+    record = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    reached = record["labels"]["reached"]["both"]["adapted"]
+    for metric, name in (("labels/map", "map"), ("labels/macro_f1", "macro_f1")):
+        assert record["adapted"][metric] == pytest.approx(reached[name][0])
+        assert record["intervals"][metric]["adapted"] == pytest.approx(reached[name][1:])
+        assert np.nanmean(outcomes(Run(run), metric).adapted) == pytest.approx(reached[name][0])
+    shutil.copytree(run, tmp_path / "again")
+    found = compare_runs([str(run), str(tmp_path / "again")], runs_dir=tmp_path)
+    assert found["metrics"]["labels/map"][run.name] == pytest.approx(reached["map"])
+    assert found["differences"]["again"]["labels/map"] == [0.0, 0.0, 0.0]
 
 
 def test_each_row_is_predicted_by_all_that_it_has_and_a_bad_one_has_its_reason(run, loaded, new, tmp_path):

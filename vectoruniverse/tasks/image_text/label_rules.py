@@ -8,13 +8,13 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from vectoruniverse.data.pair_items import number
-from vectoruniverse.evaluation.label_report import LabelledRows, label_report
+from vectoruniverse.evaluation.label_report import LabelledRows, LabelReport, label_report
 from vectoruniverse.evaluation.label_rules import Predicted, cosines, enough_rows, fit_rules, predict
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.multilabel import Floats
 from vectoruniverse.models.fusion import fused_rows
 from vectoruniverse.runs.files import read_record
-from vectoruniverse.runs.label_records import LabelInput, LabelsFile, LabelsRecord
+from vectoruniverse.runs.label_records import LabelInput, LabelsFile
 from vectoruniverse.tasks.image_text.labels import LabelTexts
 from vectoruniverse.tasks.image_text.metadata import text_tells_labels
 from vectoruniverse.tasks.image_text.settings import DataConfig
@@ -107,7 +107,7 @@ def predicted_beside(
     *,
     in_sample: bool,
     fusion: nn.Module | None = None,
-) -> LabelsRecord | None:
+) -> LabelReport | None:
     """How well both models and the rivals that know labels predict them.
 
     Args:

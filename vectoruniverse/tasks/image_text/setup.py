@@ -20,6 +20,7 @@ from vectoruniverse.data.splits import by_part
 from vectoruniverse.data.views import Augmentation
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.comparison import Comparison
+from vectoruniverse.evaluation.label_report import LabelReport
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.retrieval import Embeddings
 from vectoruniverse.losses.build import build_loss
@@ -29,7 +30,7 @@ from vectoruniverse.models.fusion import FUSION_FILE
 from vectoruniverse.models.patch_dropout import count_kept
 from vectoruniverse.report.run import Findings, Rows, retrieval_findings
 from vectoruniverse.runs.files import write_record
-from vectoruniverse.runs.label_records import LabelsFile, LabelsRecord
+from vectoruniverse.runs.label_records import LabelsFile
 from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.image_text.data import ImageTextData, decode
@@ -284,7 +285,7 @@ class PreparedImageText(Prepared):
             write_record(folder / LABELS_FILE, found)
         return replace(self, rules=found)
 
-    def label_report(self, base: Evaluation, adapted: Evaluation, split: str) -> LabelsRecord | None:
+    def label_report(self, base: Evaluation, adapted: Evaluation, split: str) -> LabelReport | None:
         """By the rules of both models, and the rivals that know labels by theirs."""
         if self.rules is None or adapted.labels is None:
             return None
