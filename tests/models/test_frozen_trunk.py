@@ -1,4 +1,4 @@
-"""Blocks below the first one that is trained: nothing of them is kept for the way back."""
+"""Blocks below the first one that is trained: nothing of them is kept for the way back, and they can be left out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tests.models.models import SAVE
 from vectoruniverse.adapters.apply import TowerTargets, inject_lora
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.dual import load_dual_encoder
+from vectoruniverse.models.trunk import Trunk
 
 FIRST = 1
 LAYERS = {"vision_model": ("k_proj", "fc2"), "text_model": ("k_proj", "fc2")}
@@ -112,3 +113,108 @@ def test_with_every_block_adapted_the_same_count_finds_tensors_in_all(saved):
         encoder, lambda: torch.cat([encoder.encode_images(pixels), encoder.encode_texts(batch)])
     )
     assert kept.keys() >= {f"{side} {at}" for side in ("vision_model", "text_model") for at in (0, 1)}
+
+
+# ---- what a pass that begins behind the trunk gives -----------------------------------------------------------------
+
+
+@pytest.fixture
+def adapted(saved):
+    """An encoder with LoRA on its upper block, in training; BERT's towers are kept from drawing dropout."""
+    family, folder = saved
+    encoder = load(folder)
+    adapter = adapt(encoder, family)
+    for module in encoder.model.text_model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+    return encoder, adapter
+
+
+def states_of(encoder, trunk, encode):
+    with encoder.evaluating(), trunk.reached() as found:
+        encode()
+        pytest.fail("the pass goes on behind the trunk")
+    (states,) = found
+    assert not states.requires_grad and encoder.model.training
+    return states
+
+
+def vectors_and_gradients(encode, adapter):
+    vectors = encode()
+    weights = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(2))
+    given = torch.autograd.grad((vectors * weights).sum(), adapter.parameters(), allow_unused=True)
+    return vectors, [one for one in given if one is not None]
+
+
+def test_a_pass_that_begins_behind_the_trunk_is_the_whole_one_with_its_gradients(adapted):
+    encoder, adapter = adapted
+    pixels, batch = inputs(encoder)
+    longer = encoder.pad(encoder.tokenize(["a red circle", "two", "the blue square on the left"]), range(3), 11)
+    seen, read = (Trunk(encoder.model.get_submodule(side)) for side in ("vision_model", "text_model"))
+    assert seen.blocks == read.blocks == FIRST
+    whole = vectors_and_gradients(lambda: encoder.encode_images(pixels), adapter)
+    states = states_of(encoder, seen, lambda: encoder.encode_images(pixels))
+    with seen.skipped(states):
+        torch.testing.assert_close(
+            vectors_and_gradients(lambda: encoder.encode_images(states), adapter), whole, rtol=1e-6, atol=1e-6
+        )
+    whole = vectors_and_gradients(lambda: encoder.encode_texts(batch), adapter)
+    states = states_of(encoder, read, lambda: encoder.encode_texts(longer))
+    with read.skipped(states[:, : batch.ids.shape[1]]):
+        torch.testing.assert_close(
+            vectors_and_gradients(lambda: encoder.encode_texts(batch), adapter), whole, rtol=1e-6, atol=1e-6
+        )
+
+
+def test_nothing_of_a_skipped_trunk_is_computed_and_nothing_is_left_behind(adapted):
+    encoder, _ = adapted
+    pixels, _ = inputs(encoder)
+    before = encoder.encode_images(pixels)
+    trunk = Trunk(encoder.model.vision_model)
+    states = states_of(encoder, trunk, lambda: encoder.encode_images(pixels))
+    ran = []
+    inner = [module for part in trunk.parts for module in part.modules() if module not in trunk.parts]
+    handles = [module.register_forward_hook(lambda *_: ran.append(1)) for module in inner]
+    with trunk.skipped(states):
+        encoder.encode_images(states)
+    assert not ran
+    with pytest.raises(IndexError), trunk.skipped(states):
+        raise IndexError
+    with pytest.raises(IndexError), trunk.reached():
+        raise IndexError
+    assert torch.equal(encoder.encode_images(pixels), before) and ran
+    for handle in handles:
+        handle.remove()
+
+
+def test_the_fingerprint_tells_weights_below_and_only_those(saved):
+    family, folder = saved
+    encoder = load(folder)
+    adapt(encoder, family)
+    tower = encoder.model.vision_model
+    first = Trunk(tower).fingerprint()
+    with torch.no_grad():
+        blocks_of(tower)[FIRST].layer_norm1.weight.add_(1.0)
+    assert Trunk(tower).fingerprint() == first
+    with torch.no_grad():
+        blocks_of(tower)[0].layer_norm1.weight[0] += 1e-3
+    assert Trunk(tower).fingerprint() != first
+
+
+def test_a_tower_without_anything_trained_is_all_trunk_and_one_trained_from_its_first_block_has_none(saved):
+    family, folder = saved
+    encoder = load(folder)
+    encoder.model.requires_grad_(False)
+    assert Trunk(encoder.model.text_model).blocks == 2
+    pixels, _ = inputs(encoder)
+    trunk = Trunk(encoder.model.vision_model)
+    encoder.model.train()
+    states = states_of(encoder, trunk, lambda: encoder.encode_images(pixels))
+    with torch.no_grad():
+        whole = encoder.encode_images(pixels)
+        with trunk.skipped(states):
+            torch.testing.assert_close(encoder.encode_images(states), whole, rtol=1e-6, atol=1e-6)
+    adapt(encoder, family, first=0)
+    assert Trunk(encoder.model.text_model).blocks == Trunk(encoder.model.vision_model).blocks == 0

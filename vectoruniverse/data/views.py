@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,6 +18,9 @@ from vectoruniverse.data.transfer import send
 
 _DRAWS = 8
 """Random numbers of one view: area, ratio, x, y, flip, brightness, contrast, saturation."""
+
+_POOL = 2
+"""Ends the seed that chooses among fixed views, which is no view's and no text's then."""
 
 _GREY = (0.299, 0.587, 0.114)
 """Luma of Rec. 601, the weights of Pillow's conversion to grey."""
@@ -46,13 +50,23 @@ class Augmentation:
         return self != Augmentation()
 
 
-def draw(seed: int, epoch: int, rows: Sequence[int], view: int, patches: int = 0) -> np.ndarray:
+def draw(
+    seed: int, epoch: int, rows: Sequence[int], view: int | NDArray[np.int64], patches: int = 0
+) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1) for one view of each row, (B, 8 + patches) float64: for ``augment``, then by patch.
 
     ``rows`` are stable 64-bit keys of the rows and not positions: a row gets the same view wherever it stands in the
-    batch, in the file, or on which machine it is.
+    batch, in the file, or on which machine it is. ``view`` is one for all, or one for each.
     """
-    return np.stack([np.random.default_rng((seed, epoch, row, view)).random(_DRAWS + patches) for row in rows])
+    views = np.broadcast_to(view, len(rows)).tolist()
+    seeds = [(seed, epoch, row, own) for row, own in zip(rows, views, strict=True)]
+    return np.stack([np.random.default_rng(one).random(_DRAWS + patches) for one in seeds])
+
+
+def pooled(seed: int, epoch: int, rows: Sequence[int], views: int, pool: int) -> NDArray[np.int64]:
+    """Which of ``pool`` fixed views each row shows in this epoch, other ones in each of its ``views``: (views, B)."""
+    seeds = [(seed, epoch, row, 0, _POOL) for row in rows]
+    return np.stack([np.random.default_rng(one).permutation(pool)[:views] for one in seeds], axis=1)
 
 
 def kept_patches(draws: np.ndarray, count: int) -> np.ndarray:

@@ -108,9 +108,12 @@ class TextReader:
         """Length of each text in tokens, marks included, nothing cut."""
         return [len(row) for row in self._rows([list(texts)])["input_ids"]]
 
-    def pad(self, tokens: TokenizedTexts, rows: Sequence[int] | np.ndarray) -> TextBatch:
-        """The chosen rows, B ≥ 1, on the CPU; L is the longest of them, or ``max_tokens`` with ``pads_to_end``."""
-        length = self.max_tokens if self.pads_to_end else max(len(tokens.ids[i]) for i in rows)
+    def pad(self, tokens: TokenizedTexts, rows: Sequence[int] | np.ndarray, length: int = 0) -> TextBatch:
+        """The chosen rows, B ≥ 1, on the CPU.
+
+        L is the longest of them and no less than ``length``; with ``pads_to_end`` it is ``max_tokens``.
+        """
+        length = self.max_tokens if self.pads_to_end else max(length, *(len(tokens.ids[i]) for i in rows))
         ids = np.full((len(rows), length), self.tokenizer.pad_token_id, dtype=np.int64)
         mask, segments = np.zeros_like(ids), np.zeros_like(ids)
         for at, i in enumerate(rows):
@@ -165,9 +168,9 @@ class Encoder(TextReader, ABC):
         device: torch.device = next(self.module.parameters()).device
         return device
 
-    def pad(self, tokens: TokenizedTexts, rows: Sequence[int] | np.ndarray) -> TextBatch:
+    def pad(self, tokens: TokenizedTexts, rows: Sequence[int] | np.ndarray, length: int = 0) -> TextBatch:
         """As ``TextReader.pad``, on this encoder's device."""
-        batch = super().pad(tokens, rows)
+        batch = super().pad(tokens, rows, length)
         return TextBatch(*(send(each, self.device) for each in (batch.ids, batch.mask, batch.segments)))
 
     @abstractmethod
@@ -191,15 +194,17 @@ class Encoder(TextReader, ABC):
         """What ``encode`` makes of each slice of ``count`` ≥ 1 rows, one below the other, on the CPU."""
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} is below 1")
-        with self._evaluating(), torch.no_grad():
+        with self.evaluating():
             return torch.cat([encode(slice(i, i + batch_size)).cpu() for i in range(0, count, batch_size)])
 
     @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Iterator[None]:
+        """Within this there is neither dropout nor a gradient."""
         training = self.module.training
         self.module.eval()
         try:
-            yield
+            with torch.no_grad():
+                yield
         finally:
             self.module.train(training)
 

@@ -72,9 +72,9 @@ def test_a_step_reads_the_drawn_patches_of_each_view(config, count):
     given, encoder = views_of_step(task, rows, epoch=2), task.encoder
     assert encoder.patches == 16
     for name, view in list({"I": 0, "I+": 1}.items())[:count]:
-        draws = draw(task._seed, 2, [task.train.keys[i] for i in rows], view, patches=16)
+        draws = draw(0, 2, [task.train.keys[i] for i in rows], view, patches=16)
         pictures = torch.from_numpy(task.train.pictures.take(rows))
-        pixels = augment(pictures, draws, task._augmentation, 32, task._mean, task._std)
+        pixels = augment(pictures, draws, task._pictures._augmentation, 32, task._pictures.mean, task._pictures.std)
         alone = encoder.encode_images(pixels, torch.from_numpy(np.argsort(draws[:, 8:])[:, :8]))  # in any order
         torch.testing.assert_close(given[name], alone, rtol=1e-4, atol=1e-5)
     assert (given["I"] is given["I+"]) == (count == 1)
@@ -94,8 +94,10 @@ def test_without_it_a_step_is_as_it_was_to_the_bit(config):
     rows = np.arange(6)
     given = views_of_step(with_zero, rows, epoch=1)
     keys = [without.train.keys[i] for i in rows]
-    pictures, how = torch.from_numpy(without.train.pictures.take(rows)), without._augmentation
-    pixels = [augment(pictures, draw(0, 1, keys, v), how, 32, without._mean, without._std) for v in (0, 1)]
+    pictures, how = torch.from_numpy(without.train.pictures.take(rows)), without._pictures._augmentation
+    pixels = [
+        augment(pictures, draw(0, 1, keys, v), how, 32, without._pictures.mean, without._pictures.std) for v in (0, 1)
+    ]
     by_hand = without.encoder.encode_images(torch.cat(pixels)).chunk(2)
     assert all(torch.equal(given[name], one) for name, one in zip(("I", "I+"), by_hand, strict=True))
 

@@ -77,7 +77,7 @@ def test_the_loss_adds_the_distance_from_the_base_row_by_row(method, distance, c
 
 def pixels(task, pairs, row):
     picture = torch.from_numpy(pairs.pictures.take(np.array([row])))
-    return to_input(picture, task.encoder.picture.size, task._mean, task._std)
+    return to_input(picture, task.encoder.picture.size, task._pictures.mean, task._pictures.std)
 
 
 def test_a_model_that_is_still_the_base_is_at_no_distance_and_without_forgetting_no_old_row_is_asked_for(config):

@@ -85,12 +85,16 @@ class ImageTextData(Data[DataConfig, Row]):
         return [side, self.rows[i].id, self.rows[i].text, str(self.pictures.digests[i])]
 
 
+def cache_folder(data: DataConfig) -> Path:
+    """Where decoded pictures, and what is computed of them once, are kept."""
+    return Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir()
+
+
 def decode_pictures(
     data: DataConfig, paths: Sequence[Path], recipe: PictureRecipe, on_progress: Callable[[int, int], None]
 ) -> Pictures:
     """These pictures, each decoded once, in the cache that the experiment names."""
-    cache = Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir()
-    return PictureStore.open(cache, recipe).ensure(paths, on_progress=on_progress)
+    return PictureStore.open(cache_folder(data), recipe).ensure(paths, on_progress=on_progress)
 
 
 def decode(

@@ -115,6 +115,14 @@ class ViewsConfig(Section):
         description="Share of each view's patches that the image tower does not read in training, which makes a step "
         "cheaper (arXiv:2212.00794); 0 is off.",
     )
+    pool: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Draw views from so many fixed ones of each picture, for which frozen blocks below the first "
+        "adapted one are computed once (lora, with upper blocks named in adapter.vision_layers_to_transform or "
+        "text_layers_to_transform); null: new views in every epoch.",
+    )
     text: TextViewsConfig | None = Field(None, description="Views of a text; null: all are data.text.")
 
     @model_validator(mode="after")
@@ -125,6 +133,12 @@ class ViewsConfig(Section):
         low, high = self.crop_ratio
         if not 0.0 < low <= high:
             raise ValueError(f"crop_ratio must be 0 < low <= high, got [{low}, {high}]")
+        if self.pool is not None and self.pool < self.count:
+            raise ValueError(
+                f"pool: {self.pool} gives no {self.count} views that differ; set count to 1 or pool higher"
+            )
+        if self.pool is not None and self.text is not None:
+            raise ValueError("pool: texts are kept as they are, and views.text draws them anew; remove one of the two")
         return self
 
 
@@ -267,6 +281,11 @@ class ImageTextExperiment(Experiment):
             raise ValueError(
                 f"loss.temperature: a trained logit scale stays within 1 to 100 and cannot start at 1/{temperature:g}; "
                 "choose from 0.01 to 1"
+            )
+        if self.views.pool is not None and self.adapter.method != "lora":
+            raise ValueError(
+                f"views.pool: keeps what blocks below LoRA give, and adapter.method {self.adapter.method} changes all "
+                "of them; remove it"
             )
         if self.train.preserve is not None and self.draws_base:
             raise ValueError("train.preserve: a model of random weights knows nothing to preserve; remove it")

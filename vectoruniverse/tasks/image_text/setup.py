@@ -33,8 +33,9 @@ from vectoruniverse.runs.files import write_record
 from vectoruniverse.runs.label_records import LabelsFile
 from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.base import Prepared, Shared
-from vectoruniverse.tasks.image_text.data import ImageTextData, decode
+from vectoruniverse.tasks.image_text.data import ImageTextData, cache_folder, decode
 from vectoruniverse.tasks.image_text.forgetting import Side, known_rows, ledger, refuse_lone_group
+from vectoruniverse.tasks.image_text.frozen import Frozen, freeze
 from vectoruniverse.tasks.image_text.hard_negatives import hard_strata
 from vectoruniverse.tasks.image_text.label_rules import LABELS_FILE, learn_labels, predicted_beside, read_labels
 from vectoruniverse.tasks.image_text.labels import LabelDivergence, label_divergence, label_texts, make_fusion
@@ -203,6 +204,7 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
             rows = [shared.data.rows[i] for i in shared.data.split.train]
             divergence = label_divergence(experiment, encoder, rows, fusion)
     adapter = put_on(adapter_host(encoder, experiment, shared.compute), config, experiment.seed, trained=trained)
+    frozen = None if trained is not None else frozen_blocks(experiment, shared)
     if trained is None and config.train_logit_scale:
         encoder.start_logits(**logit_start(experiment.loss))
     return PreparedImageText(
@@ -211,13 +213,33 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
         shared.data,
         encoder.model,
         {"": adapter},
-        build_task(experiment, encoder, shared.pairs, held, negatives, divergence, texts),
+        build_task(experiment, encoder, shared.pairs, held, negatives, divergence, texts, frozen),
         starts_as_base=config.starts_as_base,
         encoder=encoder,
         known=shared.known,
         fusion=fusion,
         rules=None if trained is None else read_labels(trained),
         strata=strata,
+        frozen=frozen,
+    )
+
+
+def frozen_blocks(experiment: ImageTextExperiment, shared: ImageTextShared) -> Frozen | None:
+    """What is kept of blocks below LoRA, which must be in place, where ``views.pool`` asks for it."""
+    config, encoder, train = experiment.views, shared.encoder, shared.pairs["train"]
+    if config.pool is None:
+        return None
+    kept = count_kept(encoder.patches, config.patch_dropout)
+    picture = (picture_recipe(experiment, encoder).key, encoder.picture.size, encoder.picture.mean, encoder.picture.std)
+    return freeze(
+        encoder,
+        cache_folder(experiment.data),
+        pool=config.pool if augmentation(config).is_random or kept is not None else 1,
+        pictures=[str(one) for one in shared.data.pictures.select(shared.data.split.train).digests],
+        views={"picture": picture, "views": config.model_dump(exclude={"count", "pool", "text"})},
+        kept=kept,
+        tokens=train.tokens.ids,
+        longest=max(len(ids) for pairs in shared.pairs.values() for ids in pairs.tokens.ids),
     )
 
 
@@ -246,6 +268,7 @@ class PreparedImageText(Prepared):
         encoder: the model.
         known: rows that the base knew before, where the experiment says which.
         fusion: what makes one vector of a picture's and a text's for ``loss.label_kl``; retrieval does without it.
+        frozen: what is kept of frozen blocks; None: nothing.
     """
 
     experiment: ImageTextExperiment
@@ -255,6 +278,7 @@ class PreparedImageText(Prepared):
     known: Known | None
     fusion: nn.Module | None
     rules: LabelsFile | None
+    frozen: Frozen | None
     strata: Strata | None
 
     @property
@@ -357,7 +381,7 @@ class PreparedImageText(Prepared):
         read = (f"label_kl finds the labels in the texts themselves ({key})",) if given and self.fusion else ()
         return (
             read
-            + self._patches_read()
+            + self._what_is_read()
             + tuple(
                 f"{pair} draws nothing together: {view}+ is {view}, since {SAME_VIEW[view]}"
                 for view in self.task.same_views
@@ -365,9 +389,10 @@ class PreparedImageText(Prepared):
             )
         )
 
-    def _patches_read(self) -> tuple[str, ...]:
+    def _what_is_read(self) -> tuple[str, ...]:
         kept = count_kept(self.encoder.patches, self.experiment.views.patch_dropout)
-        return () if kept is None else (f"training reads {kept} of the {self.encoder.patches} patches of a picture",)
+        read = () if kept is None else (f"training reads {kept} of the {self.encoder.patches} patches of a picture",)
+        return read if self.frozen is None else (*read, self.frozen.words)
 
     def findings(self, comparison: Comparison) -> Findings:
         """The space before and after, and the best and worst retrievals."""
@@ -396,6 +421,7 @@ def build_task(
     negatives: Negatives | None = None,
     divergence: LabelDivergence | None = None,
     texts: TextViews | None = None,
+    frozen: Frozen | None = None,
 ) -> ImageTextTask:
     """Bind encoder, rows, loss and views to the task, and what training is held to and pushes apart."""
     dropout = draws_dropout(encoder.model.get_submodule(TEXT_TOWER), encoder.model.config.text_config)
@@ -417,6 +443,8 @@ def build_task(
         divergence=divergence,
         texts=texts,
         patches=count_kept(encoder.patches, experiment.views.patch_dropout),
+        pool=experiment.views.pool,
+        frozen=frozen,
     )
 
 

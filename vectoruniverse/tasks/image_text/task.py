@@ -6,8 +6,8 @@ Shapes: B batch, N rows of a split, S side of the stored picture, H side of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,27 +15,19 @@ from torch import Tensor, nn
 
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.data.transfer import send
-from vectoruniverse.data.views import Augmentation, augment, draw, kept_patches, to_input
+from vectoruniverse.data.views import Augmentation, to_input
 from vectoruniverse.evaluation.result import Evaluation, Labels
 from vectoruniverse.evaluation.retrieval import Embeddings, evaluate_labels, evaluate_pairs
 from vectoruniverse.losses.contrastive import LossValue, ViewLoss, summed
 from vectoruniverse.losses.distillation import Distance, distillation
 from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.models.dual import DualEncoder
-from vectoruniverse.models.encoder import TokenizedTexts
+from vectoruniverse.models.encoder import TextBatch, TokenizedTexts
+from vectoruniverse.tasks.image_text.frozen import Frozen
 from vectoruniverse.tasks.image_text.labels import LabelDivergence, LabelTexts
+from vectoruniverse.tasks.image_text.picture_views import PictureSource, PictureViews
 from vectoruniverse.tasks.image_text.text_views import TextViews
 from vectoruniverse.training.task import StepLoss
-
-
-class PictureSource(Protocol):
-    """Stored pictures, by position."""
-
-    def take(self, indices: np.ndarray | slice) -> np.ndarray:
-        """uint8 (B, S, S, 3)."""
-
-    def select(self, indices: np.ndarray) -> PictureSource:
-        """These pictures, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +107,8 @@ class ImageTextTask:
         divergence: LabelDivergence | None = None,
         texts: TextViews | None = None,
         patches: int | None = None,
+        pool: int | None = None,
+        frozen: Frozen | None = None,
     ) -> None:
         """Bind an encoder to its rows.
 
@@ -136,23 +130,31 @@ class ImageTextTask:
             divergence: of rows from their labels, added to the loss, with a fusion that is trained, too.
             texts: how a row's text is drawn for each view; None: as it was tokenized.
             patches: how many patches of each view training reads, drawn anew; None: all.
+            pool: of how many fixed views of a picture a step draws its own; None: views are new in every epoch.
+            frozen: keeps what frozen blocks make of fixed views and of texts, so that a step begins behind them.
         """
         self.encoder, self.train, self.val = encoder, train, val
         self._test = test
-        self._loss, self._augmentation, self._text_is_random = loss, augmentation, text_is_random
+        self._loss, self._text_is_random = loss, text_is_random
         self._preserved, self._negatives, self._texts = preserved, negatives or Negatives(train.items), texts
         self._divergence = divergence
-        self._patches = patches
-        self._images_are_random = augmentation.is_random or patches is not None
-        self._views = views if self._images_are_random else 1
-        self._seed, self._recall_at, self._eval_batch = seed, tuple(recall_at), eval_batch
-        self._mean = torch.tensor(encoder.picture.mean, device=encoder.device)
-        self._std = torch.tensor(encoder.picture.std, device=encoder.device)
+        self._pictures = PictureViews(
+            encoder,
+            train.pictures,
+            train.keys,
+            augmentation,
+            count=views,
+            seed=seed,
+            patches=patches,
+            pool=pool,
+            frozen=frozen,
+        )
+        self._frozen, self._recall_at, self._eval_batch = frozen, tuple(recall_at), eval_batch
 
     @property
     def same_views(self) -> tuple[str, ...]:
         """Which of ``I`` and ``T`` have a second view that is the first one itself."""
-        pictures = () if self._images_are_random and self._views > 1 else ("I",)
+        pictures = () if self._pictures.count > 1 else ("I",)
         return (*pictures, *(() if self._text_is_random else ("T",)))
 
     @property
@@ -184,7 +186,7 @@ class ImageTextTask:
 
     def loss(self, rows: np.ndarray, epoch: int) -> StepLoss:
         """Loss of the training rows at these positions in the views of this epoch."""
-        images = self._image_views(rows, epoch)
+        images = self._pictures.encode(rows, epoch)
         texts = self._text_views(rows, epoch)
         relations = self._negatives.among(rows)
         found = [self._loss({"I": images[0], "I+": images[-1], "T": texts[0], "T+": texts[-1]}, relations)]
@@ -202,7 +204,9 @@ class ImageTextTask:
         if held.old is not None and held.old_base is not None:
             drawn = torch.randperm(len(held.old))[: held.old_rows].numpy()
             squares = send(torch.from_numpy(held.old.pictures.take(drawn)), self.encoder.device)
-            image = self.encoder.encode_images(to_input(squares, self.encoder.picture.size, self._mean, self._std))
+            image = self.encoder.encode_images(
+                to_input(squares, self.encoder.picture.size, self._pictures.mean, self._pictures.std)
+            )
             text = self.encoder.encode_texts(self.encoder.pad(held.old.tokens, drawn))
             found["preserve_old"] = self._distance(held, held.old_base, drawn, [image], [text])
         total = held.weight * torch.stack(list(found.values())).sum()
@@ -217,32 +221,26 @@ class ImageTextTask:
             [distillation(views, send(of[rows], views[0].device), distance=held.distance) for views, of in sides]
         ).mean()
 
-    def _image_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
-        """Unit vectors of each view, 1 or 2 times (B, E), from one pass over all views."""
-        encoder, size = self.encoder, self.encoder.picture.size
-        pictures = send(torch.from_numpy(self.train.pictures.take(rows)), encoder.device)
-        if not self._images_are_random:
-            return [encoder.encode_images(to_input(pictures, size, self._mean, self._std))]
-        keys, patches = [self.train.keys[row] for row in rows], 0 if self._patches is None else encoder.patches
-        draws = [draw(self._seed, epoch, keys, view, patches) for view in range(self._views)]
-        if self._augmentation.is_random:
-            views = [augment(pictures, one, self._augmentation, size, self._mean, self._std) for one in draws]
-        else:
-            views = [to_input(pictures, size, self._mean, self._std)] * self._views
-        kept = None
-        if self._patches is not None:
-            places = np.concatenate([kept_patches(one, self._patches) for one in draws])
-            kept = send(torch.from_numpy(places), encoder.device)
-        return list(encoder.encode_images(torch.cat(views), kept).chunk(self._views))
-
     def _text_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
         """Unit vectors of each view, 1 or 2 times (B, E)."""
         encoder, views = self.encoder, range(2 if self._text_is_random else 1)
         if self._texts is None:
             batch = encoder.pad(self.train.tokens, rows)
-            return [encoder.encode_texts(batch) for _ in views]
+            with self._behind_frozen(rows, batch):
+                return [encoder.encode_texts(batch) for _ in views]
         tokens = encoder.tokenize([text for view in views for text in self._texts.draw(rows, epoch, view)])
         return list(encoder.encode_texts(encoder.pad(tokens, range(len(tokens)))).chunk(len(views)))
+
+    def _behind_frozen(self, rows: np.ndarray, batch: TextBatch) -> AbstractContextManager[object]:
+        """Within this, passes of the batch begin with what is kept of its texts, where it is."""
+        if self._frozen is None or self._frozen.texts is None:
+            return nullcontext()
+        frozen, encoder, tokens = self._frozen, self.encoder, self.train.tokens
+        return self._frozen.texts.standing_in(
+            [frozen.text_digests[row] for row in rows],
+            lambda missing: encoder.encode_texts(encoder.pad(tokens, rows[missing], frozen.longest)),
+            batch.ids.shape[1],
+        )
 
     def after_step(self) -> None:
         """Clamp a trained logit scale."""
@@ -251,7 +249,7 @@ class ImageTextTask:
     @property
     def passes_per_step(self) -> int:
         """How many forward passes of a row an update costs at the least: as many back as forth, for each view."""
-        return 2 * self._views
+        return 2 * self._pictures.count
 
     def embed(self, pairs: Pairs) -> Embeddings:
         """Unit vectors of every row, unaugmented and without dropout."""
