@@ -561,6 +561,14 @@ def test_a_task_without_a_space_is_neither_healthy_nor_ill(record, tmp_path, ran
     assert not (tmp_path / "figures" / "effective_rank.svg").exists()
 
 
+def test_one_rate_that_costs_nothing_is_said_to(record):
+    changed = with_rates(record)
+    for trial in changed["rates"]["trials"]:
+        trial["metrics"]["recall@5"] = 0.6
+    said = list(rate_words(SweepRecord.model_validate(changed)))
+    assert said[-1] == "One rate for all (0.002; after 2 epochs, on validation rows) would have cost no rank anything."
+
+
 def test_numbers_on_rows_that_chose_are_called_optimistic(record, tmp_path):
     changed = with_rates(record)
     changed["config"] = {"train": {"lr": 0.002, "early_stopping": None}, "eval": {"keep": "best"}}

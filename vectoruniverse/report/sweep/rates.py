@@ -48,6 +48,9 @@ def _one_rate_for_all(sweep: SweepRecord, search: RateSearch) -> Iterator[str]:
     fixed, own = (max(found, key=lambda label: found[label]) for found in (at_own, at_best))
     lost = max(at_best, key=lambda label: at_best[label] - at_own[label])
     after = f"{search.own:g}; after {counted(search.short, 'epoch')}, on validation rows"
+    if at_best[lost] == at_own[lost]:
+        yield f"One rate for all ({after}) would have cost no {name} anything."
+        return
     yield (
         f"At one rate for all ({after}) {name} {fixed} would have come first with {tell(at_own[fixed])}; with its own "
         f"rate each, {name} {own} does with {tell(at_best[own])}. The one rate costs {name} {lost} the most: "
