@@ -126,6 +126,15 @@ def test_no_step_waits_for_a_number_of_the_device(experiment, task, monkeypatch)
     assert all(p.grad.is_meta for p in learned.trained().values())
 
 
+def test_a_run_that_may_not_be_written_into_is_evaluated(experiment, tmp_path, monkeypatch):
+    run = train(experiment("text_pairs"), runs_dir=tmp_path / "runs", display=quiet()).run
+    before = {file: file.stat().st_mtime_ns for file in run.path.rglob("*")}
+    monkeypatch.setattr(Run, "lock", lambda *_, **__: pytest.fail("nothing is written"))
+    for part in ("val", "train"):
+        evaluate_run(run.name, runs_dir=tmp_path / "runs", split=part, display=quiet())
+    assert {file: file.stat().st_mtime_ns for file in run.path.rglob("*")} == before
+
+
 def test_what_is_shared_is_the_base_again_after_a_run(experiment, tmp_path):
     for task, method in itertools.product(["text_pairs", "sequence_classification"], METHODS):
         config = experiment(task, adapter=METHODS[method], eval={"report": False})

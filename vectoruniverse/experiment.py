@@ -163,9 +163,11 @@ def evaluate_run(
         return run, _beside_base_elsewhere(run, place, settings, display)
     prepared, comparison = _finished(run, split, display, settings)
     if comparison.split == "val" and comparison.labels is None:  # an earlier version made the run
-        with run.lock():
-            prepared = prepared.learn_labels(comparison.base, comparison.adapted, run.adapter)
-        told = beside_base(prepared, comparison.base, "val", comparison.adapted)
+        learned = prepared.learn_labels(comparison.base, comparison.adapted)
+        if learned is not prepared:
+            with run.lock():
+                learned.save_labels(run.adapter)
+        told = beside_base(learned, comparison.base, "val", comparison.adapted)
         comparison = dataclasses.replace(told, gone=comparison.gone)
     return run, comparison
 
@@ -338,7 +340,7 @@ def find_lr(experiment: Experiment, display: Display, *, steps: int = PROBE_STEP
 def _warnings(prepared: Prepared, steps: int) -> list[str]:
     """What a person should know before ``steps`` updates are made."""
     misfit = schedule_misfit(prepared.experiment.train, steps)
-    return [] if misfit is None else [misfit]
+    return prepared.warnings() + ([] if misfit is None else [misfit])
 
 
 def _execute(
@@ -495,7 +497,8 @@ def _conclude(prepared: Prepared, shared: Shared, session: Session, trainer: Tra
         share_as_other_files(weights)
     trained_parameters, base = prepared.trained_parameters(), evaluated_base(experiment, shared, "val")
     adapted = (None if blends else trainer.evaluation_at(kept.step)) or prepared.task.evaluate("val")
-    prepared = prepared.learn_labels(base, adapted, run.adapter)
+    prepared = prepared.learn_labels(base, adapted)
+    prepared.save_labels(run.adapter)
     selection = beside_base(prepared, base, "val", adapted)
     prepared, comparison = _on_reported_rows(prepared, shared, run, selection)
     try:

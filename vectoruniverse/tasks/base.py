@@ -110,16 +110,19 @@ class Prepared(ABC):
         del split, kept_scale
         return None
 
-    def learn_labels(self, base: Evaluation, adapted: Evaluation, folder: Path) -> Prepared:
-        """The same, knowing how to predict labels where its rows have some; written into ``folder``.
+    def learn_labels(self, base: Evaluation, adapted: Evaluation) -> Prepared:
+        """The same, knowing how to predict labels; itself where it knows already, or its rows have none.
 
         Args:
             base: what the base makes of the validation rows.
             adapted: what the model makes of them, once training has ended.
-            folder: of what was trained.
         """
-        del base, adapted, folder
+        del base, adapted
         return self
+
+    def save_labels(self, folder: Path) -> None:
+        """Write how to predict labels, where that was learned, into the folder of what was trained."""
+        del folder
 
     def label_report(self, base: Evaluation, adapted: Evaluation, split: str) -> LabelReport | None:
         """How well both models predict labels of the rows of a split, where its rows have some."""
@@ -171,6 +174,10 @@ class Prepared(ABC):
     def remarks(self) -> tuple[str, ...]:
         """What follows from the settings here and cannot be read from them, as what has no effect; a sentence each."""
         return ()
+
+    def warnings(self) -> list[str]:
+        """What a person should know before training; a sentence each."""
+        return []
 
     def findings(self, comparison: Comparison) -> Findings:
         """Figures, tables and retrievals that only this task has."""

@@ -173,8 +173,16 @@ class Tokenized(Protocol):
 
 
 def tell_truncated(tokens: Mapping[str, Tokenized], limit: int, display: Display) -> None:
-    """Say how many texts of each role are longer than the model reads; a single text's role is ``text``, or empty."""
-    for role, tokenized in tokens.items():
-        if cut := len(tokenized.truncated):
-            texts = "texts" if role in ("", "text") else f"{role} texts"
-            display.warn(f"{cut} of {len(tokenized.ids)} {texts} are longer than {limit} tokens and were cut")
+    """Say how many texts of each role are longer than the model reads."""
+    for said in truncated_words(tokens, limit):
+        display.warn(said)
+
+
+def truncated_words(tokens: Mapping[str, Tokenized], limit: int) -> list[str]:
+    """How many texts of each role are longer than the model reads; a single text's role is ``text``, or empty."""
+    return [
+        f"{len(found.truncated)} of {len(found.ids)} {'texts' if role in ('', 'text') else f'{role} texts'} "
+        f"are longer than {limit} tokens and were cut"
+        for role, found in tokens.items()
+        if found.truncated
+    ]

@@ -32,7 +32,7 @@ def trained_on(config, data, negatives, *overrides):
 def weights_of(task):
     """Negative and positive weights among all training rows."""
     count = task.train_rows
-    return task._negatives.among(np.arange(count)).weights(torch.zeros((), dtype=torch.float64))
+    return task.negatives.among(np.arange(count)).weights(torch.zeros((), dtype=torch.float64))
 
 
 def slow(rows, negative):
@@ -116,7 +116,7 @@ def test_a_thousand_labels_are_counted_as_sets(config, described):
         return row | {"Category": ",".join(f"label {(40 * i + j) % 1000}" for j in range(45 + i % 9))}
 
     task, rows = trained_on(config, described(many), {"labels": "mask"})
-    assert task._negatives.label_sets.shape[1] > 900
+    assert task.negatives.label_sets.shape[1] > 900
     assert torch.equal(weights_of(task)[0], slow(rows, lambda a, b: not set(a.labels) & set(b.labels)))
     assert torch.isfinite(task.loss(np.arange(8), 0).total)
 

@@ -110,7 +110,9 @@ def test_evaluation_mining_and_old_rows_read_every_patch(config):
     prepared = begun(config, {"patch_dropout": 0.75}, **sections)
     whole = begun(config, {}, **sections)
     assert prepared.task.evaluate().metrics == whole.task.evaluate().metrics
-    torch.testing.assert_close(prepared.task._preserved.base.image, whole.task._preserved.base.image, rtol=0, atol=0)
+    torch.testing.assert_close(
+        prepared.task._parts.preserved.base.image, whole.task._parts.preserved.base.image, rtol=0, atol=0
+    )
     assert np.array_equal(prepared.miner(1).of_row, whole.miner(1).of_row)
     read, encode = [], prepared.encoder.encode_images
     prepared.encoder.encode_images = lambda pixels, kept=None: read.append((len(pixels), kept)) or encode(pixels, kept)

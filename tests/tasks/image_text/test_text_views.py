@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import permutations
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from vectoruniverse.errors import ConfigError, DataError
-from vectoruniverse.experiment import train
+from vectoruniverse.experiment import dry_run, train
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.setup import build_task, evaluate_base, prepare, share
 from vectoruniverse.terminal import Display
@@ -43,7 +44,7 @@ def filled(row):
 
 
 def test_a_view_depends_on_seed_epoch_row_and_view_alone(config):
-    texts = begun(config, TEXT)[0].task._texts
+    texts = begun(config, TEXT)[0].task.texts
     rows = np.arange(len(texts.rows))
     one = texts.draw(rows, epoch=3, view=0)
     turned = texts.draw(rows[::-1].copy(), epoch=3, view=0)
@@ -51,7 +52,7 @@ def test_a_view_depends_on_seed_epoch_row_and_view_alone(config):
     others = [
         texts.draw(rows, epoch=4, view=0),
         texts.draw(rows, epoch=3, view=1),
-        begun(config, TEXT, "seed=1")[0].task._texts.draw(rows, epoch=3, view=0),
+        begun(config, TEXT, "seed=1")[0].task.texts.draw(rows, epoch=3, view=0),
     ]
     assert all(other != one for other in others)
 
@@ -61,7 +62,7 @@ def test_templates_and_orders_of_labels_are_drawn_evenly(config, described):
     prepared, rows = begun(config, TEXT | {"word_dropout": 0.0}, data=data)
     epochs, count = 600, {}
     for epoch in range(epochs):
-        (text,) = prepared.task._texts.draw(np.array([0]), epoch, view=0)
+        (text,) = prepared.task.texts.draw(np.array([0]), epoch, view=0)
         count[text] = count.get(text, 0) + 1
     assert count.keys() == filled(rows[0]) and len(count) == 2 + 6
     for text, seen in count.items():
@@ -74,7 +75,7 @@ def test_words_are_left_out_at_their_probability_in_their_order_and_one_stays(co
         prepared, rows = begun(config, {"word_dropout": probability})
         kept = []
         for epoch in range(40):
-            for row, text in zip(rows, prepared.task._texts.draw(np.arange(len(rows)), epoch, view=1), strict=True):
+            for row, text in zip(rows, prepared.task.texts.draw(np.arange(len(rows)), epoch, view=1), strict=True):
                 words = iter(row.text.split())
                 assert text and all(word in words for word in text.split()), "in order, and of the row's own"
                 kept.append(len(text.split()) / len(row.text.split()))
@@ -90,7 +91,7 @@ def test_the_views_of_a_step_are_the_vectors_of_the_drawn_texts(config):
     rows = np.array([4, 0, 7])
     task.loss(rows, epoch=2)
     for name, view in (("T", 0), ("T+", 1)):
-        for found, text in zip(seen[0][name], task._texts.draw(rows, 2, view), strict=True):
+        for found, text in zip(seen[0][name], task.texts.draw(rows, 2, view), strict=True):
             (alone,) = task.encoder.embed_texts(task.encoder.tokenize([text]), batch_size=1)
             torch.testing.assert_close(found.detach(), alone, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(seen[0]["T"], seen[0]["T+"])
@@ -99,7 +100,7 @@ def test_the_views_of_a_step_are_the_vectors_of_the_drawn_texts(config):
 def test_a_loss_without_a_second_text_draws_none(config):
     prepared, _ = begun(config, TEXT, loss={"name": "info_nce", "temperature": 0.1})
     drawn = []
-    texts, encoder = prepared.task._texts, prepared.task.encoder
+    texts, encoder = prepared.task.texts, prepared.task.encoder
     encoder.tokenize, tokenize = lambda some: drawn.append(list(some)) or tokenize(some), encoder.tokenize
     prepared.task.loss(np.arange(5), epoch=1)
     assert drawn == [texts.draw(np.arange(5), 1, 0)]
@@ -130,7 +131,7 @@ def test_a_cut_run_resumes_to_the_same_bits(config, cut_and_resumed, tmp_path):
 def test_rows_of_which_a_template_makes_one_text_are_no_negatives(config, described):
     data = described(lambda i, row: row | {"Category": f"kind {i % 3}"})
     prepared, rows = begun(config, {"templates": ["{title}", "{labels}"]}, data=data)
-    among = prepared.task._negatives.among(np.arange(len(rows)))
+    among = prepared.task.negatives.among(np.arange(len(rows)))
     negative, _ = among.weights(torch.zeros((), dtype=torch.float64))
     expected = [[float(a.text != b.text and a.labels != b.labels) for b in rows] for a in rows]
     assert torch.equal(negative, torch.tensor(expected, dtype=torch.float64))
@@ -173,3 +174,12 @@ def test_rows_can_be_evaluated_without_drawing_texts(config):
     experiment = loaded(config, TEXT)
     shared = share(experiment, quiet())
     assert build_task(experiment, shared.encoder, shared.pairs).evaluate().rows > 0
+
+
+def test_texts_of_a_template_that_are_longer_than_the_model_reads_are_told(config, monkeypatch):
+    told = []
+    monkeypatch.setattr(Display, "warn", lambda _, message: told.append(message))
+    long = "{title} " + "of one of the pictures that somebody drew " * 12
+    dry_run(loaded(config, {"templates": ["{title}", long]}), quiet())
+    (cut,) = [re.match(r"(\d+) of (\d+) views.text texts are longer than \d+ tokens", message) for message in told]
+    assert int(cut[2]) == 2 * int(cut[1]), "those of one template of two"

@@ -24,7 +24,6 @@ from vectoruniverse.evaluation.label_report import LabelReport
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.retrieval import Embeddings
 from vectoruniverse.losses.build import build_loss
-from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, local_source
 from vectoruniverse.models.fusion import FUSION_FILE
 from vectoruniverse.models.patch_dropout import count_kept
@@ -38,7 +37,7 @@ from vectoruniverse.tasks.image_text.forgetting import Side, known_rows, ledger,
 from vectoruniverse.tasks.image_text.frozen import Frozen, freeze
 from vectoruniverse.tasks.image_text.hard_negatives import hard_strata
 from vectoruniverse.tasks.image_text.label_rules import LABELS_FILE, learn_labels, predicted_beside, read_labels
-from vectoruniverse.tasks.image_text.labels import LabelDivergence, label_divergence, label_texts, make_fusion
+from vectoruniverse.tasks.image_text.labels import label_divergence, label_texts, make_fusion
 from vectoruniverse.tasks.image_text.metadata import read_rows
 from vectoruniverse.tasks.image_text.model import (
     adapter_host,
@@ -50,11 +49,11 @@ from vectoruniverse.tasks.image_text.negatives import training_negatives
 from vectoruniverse.tasks.image_text.rivals import free_rivals
 from vectoruniverse.tasks.image_text.sampler import training_strata
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ViewsConfig
-from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs, Preserved
-from vectoruniverse.tasks.image_text.text_views import TextViews, text_views
+from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs, Preserved, TrainingParts
+from vectoruniverse.tasks.image_text.text_views import text_views
 from vectoruniverse.tasks.rows import RowChoice, refuse_lone_rows, reported_part
 from vectoruniverse.tasks.sharing import sharing_key
-from vectoruniverse.tasks.text_rows import tell_truncated
+from vectoruniverse.tasks.text_rows import tell_truncated, truncated_words
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import choose_compute
 from vectoruniverse.training.strata import Miner, Strata
@@ -200,9 +199,8 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
         texts = text_views(experiment, shared.data, shared.pairs["train"].keys)
         negatives = training_negatives(experiment, shared.data, shared.pairs["train"].items, texts)
         strata = training_strata(experiment, shared.data, negatives)
-        if fusion is not None:
-            rows = [shared.data.rows[i] for i in shared.data.split.train]
-            divergence = label_divergence(experiment, encoder, rows, fusion)
+        rows = [shared.data.rows[i] for i in shared.data.split.train]
+        divergence = None if fusion is None else label_divergence(experiment, encoder, rows, fusion)
     adapter = put_on(adapter_host(encoder, experiment, shared.compute), config, experiment.seed, trained=trained)
     frozen = None if trained is not None else frozen_blocks(experiment, shared)
     if trained is None and config.train_logit_scale:
@@ -213,7 +211,7 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
         shared.data,
         encoder.model,
         {"": adapter},
-        build_task(experiment, encoder, shared.pairs, held, negatives, divergence, texts, frozen),
+        build_task(experiment, encoder, shared.pairs, TrainingParts(held, negatives, divergence, texts, frozen)),
         starts_as_base=config.starts_as_base,
         encoder=encoder,
         known=shared.known,
@@ -298,16 +296,19 @@ class PreparedImageText(Prepared):
         """The fusion, where there is one."""
         return {} if self.fusion is None else {"fusion": self.fusion}
 
-    def learn_labels(self, base: Evaluation, adapted: Evaluation, folder: Path) -> PreparedImageText:
+    def learn_labels(self, base: Evaluation, adapted: Evaluation) -> PreparedImageText:
         """The same with the rules of its labels, which are learned once."""
         if self.rules is not None:
             return self
         found = learn_labels(
             {"base": base, "adapted": adapted}, self.task.train.labels, self.experiment.data, self.fusion
         )
-        if found is not None:
-            write_record(folder / LABELS_FILE, found)
-        return replace(self, rules=found)
+        return self if found is None else replace(self, rules=found)
+
+    def save_labels(self, folder: Path) -> None:
+        """Write the rules, if there are any."""
+        if self.rules is not None:
+            write_record(folder / LABELS_FILE, self.rules)
 
     def label_report(self, base: Evaluation, adapted: Evaluation, split: str) -> LabelReport | None:
         """By the rules of both models, and the rivals that know labels by theirs."""
@@ -373,6 +374,13 @@ class PreparedImageText(Prepared):
         """The loss."""
         return {"loss": "; ".join([loss_words(self.experiment.loss), *self.remarks()])}
 
+    def warnings(self) -> list[str]:
+        """How many texts of ``views.text``, nothing left out, are longer than the encoder reads."""
+        if (texts := self.task.texts) is None:
+            return []
+        tokens = self.encoder.tokenize([text for template in texts.templates for text in texts.whole(template)])
+        return truncated_words({"views.text": tokens}, self.encoder.max_tokens)
+
     def remarks(self) -> tuple[str, ...]:
         """Which pairs compare a view with itself, whether labels stand in the texts already, and patches left out."""
         drawn_together = positive_pairs(self.experiment.loss)
@@ -417,13 +425,9 @@ def build_task(
     experiment: ImageTextExperiment,
     encoder: DualEncoder,
     pairs: Mapping[str, Pairs],
-    preserved: Preserved | None = None,
-    negatives: Negatives | None = None,
-    divergence: LabelDivergence | None = None,
-    texts: TextViews | None = None,
-    frozen: Frozen | None = None,
+    parts: TrainingParts | None = None,
 ) -> ImageTextTask:
-    """Bind encoder, rows, loss and views to the task, and what training is held to and pushes apart."""
+    """Bind encoder, rows, loss and views to the task, and what only training needs."""
     dropout = draws_dropout(encoder.model.get_submodule(TEXT_TOWER), encoder.model.config.text_config)
     compared = experiment.loss.label_kl is not None or any("T+" in pair for pair in loss_pairs(experiment.loss))
     return ImageTextTask(
@@ -438,13 +442,9 @@ def build_task(
         seed=experiment.seed,
         recall_at=experiment.eval.recall_at,
         eval_batch=experiment.eval.batch_size,
-        preserved=preserved,
-        negatives=negatives,
-        divergence=divergence,
-        texts=texts,
+        parts=parts,
         patches=count_kept(encoder.patches, experiment.views.patch_dropout),
         pool=experiment.views.pool,
-        frozen=frozen,
     )
 
 

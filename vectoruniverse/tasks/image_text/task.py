@@ -85,6 +85,25 @@ class Preserved:
     old_rows: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingParts:
+    """What only training needs, beside rows, loss and views.
+
+    Attributes:
+        preserved: what training is held to beside the loss.
+        negatives: who is a negative of whom; None: rows with the same picture or text are none of each other.
+        divergence: of rows from their labels, added to the loss, with a fusion that is trained, too.
+        texts: how a row's text is drawn for each view; None: as it was tokenized.
+        frozen: keeps what frozen blocks make of fixed views and of texts, so that a step begins behind them.
+    """
+
+    preserved: Preserved | None = None
+    negatives: Negatives | None = None
+    divergence: LabelDivergence | None = None
+    texts: TextViews | None = None
+    frozen: Frozen | None = None
+
+
 class ImageTextTask:
     """Contrastive training of a dual encoder."""
 
@@ -102,13 +121,9 @@ class ImageTextTask:
         seed: int,
         recall_at: Sequence[int],
         eval_batch: int,
-        preserved: Preserved | None = None,
-        negatives: Negatives | None = None,
-        divergence: LabelDivergence | None = None,
-        texts: TextViews | None = None,
+        parts: TrainingParts | None = None,
         patches: int | None = None,
         pool: int | None = None,
-        frozen: Frozen | None = None,
     ) -> None:
         """Bind an encoder to its rows.
 
@@ -120,24 +135,20 @@ class ImageTextTask:
             loss: what is minimised, of the views ``I``, ``I+``, ``T`` and ``T+``.
             augmentation: how views are made.
             views: 1 or 2 views of each picture per step.
-            text_is_random: whether the loss compares two views of a text, which differ by dropout or ``texts``; else T+
-                is T and costs nothing.
+            text_is_random: whether the loss compares two views of a text, which differ by dropout or by what is drawn;
+                else T+ is T and costs nothing.
             seed: seed of the views.
             recall_at: the k of recall@k.
             eval_batch: rows encoded at a time in evaluation.
-            preserved: what training is held to beside the loss.
-            negatives: who is a negative of whom; None: rows with the same picture or text are none of each other.
-            divergence: of rows from their labels, added to the loss, with a fusion that is trained, too.
-            texts: how a row's text is drawn for each view; None: as it was tokenized.
+            parts: what only training needs.
             patches: how many patches of each view training reads, drawn anew; None: all.
             pool: of how many fixed views of a picture a step draws its own; None: views are new in every epoch.
-            frozen: keeps what frozen blocks make of fixed views and of texts, so that a step begins behind them.
         """
         self.encoder, self.train, self.val = encoder, train, val
         self._test = test
         self._loss, self._text_is_random = loss, text_is_random
-        self._preserved, self._negatives, self._texts = preserved, negatives or Negatives(train.items), texts
-        self._divergence = divergence
+        self._parts = parts or TrainingParts()
+        self._negatives = self._parts.negatives or Negatives(train.items)
         self._pictures = PictureViews(
             encoder,
             train.pictures,
@@ -147,9 +158,9 @@ class ImageTextTask:
             seed=seed,
             patches=patches,
             pool=pool,
-            frozen=frozen,
+            frozen=self._parts.frozen,
         )
-        self._frozen, self._recall_at, self._eval_batch = frozen, tuple(recall_at), eval_batch
+        self._recall_at, self._eval_batch = tuple(recall_at), eval_batch
 
     @property
     def same_views(self) -> tuple[str, ...]:
@@ -161,6 +172,11 @@ class ImageTextTask:
     def negatives(self) -> Negatives:
         """Who is a negative of whom among the training rows."""
         return self._negatives
+
+    @property
+    def texts(self) -> TextViews | None:
+        """How the texts of training rows are drawn, where they are."""
+        return self._parts.texts
 
     @property
     def train_rows(self) -> int:
@@ -176,12 +192,13 @@ class ImageTextTask:
     def trained(self) -> dict[str, nn.Parameter]:
         """Whatever the adapter left open to training, by its path in the model, an added logit bias, and the fusion."""
         every = (*self.encoder.model.named_parameters(), *self.encoder.added.items())
-        fusion = {} if self._divergence is None else dict(self._divergence.fusion.named_parameters(prefix="fusion"))
+        divergence = self._parts.divergence
+        fusion = {} if divergence is None else dict(divergence.fusion.named_parameters(prefix="fusion"))
         return {name: p for name, p in every if p.requires_grad} | fusion
 
     def modules(self) -> list[nn.Module]:
         """The model and the fusion, with all their layers."""
-        fusion = [] if self._divergence is None else self._divergence.fusion.modules()
+        fusion = [] if self._parts.divergence is None else self._parts.divergence.fusion.modules()
         return [*self.encoder.model.modules(), *fusion]
 
     def loss(self, rows: np.ndarray, epoch: int) -> StepLoss:
@@ -190,10 +207,10 @@ class ImageTextTask:
         texts = self._text_views(rows, epoch)
         relations = self._negatives.among(rows)
         found = [self._loss({"I": images[0], "I+": images[-1], "T": texts[0], "T+": texts[-1]}, relations)]
-        if self._preserved is not None:
-            found.append(self._distances(self._preserved, rows, images, texts))
-        if self._divergence is not None:
-            found.append(self._divergence.among(self.encoder, rows, images, texts))
+        if self._parts.preserved is not None:
+            found.append(self._distances(self._parts.preserved, rows, images, texts))
+        if self._parts.divergence is not None:
+            found.append(self._parts.divergence.among(self.encoder, rows, images, texts))
         loss, embedded = summed(found), torch.cat([images[0], texts[0]]).detach()
         share = {"masked_share": relations.masked_share()}
         return StepLoss(loss.total, loss.parts, embedded, loss.chance, {**share, **self.encoder.trained_scalars()})
@@ -224,19 +241,19 @@ class ImageTextTask:
     def _text_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
         """Unit vectors of each view, 1 or 2 times (B, E)."""
         encoder, views = self.encoder, range(2 if self._text_is_random else 1)
-        if self._texts is None:
+        if self.texts is None:
             batch = encoder.pad(self.train.tokens, rows)
             with self._behind_frozen(rows, batch):
                 return [encoder.encode_texts(batch) for _ in views]
-        tokens = encoder.tokenize([text for view in views for text in self._texts.draw(rows, epoch, view)])
+        tokens = encoder.tokenize([text for view in views for text in self.texts.draw(rows, epoch, view)])
         return list(encoder.encode_texts(encoder.pad(tokens, range(len(tokens)))).chunk(len(views)))
 
     def _behind_frozen(self, rows: np.ndarray, batch: TextBatch) -> AbstractContextManager[object]:
         """Within this, passes of the batch begin with what is kept of its texts, where it is."""
-        if self._frozen is None or self._frozen.texts is None:
+        frozen, encoder, tokens = self._parts.frozen, self.encoder, self.train.tokens
+        if frozen is None or frozen.texts is None:
             return nullcontext()
-        frozen, encoder, tokens = self._frozen, self.encoder, self.train.tokens
-        return self._frozen.texts.standing_in(
+        return frozen.texts.standing_in(
             [frozen.text_digests[row] for row in rows],
             lambda missing: encoder.encode_texts(encoder.pad(tokens, rows[missing], frozen.longest)),
             batch.ids.shape[1],
