@@ -16,8 +16,8 @@ from tests.export.runs import train_shapes
 from vectoruniverse.api import load_run
 from vectoruniverse.data.decoding import PictureError
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.experiment import evaluate_run
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.finished import evaluate_run
 from vectoruniverse.terminal import Display
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tests.models.models import SAVE, save_clip
 from tests.processes import start
 from vectoruniverse.errors import ConfigError, DataError, DivergedError
-from vectoruniverse.experiment import dry_run, evaluate_base, evaluate_run, resume, train
+from vectoruniverse.experiment import dry_run, resume, train
 from vectoruniverse.export.exporter import export_run
 from vectoruniverse.report.run import verdict_of
 from vectoruniverse.report.verdict import rivals_words
@@ -27,6 +27,7 @@ from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.sweep.findings import finished_facts
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.finished import evaluate_base, evaluate_run
 from vectoruniverse.tasks.image_text.rivals import row_limit
 from vectoruniverse.tasks.image_text.task import ImageTextTask
 from vectoruniverse.terminal import Display

@@ -21,10 +21,11 @@ from tests.models.models import save_clip
 from tests.models.text_models import save_encoder
 from vectoruniverse.config.loading import dump_experiment
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.experiment import dry_run, evaluate_run, train
+from vectoruniverse.experiment import dry_run, train
 from vectoruniverse.runs.files import parse_record, read_record, record_text
 from vectoruniverse.runs.records import Environment, EvaluationRecord, RunState
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.finished import evaluate_run
 from vectoruniverse.tasks.identity import BaseRecord
 from vectoruniverse.tasks.recorded_rows import RowRecord
 from vectoruniverse.tasks.table import setup

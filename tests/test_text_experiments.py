@@ -23,10 +23,11 @@ from vectoruniverse import load_classifier
 from vectoruniverse.cli import app
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.evaluation.runs import compare_runs
-from vectoruniverse.experiment import evaluate_run, report_run, resume, train
+from vectoruniverse.experiment import resume, train
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.finished import evaluate_run, report_run
 from vectoruniverse.tasks.sharing import sharing_key
 from vectoruniverse.tasks.table import evaluated_base, setup
 from vectoruniverse.terminal import Display

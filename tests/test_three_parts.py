@@ -21,13 +21,14 @@ from tests.models.text_models import save_encoder
 from vectoruniverse.cli import app
 from vectoruniverse.data.views import to_input
 from vectoruniverse.errors import ConfigError, DataError
-from vectoruniverse.experiment import evaluate_base, evaluate_run, report_run, resume, train
+from vectoruniverse.experiment import resume, train
 from vectoruniverse.report.run import verdict_of
 from vectoruniverse.report.sweep.tables import value_table
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.sweep.grid import make_grid, parse_over
 from vectoruniverse.sweep.runner import run_sweep
 from vectoruniverse.tasks.experiments import load_config_of, load_experiment
+from vectoruniverse.tasks.finished import evaluate_base, evaluate_run, report_run
 from vectoruniverse.tasks.image_text.task import ImageTextTask
 from vectoruniverse.tasks.table import setup
 from vectoruniverse.tasks.text_pairs.setup import evaluate_encoders

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.processes import start
 from vectoruniverse.errors import ConfigError, DataError, LockedError
-from vectoruniverse.experiment import evaluate_run, train
+from vectoruniverse.experiment import train
 from vectoruniverse.metrics.intervals import difference_interval
 from vectoruniverse.metrics.sweeps import summarise_sweep
 from vectoruniverse.report.sweep.record import read_sweep
@@ -25,6 +25,7 @@ from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.sweep.grid import Over, make_grid, parse_over
 from vectoruniverse.sweep.runner import run_sweep
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.finished import evaluate_run
 from vectoruniverse.terminal import Display
 
 

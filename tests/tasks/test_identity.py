@@ -14,11 +14,12 @@ from tests.models.models import save_clip
 from vectoruniverse.api import load_run
 from vectoruniverse.config.loading import dump_experiment
 from vectoruniverse.errors import ConfigError, DataError
-from vectoruniverse.experiment import evaluate_run, report_run, resume, train
+from vectoruniverse.experiment import resume, train
 from vectoruniverse.export.exporter import export_run
 from vectoruniverse.models.source import ModelSource
 from vectoruniverse.runs.folder import create_run
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.finished import evaluate_run, report_run
 from vectoruniverse.tasks.identity import BASE_FILE, describe_base, run_experiment
 from vectoruniverse.terminal import Display
 

@@ -19,11 +19,12 @@ from tests.conftest import draw_shape
 from tests.models.models import save_clip
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.experiment import evaluate_base, train
+from vectoruniverse.experiment import train
 from vectoruniverse.metrics.intervals import mean_interval
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
 from vectoruniverse.sweep.forgetting import forgetting_curve
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.finished import evaluate_base
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig
 from vectoruniverse.tasks.image_text.setup import build_pairs, build_task, share
 from vectoruniverse.terminal import Display

@@ -40,7 +40,7 @@ def report(
     elif out is not None:
         raise UserError(f"no sweep is at {subject}; --out goes with a sweep, and a run's page stands in its folder")
     else:
-        from vectoruniverse.experiment import report_run
+        from vectoruniverse.tasks.finished import report_run
 
         display = open_display(quiet)
         try:

@@ -150,12 +150,12 @@ def evaluate(
     if loaded is not None:
         _evaluate_base(loaded, split, quiet, as_json)
         return
-    from vectoruniverse import experiment as runner
     from vectoruniverse.evaluation.comparison import evaluation_record
+    from vectoruniverse.tasks.finished import evaluate_run
 
     assert run is not None
     with open_display(quiet) as display:
-        found, comparison = runner.evaluate_run(
+        found, comparison = evaluate_run(
             run, runs_dir=runs_dir, split=split, display=display, place=data, settings=overrides
         )
         record = {"run": found.name, **evaluation_record(comparison)}
@@ -169,13 +169,13 @@ def evaluate(
 
 def _evaluate_base(loaded: Experiment, split: str | None, quiet: bool, as_json: bool) -> None:
     """The model of an experiment as it is, with the rivals that cost nothing."""
-    from vectoruniverse import experiment as runner
     from vectoruniverse.evaluation.comparison import spectra
     from vectoruniverse.evaluation.rivals import beside_rivals
     from vectoruniverse.report.tables import metric_table
+    from vectoruniverse.tasks.finished import evaluate_base
 
     with open_display(quiet) as display:
-        split, evaluated = runner.evaluate_base(loaded, split=split, display=display)
+        split, evaluated = evaluate_base(loaded, split=split, display=display)
         rivals = beside_rivals(evaluated, None)
     if as_json:
         record = {"split": split, "rows": evaluated.rows, "base": dict(evaluated.metrics)}

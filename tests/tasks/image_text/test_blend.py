@@ -11,11 +11,12 @@ import torch
 
 from vectoruniverse.api import load_run
 from vectoruniverse.errors import ConfigError, ResourceError
-from vectoruniverse.experiment import evaluate_run, resume, train
+from vectoruniverse.experiment import resume, train
 from vectoruniverse.models.dual import load_dual_encoder
 from vectoruniverse.runs.records import BlendRecord
 from vectoruniverse.tasks.base import Prepared
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.finished import evaluate_run
 from vectoruniverse.tasks.image_text.setup import PreparedImageText, prepare, share
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.loop import Trainer

@@ -12,12 +12,13 @@ from vectoruniverse.adapters.svd import intruders
 from vectoruniverse.cli import app
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.experiment import report_run, train
+from vectoruniverse.experiment import train
 from vectoruniverse.metrics.intervals import difference_interval
 from vectoruniverse.runs.listing import find_run
 from vectoruniverse.runs.records import Estimate
 from vectoruniverse.sweep.forgetting import forgetting_curve
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.finished import report_run
 from vectoruniverse.tasks.image_text.forgetting import best_scale, known_rows, weigh
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig
 from vectoruniverse.tasks.image_text.setup import prepare, share

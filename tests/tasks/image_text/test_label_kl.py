@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from vectoruniverse.errors import ConfigError, DataError
-from vectoruniverse.experiment import evaluate_run, train
+from vectoruniverse.experiment import train
 from vectoruniverse.export.exporter import export_run
 from vectoruniverse.losses.label_kl import label_kl
 from vectoruniverse.models.fusion import FUSIONS
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.finished import evaluate_run
 from vectoruniverse.tasks.image_text.setup import build_task, prepare, share
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.experiment import evaluate_run, train
+from vectoruniverse.experiment import train
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.finished import evaluate_run
 from vectoruniverse.tasks.image_text.setup import prepare, share
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from tests.models.models import save_chinese_clip, save_siglip
 from vectoruniverse.data.views import augment, draw, pooled
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.experiment import dry_run, evaluate_run, train
+from vectoruniverse.experiment import dry_run, train
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.finished import evaluate_run
 from vectoruniverse.tasks.image_text import setup
 from vectoruniverse.tasks.image_text.setup import prepare, share
 from vectoruniverse.terminal import Display
