@@ -82,7 +82,7 @@ def resolved(monkeypatch, arguments, cwd):
     """The experiment that `vu train` starts with these arguments; it is not trained."""
     started = []
     monkeypatch.setattr("vectoruniverse.experiment.dry_run", lambda experiment, display: started.append(experiment))
-    monkeypatch.setattr("vectoruniverse.cli.runs._print_plan", lambda plan, as_json: None)
+    monkeypatch.setattr("vectoruniverse.cli.train._print_plan", lambda plan, as_json: None)
     done = vu(*arguments, "--dry-run", cwd=cwd)
     assert done.returncode == 0, done.stderr
     return started[0]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import vectoruniverse.tasks  # noqa: F401 (every command knows every task's metrics)
-from vectoruniverse.cli import config, data, exports, guide, rates, reports, runs, sweeps
+from vectoruniverse.cli import config, data, evaluate, exports, guide, rates, reports, runs, sweeps, train
 from vectoruniverse.cli.shell import print_version, tell_fault
 from vectoruniverse.cli.surroundings import lend_a_home
 from vectoruniverse.training.threads import watch_others
@@ -38,9 +38,9 @@ def root(
 RUNS, SWEEPS, BEFORE = "Runs", "Many runs", "Before a run"
 
 app.command("train", rich_help_panel=RUNS, epilog="Example: vu train --config quickstart.yaml --set train.epochs=3")(
-    runs.train
+    train.train
 )
-app.command("eval", rich_help_panel=RUNS, epilog="Example: vu eval latest --json")(runs.evaluate)
+app.command("eval", rich_help_panel=RUNS, epilog="Example: vu eval latest --json")(evaluate.evaluate)
 app.command("runs", rich_help_panel=RUNS)(runs.runs)
 app.command("export", rich_help_panel=RUNS, epilog="Example: vu export latest --to peft")(exports.export)
 app.command("predict", rich_help_panel=RUNS, epilog="Example: vu predict latest --input new.csv --out said.csv")(

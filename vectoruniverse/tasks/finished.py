@@ -24,11 +24,7 @@ from vectoruniverse.tasks.recorded_rows import (
     read_rows_of,
     refuse_other_data,
 )
-from vectoruniverse.tasks.results import (
-    beside_base,
-    card_facts,
-    report,
-)
+from vectoruniverse.tasks.results import beside_base, card_facts, report
 from vectoruniverse.tasks.rows import lacks_test_rows, reported_part
 from vectoruniverse.tasks.table import evaluated_base, setup
 from vectoruniverse.terminal import Display, counted
