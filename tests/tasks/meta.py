@@ -32,9 +32,10 @@ def on_meta(task: Task, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
                 module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else buffer.to("meta")
-    for name, value in vars(task).items():
-        if isinstance(value, torch.Tensor):
-            setattr(task, name, value.to("meta"))
+    for holder in (task, getattr(task, "_pictures", task)):
+        for name, value in vars(holder).items():
+            if isinstance(value, torch.Tensor):
+                setattr(holder, name, value.to("meta"))
     with monkeypatch.context() as patch, NoWaits():
         patch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # knows no such device
         yield
