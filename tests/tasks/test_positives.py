@@ -25,8 +25,9 @@ from vectoruniverse.runs.outcomes import PER_QUERY_FILE
 from vectoruniverse.sweep.forgetting import forgetting_curve
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.finished import evaluate_base
+from vectoruniverse.tasks.image_text.prepared import build_task
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig
-from vectoruniverse.tasks.image_text.setup import build_pairs, build_task, share
+from vectoruniverse.tasks.image_text.setup import build_pairs, share
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics
 from vectoruniverse.training.loop import batches

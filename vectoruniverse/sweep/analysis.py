@@ -22,8 +22,9 @@ from vectoruniverse.sweep.pooling import Finished
 from vectoruniverse.sweep.sharing import Bases
 from vectoruniverse.tasks.identity import run_experiment
 from vectoruniverse.tasks.image_text.model import adapter_host
+from vectoruniverse.tasks.image_text.prepared import build_task
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
-from vectoruniverse.tasks.image_text.setup import ImageTextShared, build_task
+from vectoruniverse.tasks.image_text.setup import ImageTextShared
 from vectoruniverse.tasks.rows import reported_part
 
 

@@ -17,7 +17,8 @@ from vectoruniverse.runs.records import BlendRecord
 from vectoruniverse.tasks.base import Prepared
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.finished import evaluate_run
-from vectoruniverse.tasks.image_text.setup import PreparedImageText, prepare, share
+from vectoruniverse.tasks.image_text.prepared import PreparedImageText
+from vectoruniverse.tasks.image_text.setup import prepare, share
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.loop import Trainer
 

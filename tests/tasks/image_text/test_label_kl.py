@@ -14,7 +14,8 @@ from vectoruniverse.losses.label_kl import label_kl
 from vectoruniverse.models.fusion import FUSIONS
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.finished import evaluate_run
-from vectoruniverse.tasks.image_text.setup import build_task, prepare, share
+from vectoruniverse.tasks.image_text.prepared import build_task
+from vectoruniverse.tasks.image_text.setup import prepare, share
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics
 from vectoruniverse.training.checkpoint import latest

@@ -10,7 +10,8 @@ from vectoruniverse.data.views import to_input
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.sweep.grid import Over, make_grid
 from vectoruniverse.tasks.experiments import load_experiment
-from vectoruniverse.tasks.image_text.setup import build_task, prepare, share
+from vectoruniverse.tasks.image_text.prepared import build_task
+from vectoruniverse.tasks.image_text.setup import prepare, share
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.loop import batches
 

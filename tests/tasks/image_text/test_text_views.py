@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.experiment import dry_run, train
 from vectoruniverse.tasks.experiments import load_experiment
-from vectoruniverse.tasks.image_text.setup import build_task, evaluate_base, prepare, share
+from vectoruniverse.tasks.image_text.prepared import build_task
+from vectoruniverse.tasks.image_text.setup import evaluate_base, prepare, share
 from vectoruniverse.terminal import Display
 
 TEMPLATES = ["{title}", "{labels}: {title}", "a picture of {title}"]
