@@ -24,7 +24,7 @@ from vectoruniverse.models.dual import DualEncoder
 from vectoruniverse.runs.label_records import LabelInput, LabelsFile
 from vectoruniverse.tasks.image_text.data import decode_pictures
 from vectoruniverse.tasks.image_text.label_rules import with_fused
-from vectoruniverse.tasks.image_text.metadata import NewRow, read_new_rows
+from vectoruniverse.tasks.image_text.new_rows import NewRow, read_new_rows
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.predictions import Predictions, likeliest_first
 from vectoruniverse.tasks.rows import tell_doubts
