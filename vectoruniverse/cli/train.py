@@ -59,12 +59,8 @@ def train(
 
     With --folds, a run for each fold: every row is tested once, by a model that did not learn from it.
     """
-    if (config is None) == (resume is None):
-        raise UserError("give either --config FILE or --resume RUN", remedy="vu train --config quickstart.yaml")
-    if resume is not None and (overrides or set_json or alpha_per_rank or dry_run or folds):
-        raise UserError("--resume goes on with the run's own config; settings, --dry-run and --folds do not go with it")
-    if folds is not None and dry_run:
-        raise UserError("--dry-run plans one run; leave out --folds: each of its runs learns from about as many rows")
+    given = bool(overrides or set_json or alpha_per_rank)
+    _check_options(config, resume, folds, dry_run=dry_run, with_settings=given)
     from vectoruniverse import experiment as runner
     from vectoruniverse.tasks.experiments import load_experiment
 
@@ -89,6 +85,18 @@ def train(
         outcome = runner.train(loaded, runs_dir=runs_dir, display=display)
     if as_json or not quiet:
         _print_outcome(outcome, as_json)
+
+
+def _check_options(
+    config: str | None, resume: str | None, folds: int | None, *, dry_run: bool, with_settings: bool
+) -> None:
+    """Refuse options that do not go together."""
+    if (config is None) == (resume is None):
+        raise UserError("give either --config FILE or --resume RUN", remedy="vu train --config quickstart.yaml")
+    if resume is not None and (with_settings or dry_run or folds):
+        raise UserError("--resume goes on with the run's own config; settings, --dry-run and --folds do not go with it")
+    if folds is not None and dry_run:
+        raise UserError("--dry-run plans one run; leave out --folds: each of its runs learns from about as many rows")
 
 
 def _train_folds(config: str, settings: list[str], folds: int, runs_dir: Path, quiet: bool, as_json: bool) -> None:
