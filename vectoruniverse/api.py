@@ -267,7 +267,7 @@ def load_run(
             run; a unique prefix.
         runs_dir: folder of the runs; without it ``VU_RUNS``, else ``runs``.
         device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``; not necessarily what the run was trained on.
-        precision: ``auto`` (the fastest that the device is good at), ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``auto`` (the usual one of the device: fp32 on a CPU), ``fp32``, ``bf16`` or ``fp16``.
 
     Raises:
         ConfigError: there is no such run, it has no adapter yet, its base cannot be loaded, or the device is absent.

@@ -66,6 +66,7 @@ from vectoruniverse.training.loop import (
 )
 from vectoruniverse.training.observer import RunObserver
 from vectoruniverse.training.optim import Schedule, adamw, parameter_groups
+from vectoruniverse.training.precision import settle_precision
 from vectoruniverse.training.task import Task
 from vectoruniverse.training.threads import threads_of_run
 
@@ -89,12 +90,15 @@ def train(experiment: Experiment, *, runs_dir: Path, display: Display, shared: S
     with display, Interruption(display.warn) as interruption, threads_of_run(None):
         base = describe_base(experiment)
         check_adapters_base(experiment, base)
-        shared = shared or setup(experiment).share(experiment, display)
+        measured = None
+        if shared is None:  # else whoever loaded it has settled that
+            experiment, measured = settle_precision(experiment, display.say)
+            shared = setup(experiment).share(experiment, display)
         text = dump_experiment(experiment)
         base = base.model_copy(update={"settings": file_fingerprint(text, Path("config.yaml"))})
         files = {
             "config.yaml": text,
-            "environment.json": record_text(environment()),
+            "environment.json": record_text(environment(precision=measured)),
             BASE_FILE: record_text(base),
             DATA_FILE: shared.data.fingerprint() + "\n",
         }
@@ -128,6 +132,7 @@ class Plan:
         steps_per_epoch, steps: updates.
         parameters: trained and frozen ones, by layer.
         compute: device, format and threads.
+        precision: how the format was chosen.
         loss: of the first batch, in all and by part.
         seconds_per_step: of the second update, for the first one also pays for what happens once.
         seconds: all updates at that pace; evaluations and the report come on top.
@@ -140,6 +145,7 @@ class Plan:
     steps: int
     parameters: list[ParameterCount]
     compute: str
+    precision: str
     loss: Mapping[str, float]
     seconds_per_step: float
     seconds: float
@@ -149,6 +155,7 @@ class Plan:
 
 def dry_run(experiment: Experiment, display: Display) -> Plan:
     """Load everything, make two updates that are forgotten, write nothing."""
+    experiment, measured = settle_precision(experiment, display.say)
     shared = setup(experiment).share(experiment, display)
     prepared = setup(experiment).prepare(experiment, shared)
     task, batch_size = prepared.task, experiment.train.batch_size
@@ -171,6 +178,7 @@ def dry_run(experiment: Experiment, display: Display) -> Plan:
         steps=steps,
         parameters=parameter_table(prepared.model, prepared.beside),
         compute=prepared.compute.with_threads,
+        precision="as named" if measured is None else measured.words,
         loss={
             "total": first["loss"],
             **{n.removeprefix("loss/"): v for n, v in first.items() if n.startswith("loss/")},
@@ -193,6 +201,7 @@ def find_lr(experiment: Experiment, display: Display, *, steps: int = PROBE_STEP
     Raises:
         DataError: there are too few training rows.
     """
+    experiment, _ = settle_precision(experiment, display.say)
     shared = setup(experiment).share(experiment, display)
     prepared = setup(experiment).prepare(experiment, shared)
     watching = {

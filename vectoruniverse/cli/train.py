@@ -188,6 +188,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         ("steps per epoch", f"{plan.steps_per_epoch:,}"),
         ("steps", f"{plan.steps:,}"),
         ("computes on", plan.compute),
+        ("train.precision", plan.precision),
         *((f"loss of the first batch: {name}", f"{value:.4f}") for name, value in plan.loss.items()),
         ("one update", f"{plan.seconds_per_step:.2f} s"),
         ("all updates, without evaluations", duration(plan.seconds)),

@@ -176,7 +176,7 @@ class TrainConfig(Section):
         None, ge=1, le=100_000, description="Stop after this many epochs without a better best."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Compute type; auto: bf16 where the hardware has it, fp16 on older GPUs, else fp32."
+        "auto", description="Compute type; auto: the fastest here, as a block of the model is timed."
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto: cuda, else mps, else cpu.")
     log_every: int = Field(10, ge=1, le=1_000_000_000, description="Steps between two lines in metrics.jsonl.")

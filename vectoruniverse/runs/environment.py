@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vectoruniverse.runs.records import Environment
+from vectoruniverse.runs.records import Environment, PrecisionRecord
 
 _PACKAGES = (
     *("vectoruniverse", "torch", "transformers", "tokenizers", "safetensors"),
@@ -29,7 +29,7 @@ _SECRET_VALUE = re.compile(
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
-def environment(folder: Path | None = None) -> Environment:
+def environment(folder: Path | None = None, precision: PrecisionRecord | None = None) -> Environment:
     """Describe Python, packages, processor, CUDA devices, the checkout and the command.
 
     Of the environment variables only a short list that holds no secrets is kept, and of the command's arguments none
@@ -37,6 +37,7 @@ def environment(folder: Path | None = None) -> Environment:
 
     Args:
         folder: whose git commit is told; the working directory unless given.
+        precision: what was measured to choose a format.
     """
     return Environment(
         python=platform.python_version(),
@@ -47,6 +48,7 @@ def environment(folder: Path | None = None) -> Environment:
         git=_git(folder or Path.cwd()),
         command=without_secrets(sys.argv),
         variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        precision=precision,
     )
 
 

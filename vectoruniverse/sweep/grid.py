@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from vectoruniverse.config.loading import NOT_IN_FINGERPRINT
@@ -23,6 +23,7 @@ from vectoruniverse.report.sweep.values import LR, shown
 from vectoruniverse.sweep.cells import Cell, as_cell, full_cell, learns_from_known, name_of_cell
 from vectoruniverse.sweep.rates import parse_rates
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.training.precision import in_precision
 
 RANK, ALPHA_KEYS = "adapter.rank", ("adapter.alpha", "adapter.rank_stabilized")
 T = TypeVar("T")
@@ -97,6 +98,14 @@ class Grid:
     def one_base(self) -> bool:
         """Whether all cells start from the same model and are evaluated on the same rows."""
         return not any(one.key.split(".")[0] in _OTHER_BASE for one in self.over)
+
+    def in_precision(self, precision: str) -> Grid:
+        """The same cells, all in one number format where the experiment file names none."""
+        cells, full = (
+            tuple(replace(cell, experiment=in_precision(cell.experiment, precision)) for cell in cells)
+            for cells in (self.cells, self.full)
+        )
+        return replace(self, base=in_precision(self.base, precision), cells=cells, full=full)
 
     def fingerprint(self, data: str) -> str:
         """SHA-256 of what all cells have in common, ``data`` being the data's where they share it.

@@ -24,7 +24,7 @@ from vectoruniverse.report.sweep.parts import (
     Timing,
 )
 from vectoruniverse.report.sweep.record import SweepRecord
-from vectoruniverse.runs.records import ForgettingRecord
+from vectoruniverse.runs.records import ForgettingRecord, PrecisionRecord
 from vectoruniverse.sweep.analysis import analyse_adapters
 from vectoruniverse.sweep.cell_runs import AGAIN, CellRuns
 from vectoruniverse.sweep.cells import Cell, at_rate
@@ -39,6 +39,7 @@ from vectoruniverse.sweep.sharing import Bases
 from vectoruniverse.sweep.tuning import NoRateError, Tuner
 from vectoruniverse.terminal import Display, counted
 from vectoruniverse.training.interruption import InterruptedTraining, Interruption
+from vectoruniverse.training.precision import settle_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,13 @@ def run_sweep(grid: Grid, *, runs_dir: Path, out: Path | None, display: Display)
         UserError: the data or the model of all cells cannot be loaded.
     """
     bases = Bases(display)
-    data = bases.of(grid.cells[0].experiment).data.fingerprint() if grid.one_base else ""
+    settled, measured = settle_precision(grid.base, display.say)
+    first = grid.in_precision(settled.train.precision).cells[0].experiment
+    data = bases.of(first).data.fingerprint() if grid.one_base else ""
     name = f"{grid.base.name}-sweep-{grid.fingerprint(data)[:8]}"
     folder = SweepFolder(out or runs_dir / name, name)
     with folder.lock(), Interruption():  # so that SIGTERM is raised as Ctrl-C is, wherever it comes
-        record = _Sweep(grid, folder, runs_dir, display, bases).run()
+        record = _Sweep(grid, folder, runs_dir, display, bases, measured).run()
         publish(folder, record, display)
         return SweepOutcome(folder, record)
 
@@ -76,8 +79,21 @@ def run_sweep(grid: Grid, *, runs_dir: Path, out: Path | None, display: Display)
 class _Sweep:
     """One call of a sweep."""
 
-    def __init__(self, grid: Grid, folder: SweepFolder, runs_dir: Path, display: Display, bases: Bases) -> None:
-        self._grid, self._folder, self._display, self._bases = grid, folder, display, bases
+    def __init__(
+        self,
+        grid: Grid,
+        folder: SweepFolder,
+        runs_dir: Path,
+        display: Display,
+        bases: Bases,
+        measured: PrecisionRecord | None,
+    ) -> None:
+        earlier = folder.read()
+        if measured is not None:  # what an earlier call chose stays, so that all cells have one format
+            held = None if earlier is None else earlier.precision
+            measured = held if held is not None and held.device == measured.device else measured
+            grid = grid.in_precision(measured.chosen)
+        self._grid, self._folder, self._display, self._bases, self._precision = grid, folder, display, bases, measured
         self._metric, self._started = grid.base.eval.monitor, time.monotonic()
         group = grid.base.wandb.group or folder.name
         self._runs = CellRuns(
@@ -90,7 +106,6 @@ class _Sweep:
         self._pattern: Pattern | None = None
         for cell in (*grid.cells, *grid.full):
             self._runs.note(cell, "pending")
-        earlier = folder.read()
         if earlier is not None:
             self._take_over(earlier)
         known = None if earlier is None else earlier.rates
@@ -217,6 +232,7 @@ class _Sweep:
             adapters=self._adapters,
             forgetting=self._forgetting,
             timing=self._clock() if self._runs.trained else self._timing,
+            precision=self._precision,
         )
         self._folder.write(record)
         return record

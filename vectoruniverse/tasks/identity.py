@@ -23,6 +23,7 @@ from vectoruniverse.runs.files import Record, read_record
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.tasks.experiments import load_config_of
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
+from vectoruniverse.training.precision import for_this_device
 
 BASE_FILE = "base.json"
 """What a run was trained on, in the run folder."""
@@ -90,7 +91,7 @@ def run_experiment(run: Run, settings: Sequence[str] = (), *, trained_model_only
         ConfigError: the settings cannot be read or were edited, or the base is another one now.
         DataError: ``base.json`` is damaged.
     """
-    experiment = load_config_of(run, settings)
+    experiment = for_this_device(run, load_config_of(run, settings))
     held, file = recorded_base(run.path), run.config_file
     if held is not None and held.settings not in (None, file_fingerprint(read_config(file), file)):
         raise ConfigError(

@@ -22,7 +22,8 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
 
     Args:
         device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``auto`` (the usual format of the device; training measures, see ``training.precision``), ``fp32``,
+            ``bf16`` or ``fp16``.
 
     Raises:
         ConfigError: the device is absent, torch was built without its architecture, or cannot compute in the precision.
@@ -31,9 +32,8 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     if chosen.type == "cuda":
         check_architecture(torch.cuda.get_device_capability(chosen), torch.cuda.get_arch_list())
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = _best_dtype(chosen) if precision == "auto" else named[precision]
-    # on CPUs the backward pass of fused attention costs more than the memory it saves (35 % of a ViT-B/32 step in
-    # bf16); on GPUs it is the faster one
+    dtype = named[formats_of(chosen)[0] if precision == "auto" else precision]
+    # on CPUs fused attention is as fast in fp32 and slower in bf16 (guide/tried.md); on GPUs it is the faster one
     return Compute(chosen, dtype, "sdpa" if chosen.type == "cuda" else "eager")
 
 
@@ -82,17 +82,21 @@ def check_architecture(capability: tuple[int, int], built_for: list[str]) -> Non
     )
 
 
-def _best_dtype(device: torch.device) -> torch.dtype:
+def formats_of(device: torch.device) -> tuple[str, ...]:
+    """Formats that a device computes in, by their names in ``train.precision``; the usual one first.
+
+    GPUs before compute capability 8.0 only emulate bf16.
+    """
     if device.type == "cuda":
         real_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if real_bf16 else torch.float16
+        return ("bf16", "fp16", "fp32") if real_bf16 else ("fp16", "fp32")
     if device.type == "cpu" and _cpu_has_bf16():
-        return torch.bfloat16
-    return torch.float32
+        return "fp32", "bf16"
+    return ("fp32",)
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 in hardware; elsewhere bf16 is emulated and slower than float32."""
+    """Whether the processor claims to multiply bf16; elsewhere bf16 is emulated and slower than float32."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

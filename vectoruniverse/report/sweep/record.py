@@ -28,7 +28,7 @@ from vectoruniverse.report.sweep.parts import (
 )
 from vectoruniverse.report.sweep.values import places_of
 from vectoruniverse.runs.files import read_record
-from vectoruniverse.runs.records import ForgettingRecord, Part
+from vectoruniverse.runs.records import ForgettingRecord, Part, PrecisionRecord
 
 MAX_BYTES = 256 * 2**20
 """A larger file is no record of ours: ten thousand cells take about 100 MB."""
@@ -54,6 +54,7 @@ class SweepRecord(Part):
         pattern: ranks by layer that the largest adapter recommends.
         adapters: one for each seed; empty where not the rank alone is swept.
         forgetting: of the smallest value that is not worse than the best.
+        precision: what was measured to choose the format of all cells; None where the experiment names it.
     """
 
     version: Literal[1] = 1
@@ -78,6 +79,7 @@ class SweepRecord(Part):
     adapters: list[AdapterRecord]
     forgetting: ForgettingRecord | None
     timing: Timing | None
+    precision: PrecisionRecord | None = None
 
     @property
     def compared(self) -> Statistics | None:
