@@ -86,6 +86,16 @@ def test_calibration_error_is_that_of_torchmetrics() -> None:
     assert rows.mean() == pytest.approx(reliability(probabilities.ravel(), truth.ravel()).error, abs=1e-12)
 
 
+def test_labels_of_all_rows_and_scores_that_are_all_equal_are_as_scikit_learn_has_them() -> None:
+    every, some_have, tied = np.ones(6, bool), np.array([True, False, False, True, False, False]), np.full(6, 0.4)
+    for truth, scores in ((every, np.arange(6.0)), (every, tied), (some_have, tied)):
+        rows = average_precision_rows(truth, scores)
+        assert rows.mean() == pytest.approx(sklearn.average_precision_score(truth, scores), abs=1e-12)
+        assert np.isfinite(rows).all()
+    none = np.zeros(6, bool)
+    assert f1_rows(every, every).mean() == 1.0 and f1_rows(every, none).mean() == f1_rows(none, every).mean() == 0.0
+
+
 def test_average_precision_needs_a_row_with_the_label() -> None:
     with pytest.raises(ValueError, match="needs a row with the label"):
         average_precision_rows(np.zeros(3, bool), np.zeros(3))
