@@ -186,7 +186,8 @@ class LoadedRun:
     def _predictor(self) -> LabelPredictor:
         if (rules := read_labels(self.run.adapter)) is None:
             raise ConfigError(
-                "this run has learned no labels: too few of its rows have any, or an earlier version made it",
+                "this run has learned no labels: its validation rows have none, no two labels tell rows apart, "
+                "or an earlier version made it",
                 file=self.run.path,
                 remedy=f"where its validation rows have labels, vu eval {self.run.name} --split val learns them",
             )

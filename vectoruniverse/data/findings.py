@@ -68,11 +68,16 @@ KINDS: Mapping[str, Kind] = {
     "empty_title": Kind("warning", "A title is empty; the text has other parts only.", "Write a title."),
     "unprintable_title": Kind("warning", "A title is invisible or holds damaged characters.", "Write it anew."),
     "too_long_text": Kind("warning", "A text exceeds the model's token limit; its end is cut off.", "Shorten it."),
-    "no_label": Kind("warning", "A row has no label where others have some.", "Fill in its labels."),
+    "no_label": Kind("warning", "A row has no label, or none has any.", "Fill in its labels."),
     "same_labels": Kind(
         "warning",
         "All rows have the same labels, which tell none from another: nothing is evaluated or predicted by them.",
         "Fill in labels that differ, or name another column.",
+    ),
+    "common_label": Kind(
+        "note",
+        "Every row has a label: it tells none from another, so nothing is evaluated or predicted by it.",
+        "Nothing, where other labels tell rows apart.",
     ),
     "unseen_label": Kind(
         "warning",

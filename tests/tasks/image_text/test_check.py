@@ -103,6 +103,9 @@ def jpeg(image: Image.Image, quality: int = 75) -> bytes:
 
 
 Plant = Callable[[Folder], None]
+FEW_ROWS = ("unvalidated_labels", "common_label")
+"""What a label that is planted in so few rows brings with it."""
+
 PLANTS: dict[str, tuple[str, Place, Plant]] = {}
 
 
@@ -287,6 +290,12 @@ def one_label_for_all_rows(f: Folder) -> None:
         f.set(n, "Category", "Music")
 
 
+@plant("no_label", None, None)
+def a_column_of_labels_without_any(f: Folder) -> None:
+    for n in range(COUNT):
+        f.set(n, "Category", " ")
+
+
 @plant("wrong_suffix", 5, "p3")
 def png_named_jpg(f: Folder) -> None:
     f.file(3).rename(f.file(3, "p3.jpg"))
@@ -307,9 +316,9 @@ def test_a_planted_fault_is_found_alone_with_file_and_line(folder: Folder, name:
     kind, place, sow = PLANTS[name]
     sow(folder)
     report = check(folder, group_by="Channel")
-    findings = [found for found in report.findings if found.kind != "unvalidated_labels"]  # of so few rows
+    findings = [found for found in report.findings if found.kind not in FEW_ROWS]
     assert [(found.kind, found.place) for found in findings] == [(kind, place)]
-    assert report.findings[0].severity == KINDS[kind].severity
+    assert findings[0].severity == KINDS[kind].severity
     assert report.rows_usable + report.rows_unusable == COUNT
     assert report.rows_unusable == (1 if KINDS[kind].severity == "error" else 0)
 
@@ -352,7 +361,7 @@ def test_there_are_at_least_twenty_planted_kinds_and_only_of_kinds_that_are_docu
     assert len(planted) >= 20
     assert set(KINDS) - planted == {
         *("not_utf8", "broken_quote", "unreadable_table", "swallowed_rows"),  # held by a test of their own
-        *("leak", "no_split", "no_usable_row", "empty_title", "unseen_label", "unvalidated_labels"),
+        *("leak", "no_split", "no_usable_row", "empty_title", "unseen_label", *FEW_ROWS),
         "unusable_row",  # what has no name
     }
     assert all(kind.meaning.endswith(".") and kind.remedy.endswith(".") for kind in KINDS.values())
@@ -421,6 +430,13 @@ def test_a_row_whose_part_is_no_word_for_one_is_a_finding(folder: Folder) -> Non
         ("unusable_row", Place(CSV, 6, "p4"), "its split is 'maybe'; it should be train, val or test"),
         ("unusable_row", Place(CSV, 7, "p5"), "its split is empty; it should be train, val or test"),
     ]
+
+
+def test_a_label_of_all_rows_beside_others_is_told(folder: Folder) -> None:
+    for n in range(COUNT):
+        folder.set(n, "Category", "Comedy,Music" if n % 2 else "Music,Opera")
+    (found,) = [one for one in check(folder).findings if one.kind == "common_label"]
+    assert found.reason == "all 12 rows have 'Music', and others that differ"
 
 
 def test_colours_tell_pictures_of_the_same_shape_apart(folder: Folder) -> None:

@@ -70,11 +70,13 @@ def length_findings(
 
 
 def label_findings(rows: Sequence[Row], file: str, *, column: str | None, separator: str) -> Iterator[Finding]:
-    """Rows without a label (where some have one), labels of one row only, and labels spelt in several ways."""
+    """Rows without a label, or that none has any, labels of one row only, and labels spelt in several ways."""
     with_label: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         for label in row.labels:
             with_label[label].append(row)
+    if column and rows and not with_label:
+        yield Finding("no_label", f"no row has a label: the column {column!r} is empty", file)
     for row in rows if with_label else ():
         if not row.labels:
             yield Finding("no_label", "the row has no label", file, row.line, row.id)
@@ -97,7 +99,11 @@ def part_label_findings(rows: Sequence[Row], file: str, split: Split | None) -> 
     telling = {label: {*found} for label, found in places.items() if len(found) < len(rows)}
     if places and not telling and len(rows) > 1:
         yield Finding("same_labels", f"all {len(rows):,} rows have {listed(sorted(places))}", file)
-    if split is None or len(telling) < 2:
+    if len(telling) < 2:
+        return
+    if common := sorted(places.keys() - telling.keys()):
+        yield Finding("common_label", f"all {len(rows):,} rows have {listed(common)}, and others that differ", file)
+    if split is None:
         return
     learned, validation = {*split.train.tolist(), *split.val.tolist()}, {*split.val.tolist()}
     known = {label: found for label, found in telling.items() if found & learned}
