@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -18,8 +19,19 @@ from bench.rounds import Case
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
 PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "accelerate", "numpy", "pillow")
+CLOCK = "VU_BENCHMARK_CLOCK"
+"""Environment variable by which processes are told what to count."""
+
 SIDE = 2048
 """Rows and columns of the matrices."""
+
+
+def clock() -> float:
+    """Seconds that passed; with ``--clock cpu`` those that this process and its children computed, on all threads."""
+    if os.environ.get(CLOCK) != "cpu":
+        return time.perf_counter()
+    spent = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in spent)
 
 
 def cases() -> list[Case]:
@@ -41,9 +53,9 @@ def median_seconds(work: Callable[[], object], *, seconds: float = 0.5, least: i
     work()
     times: list[float] = []
     while len(times) < least or sum(times) < seconds:
-        started = time.perf_counter()
+        started = clock()
         work()
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return statistics.median(times)
 
 
@@ -75,6 +87,7 @@ def describe() -> dict[str, str]:
         "processor": f"{cpu.get('model name', platform.machine())}, {os.cpu_count()} cores",
         "flags": ", ".join(flag for flag in FLAGS if flag in flags) or "none of " + ", ".join(FLAGS),
         "threads": os.environ["OMP_NUM_THREADS"],
+        "clock": os.environ[CLOCK],
         "load before": f"{os.getloadavg()[0]:.1f}",
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
     }

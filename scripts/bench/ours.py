@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.machine import clock
 from bench.material import Material
 from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.models.picture_input import read_picture_input
@@ -75,10 +76,10 @@ class Ours:
             module.train()
         seconds = []
         for epoch in range(count):
-            started = time.perf_counter()
+            started = clock()
             for rows in batches(self.task.train_rows, self.experiment.train.batch_size, 0, epoch):
                 self._trainer.train_step(rows, epoch)
-            seconds.append(time.perf_counter() - started + (0 if epoch else self._decoding))
+            seconds.append(clock() - started + (0 if epoch else self._decoding))
         return seconds
 
 
@@ -93,7 +94,7 @@ def recipe_of(material: Material) -> PictureRecipe:
 
 def _decode(experiment: ImageTextExperiment, material: Material) -> float:
     """Seconds to decode every picture into the cache."""
-    recipe, started = recipe_of(material), time.perf_counter()
+    recipe, started = recipe_of(material), clock()
     paths = [row.path for row in read_rows(experiment.data).rows]
     decode_pictures(experiment.data, paths, recipe, lambda done, total: None)
-    return time.perf_counter() - started
+    return clock() - started

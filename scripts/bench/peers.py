@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, Trainer, TrainerCallback, TrainingArguments
 
-from bench.machine import FORMATS
+from bench.machine import FORMATS, clock
 from bench.material import Material
 
 
@@ -96,11 +95,11 @@ class Clock(TrainerCallback):
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
         """An epoch begins."""
-        self._started = time.perf_counter()
+        self._started = clock()
 
     def on_epoch_end(self, *_: Any, **__: Any) -> None:
         """It ends."""
-        self.seconds.append(time.perf_counter() - self._started)
+        self.seconds.append(clock() - self._started)
 
 
 class SentenceTransformers:
@@ -152,7 +151,7 @@ def plain_epochs(
     """Seconds of each epoch of a loop as everybody writes it: shuffle, loss under autocast, clip, AdamW."""
     optimizer, generator = torch.optim.AdamW(trained, lr=1e-4), np.random.default_rng(0)
     for _ in range(count):
-        started = time.perf_counter()
+        started = clock()
         order = generator.permutation(rows)
         for begin in range(0, rows, batch):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=FORMATS[number_format] == torch.bfloat16):
@@ -161,4 +160,4 @@ def plain_epochs(
             value.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
-        yield time.perf_counter() - started
+        yield clock() - started

@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from bench.machine import clock
 from bench.rounds import Case, Column, Measured, table
 
 VU = (sys.executable, "-m", "vectoruniverse.cli")
@@ -62,11 +62,11 @@ def quickstart(openmoji: str, cache: Path | str, runs: str, epochs: int = 1) -> 
 
 def seconds(command: tuple[str, ...]) -> float:
     """Of a command from its start to its end."""
-    started = time.perf_counter()
+    started = clock()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def page(found: list[Measured], facts: dict[str, Any]) -> str:
