@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import vectoruniverse.tasks  # noqa: F401 (every command knows every task's metrics)
-from vectoruniverse.cli import config, data, evaluate, exports, guide, rates, reports, runs, sweeps, train
+from vectoruniverse.cli import config, data, doctor, evaluate, exports, guide, rates, reports, runs, sweeps, train
 from vectoruniverse.cli.shell import print_version, tell_fault
 from vectoruniverse.cli.surroundings import lend_a_home
 from vectoruniverse.training.threads import watch_others
@@ -60,6 +60,7 @@ app.command("compare", rich_help_panel=SWEEPS, epilog="Example: vu compare RUN R
 app.command(
     "find-lr", rich_help_panel=BEFORE, epilog="Example: vu find-lr --config quickstart.yaml --set train.batch_size=64"
 )(rates.find_lr)
+app.command("doctor", rich_help_panel=BEFORE, epilog="Example: vu doctor --config clip_lora_r8.yaml")(doctor.doctor)
 app.command("guide", rich_help_panel=BEFORE, epilog="Example: vu guide pictures")(guide.guide)
 app.add_typer(data.app, name="data", rich_help_panel=BEFORE)
 app.add_typer(config.app, name="config", rich_help_panel=BEFORE)

@@ -262,7 +262,7 @@ class WandbTracker(Tracker):
         if (run := self._run) is None:
             return
         try:
-            _within(self._settings.finish_timeout, lambda: act(run))
+            within(self._settings.finish_timeout, lambda: act(run))
         except Exception as error:  # as above
             if what not in self._warned:
                 self._warn(f"wandb could not store {what} ({reason(error)})")
@@ -305,7 +305,7 @@ def _use(run: wandb.Run, artifact: wandb.Artifact) -> None:
     run._log_artifact(artifact, use_after_commit=True)
 
 
-def _within(seconds: float, act: Callable[[], object]) -> None:
+def within(seconds: float, act: Callable[[], object]) -> None:
     """Do something, and wait for it so long at most; if it takes longer, it is left to itself.
 
     Raises:
