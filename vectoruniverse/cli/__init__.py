@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 import vectoruniverse.tasks  # noqa: F401 (every command knows every task's metrics)
-from vectoruniverse.cli import config, data, doctor, evaluate, exports, guide, rates, reports, runs, sweeps, train
+from vectoruniverse.cli import (
+    config,
+    data,
+    doctor,
+    evaluate,
+    exports,
+    guide,
+    rates,
+    reports,
+    runs,
+    schedule,
+    sweeps,
+    train,
+)
 from vectoruniverse.cli.shell import print_version, tell_fault
 from vectoruniverse.cli.surroundings import lend_a_home
 from vectoruniverse.training.threads import watch_others
@@ -62,6 +75,7 @@ app.command(
 )(rates.find_lr)
 app.command("doctor", rich_help_panel=BEFORE, epilog="Example: vu doctor --config clip_lora_r8.yaml")(doctor.doctor)
 app.command("guide", rich_help_panel=BEFORE, epilog="Example: vu guide pictures")(guide.guide)
+app.add_typer(schedule.app, name="schedule", rich_help_panel=SWEEPS)
 app.add_typer(data.app, name="data", rich_help_panel=BEFORE)
 app.add_typer(config.app, name="config", rich_help_panel=BEFORE)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
-import urllib.error
-import urllib.request
 from collections import defaultdict
 from pathlib import Path
 
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.tracking.weights_and_biases import WandbSettings, reason, within
+from vectoruniverse.tracking.weights_and_biases import WandbSettings, reason
 from vectoruniverse.unattended.check import Asked, Check
+from vectoruniverse.unattended.http import status_of
 
 SERVER_SECONDS = 3.0
 """How long a server may take to answer."""
@@ -130,19 +129,10 @@ def _address() -> str:
 
 
 def _silence(address: str) -> str | None:
-    """Why a server gives no answer within ``SERVER_SECONDS``, name look-up and proxy included; None where it does."""
-
-    def ask() -> None:
-        if not address.startswith(("https://", "http://")):
-            raise ValueError("no address of a server")
-        try:
-            urllib.request.urlopen(address, timeout=SERVER_SECONDS).close()  # noqa: S310 - seen above
-        except urllib.error.HTTPError as error:  # whatever it says, it is there
-            error.close()
-
+    """Why a server gives no answer within ``SERVER_SECONDS``; None where it gives any."""
     try:
-        within(SERVER_SECONDS, ask)
-    except Exception as error:  # a resolver, a proxy or TLS may raise what they like
+        status_of(address, SERVER_SECONDS)
+    except Exception as error:  # as status_of says
         return reason(error)
     return None
 
