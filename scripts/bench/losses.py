@@ -44,13 +44,14 @@ def notes(views: Mapping[str, Tensor]) -> Tensor:
 
 
 LOSSES: dict[str, Loss] = {
-    "linear": ours(alignment_anisotropy, form="linear", temperature=1 / SCALE),
-    "log_sum_exp": ours(alignment_anisotropy, form="log_sum_exp", temperature=1 / SCALE),
     "info_nce": ours(info_nce, logit_scale=SCALE),
-    "siglip": ours(siglip, logit_scale=SCALE, logit_bias=-10.0),
     PEER: mnrl,
+    "siglip": ours(siglip, logit_scale=SCALE, logit_bias=-10.0),
+    "log_sum_exp": ours(alignment_anisotropy, form="log_sum_exp", temperature=1 / SCALE),
+    "linear": ours(alignment_anisotropy, form="linear", temperature=1 / SCALE),
     NOTES: notes,
 }
+"""The peer computes what info_nce does, and the notes' loop what linear does."""
 
 COLUMNS = (Column("ms", "ms", ",.2f"), Column("memory beyond the rows, MiB", "memory", ",.0f"))
 
@@ -116,20 +117,21 @@ def figure(found: list[Measured]) -> bytes:
     from vectoruniverse.report.figures.style import BLUE, GREY, INK, LINES, SERIES, drawing, svg
 
     names = list(dict.fromkeys(one.case.name for one in found))
-    colours = dict(zip(LOSSES, (BLUE, *SERIES[:3], GREY, INK), strict=True))
-    with drawing(3.4) as drawn:
+    colours = dict(zip(LOSSES, (BLUE, GREY, *SERIES[:3], INK), strict=True))
+    with drawing(3.0) as drawn:
         axes = drawn.add_subplot()
-        ends = []
+        drawn_names: list[str] = []
         for number, name in enumerate(names):
             points = [(one.case.settings["rows"], one.median("ms")) for one in found if one.case.name == name]
             known = [(n, ms) for n, ms in points if ms is not None]
             if known:
                 line = LINES[number % len(LINES)]
                 axes.plot(*zip(*known, strict=True), line, marker="o", markersize=3, color=colours[name])
-                ends.append((name, known[-1][1], colours[name]))
+                drawn_names.append(name)
         axes.set(xscale="log", yscale="log", xlabel="rows of a batch, N", ylabel="forward and backward, ms")
         axes.set_xticks(sorted({one.case.settings["rows"] for one in found}))
         axes.get_xaxis().set_major_formatter("{x:,.0f}")
+        axes.get_yaxis().set_major_formatter("{x:,g}")
         axes.get_xaxis().set_minor_locator(NullLocator())
-        axes.legend([name for name, _, _ in ends], frameon=False, fontsize=8)
+        axes.legend(drawn_names, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
         return svg(drawn)

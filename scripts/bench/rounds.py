@@ -57,14 +57,14 @@ def measure(case: Case) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run_rounds(cases: Sequence[Case], rounds: int, after_round: Callable[[list[Measured]], None]) -> list[Measured]:
+def run_rounds(cases: Sequence[Case], rounds: int, after_each: Callable[[list[Measured]], None]) -> list[Measured]:
     """Every contestant once a round, one after the other, so that what else the machine does meets all alike."""
     found = [Measured(case) for case in cases]
     for number in range(rounds):
         for one in found:
             print(f"round {number + 1}/{rounds}  {one.case.part}: {one.case.group}, {one.case.name}", file=sys.stderr)
             one.rounds.append(measure(one.case))
-        after_round(found)
+            after_each(found)
     return found
 
 

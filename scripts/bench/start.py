@@ -18,8 +18,8 @@ FIRST_STEP = """
 import os
 from vectoruniverse.training.loop import Trainer
 whole = Trainer.train_step
-def first(self, rows, epoch):
-    whole(self, rows, epoch)
+def first(*arguments, **settings):
+    whole(*arguments, **settings)
     os._exit(0)
 Trainer.train_step = first
 from vectoruniverse.cli import main
