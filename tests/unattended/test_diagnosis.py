@@ -146,6 +146,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(disk.tempfile, "TemporaryFile", refuse)
     check = disk.room_for_runs(Asked(None, tmp_path / "far" / "away"))
     assert check.status == "fix" and "Read-only" in check.found and "VU_RUNS" in check.remedy
+    assert machine.clock(Asked(None, tmp_path / "far" / "away")).status == "ok"
 
 
 def test_a_clock_behind_the_newest_run_or_away_from_that_of_the_disk_is_told(asked, monkeypatch):
@@ -230,13 +231,14 @@ def test_a_server_that_never_answers_costs_seconds_and_no_more(asked, with_key, 
     assert check.status == "warning" and "does not answer" in check.found and KEY not in str(check)
 
 
-def test_a_server_that_answers_anything_is_there(asked, with_key, monkeypatch):
+@pytest.mark.parametrize(("status", "found"), [(404, "ok"), (502, "warning"), (407, "warning")])
+def test_a_server_that_answers_is_there_and_a_proxy_that_complains_is_none(status, found, asked, with_key, monkeypatch):
     from http.server import BaseHTTPRequestHandler, HTTPServer
     from threading import Thread
 
     class Refusing(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_error(404)
+            self.send_error(status)
 
         def log_message(self, *_):
             pass
@@ -247,7 +249,7 @@ def test_a_server_that_answers_anything_is_there(asked, with_key, monkeypatch):
         monkeypatch.setattr(services, "_address", lambda: f"http://127.0.0.1:{server.server_port}")
         check = services.wandb(asked)
         thread.join()
-    assert check.status == "ok" and check.found.startswith("online")
+    assert check.status == found and (check.found.startswith("online") or f"status {status}" in check.found)
 
 
 def test_an_extra_that_the_experiment_needs_and_lacks_is_told(asked, experiment, monkeypatch):

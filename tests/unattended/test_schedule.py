@@ -137,6 +137,15 @@ def test_the_file_for_keys_is_for_its_user_alone_and_is_kept(vu):
     assert keys.read_text() == "WANDB_API_KEY=mine\n"
 
 
+def test_variables_of_the_shell_that_a_run_would_lack_are_named_and_their_values_not(vu, monkeypatch):
+    monkeypatch.setenv("VU_CACHE", "/a/cache")
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    said = vu(*ADD)
+    assert "VU_CACHE, WANDB_API_KEY" in said.replace("\n", " ") and "secret" not in said and "/a/cache" not in said
+    Place.default().environment.write_text("VU_CACHE=/a/cache\nWANDB_API_KEY=secret\n")
+    assert "VU_CACHE" not in vu(*ADD)
+
+
 def test_a_schedule_is_started_by_one_of_the_two(vu, table):
     vu(*ADD)
     vu(*ADD, "--systemd")

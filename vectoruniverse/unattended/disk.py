@@ -23,7 +23,7 @@ _SIDE = 224
 
 def room_for_runs(asked: Asked) -> Check:
     """Whether the folder of runs can be written to and has room for one."""
-    return _room(asked.runs_dir, _run_bytes(asked), "--runs-dir or $VU_RUNS names a larger disk")
+    return _room(asked.runs_dir, _run_bytes(asked), "name another disk by --runs-dir or $VU_RUNS")
 
 
 def room_for_pictures(asked: Asked) -> Check | None:
@@ -44,7 +44,7 @@ def room_for_pictures(asked: Asked) -> Check | None:
         return None
     if nearest_folder(folder).stat().st_dev == nearest_folder(asked.runs_dir).stat().st_dev:
         needed += _run_bytes(asked)
-    return _room(folder, needed, "data.cache_dir or $VU_CACHE names a larger disk")
+    return _room(folder, needed, "name another disk by data.cache_dir or $VU_CACHE")
 
 
 def _room(folder: Path, needed: int, elsewhere: str) -> Check:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from vectoruniverse.errors import ConfigError, LockedError, UserError
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.tracking.weights_and_biases import reason
-from vectoruniverse.unattended.http import status_of
+from vectoruniverse.unattended.reach import status_of
 from vectoruniverse.unattended.schedule import Place, Schedule
 
 LOG_BYTES, LOG_FILES = 2**20, 5
@@ -54,7 +54,7 @@ def run_job(record: Path) -> int:
             with _alone(place, schedule.name):
                 _ping(schedule.ping, "/start", write)
                 write(f"--- {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}: vu {' '.join(schedule.arguments)}")
-                code = _run(schedule, {**os.environ, **_variables(place.environment, write)}, write)
+                code = _run(schedule, {**os.environ, **variables(place.environment, write)}, write)
         except UserError as error:
             write(f"--- {error}")
             _ping(schedule.ping, f"/{error.exit_code}", write)
@@ -62,6 +62,27 @@ def run_job(record: Path) -> int:
         write(f"--- {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}: exit code {code}")
         _ping(schedule.ping, "" if code == 0 else f"/{code}", write)
     return code
+
+
+def variables(file: Path, write: Write) -> dict[str, str]:
+    """The variables of a file of ``NAME=VALUE`` lines, none where there is no file.
+
+    Args:
+        file: the file.
+        write: takes what is wrong with it; a line that is no variable is told by its number, for it may be a secret.
+    """
+    if not file.is_file():
+        return {}
+    if file.stat().st_mode & 0o077:
+        write(f"--- others can read {file}: chmod 600 it")
+    found = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
+        name, equals, value = line.strip().removeprefix("export ").partition("=")
+        if name.isidentifier() and equals:
+            found[name] = _unquoted(value.strip())
+        elif line.strip() and not line.lstrip().startswith("#"):
+            write(f"--- {file}:{number} is no NAME=VALUE")
+    return found
 
 
 def _run(schedule: Schedule, environment: dict[str, str], write: Write) -> int:
@@ -124,22 +145,6 @@ def _alone(place: Place, name: str) -> Iterator[None]:
         raise LockedError(f"{name}: the earlier run is still going on, this one is left out") from None
     with held:
         yield
-
-
-def _variables(file: Path, write: Write) -> dict[str, str]:
-    """The variables of a file of ``NAME=VALUE`` lines; what is none is told by its number, for it may be a secret."""
-    if not file.is_file():
-        return {}
-    if file.stat().st_mode & 0o077:
-        write(f"--- others can read {file}: chmod 600 it")
-    found = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
-        name, equals, value = line.strip().removeprefix("export ").partition("=")
-        if name.isidentifier() and equals:
-            found[name] = _unquoted(value.strip())
-        elif line.strip() and not line.lstrip().startswith("#"):
-            write(f"--- {file}:{number} is no NAME=VALUE")
-    return found
 
 
 def _unquoted(value: str) -> str:

@@ -120,8 +120,11 @@ def compute(asked: Asked) -> Check:
 def clock(asked: Asked) -> Check:
     """Whether the clock runs behind the runs and files that are there, or beside that of the disk."""
     now = time.time()
-    with tempfile.TemporaryFile(dir=nearest_folder(asked.runs_dir)) as file:
-        disk = os.fstat(file.fileno()).st_mtime
+    try:
+        with tempfile.TemporaryFile(dir=nearest_folder(asked.runs_dir)) as file:
+            disk = os.fstat(file.fileno()).st_mtime
+    except OSError:  # told by room for runs
+        disk = now
     at = f"{datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M} UTC"
     remedy = "set the clock (timedatectl set-ntp true): runs are ordered by it, and TLS certificates are held to it"
     if abs(now - disk) > _TOLERANCE:
@@ -151,7 +154,7 @@ def encoding(_: Asked) -> Check:
     if not _is_utf8(files):
         return Check("fix", found, "export PYTHONUTF8=1, or a UTF-8 locale: LC_ALL=C.UTF-8")
     if not _is_utf8(printed):
-        return Check("warning", found, "export PYTHONIOENCODING=utf-8; other letters are shown as \\u…")
+        return Check("warning", found, "export PYTHONIOENCODING=utf-8; other letters are shown by their numbers")
     return Check("ok", found)
 
 

@@ -11,7 +11,14 @@ from vectoruniverse.errors import ConfigError
 from vectoruniverse.runs.files import record_text
 from vectoruniverse.unattended import crontab, systemd
 from vectoruniverse.unattended.cron_time import CronTime
+from vectoruniverse.unattended.job import variables
 from vectoruniverse.unattended.schedule import Place, Schedule
+
+_OF_A_SHELL = (
+    *("CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HTTPS_PROXY", "LD_LIBRARY_PATH"),
+    *("OMP_NUM_THREADS", "VU_CACHE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_MODE", "WANDB_PROJECT"),
+)
+"""Variables that change what a run does; cron and systemd know none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +74,18 @@ def add(schedule: Schedule, place: Place, *, systemd: bool) -> list[str]:
     return [
         *said,
         f"{schedule.name}: {time.words}, next {time.following(datetime.now().astimezone()):%Y-%m-%d %H:%M}",
-        f"keys such as WANDB_API_KEY go into {place.environment}",
+        _about_variables(place),
         f"log: {place.log(schedule.name)}; try it now: vu schedule run {shlex.quote(str(place.record(schedule.name)))}",
     ]
+
+
+def _about_variables(place: Place) -> str:
+    """Where variables go, and which of this shell a run would lack."""
+    known = variables(place.environment, lambda line: None)
+    lacking = [name for name in _OF_A_SHELL if name in os.environ and name not in known]
+    if not lacking:
+        return f"keys such as WANDB_API_KEY go into {place.environment}"
+    return f"a run will not know this shell's {', '.join(lacking)}; what it needs goes into {place.environment}"
 
 
 def _by_systemd(schedule: Schedule, place: Place, table: bytes | None) -> list[str]:

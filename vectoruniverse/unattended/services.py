@@ -6,12 +6,13 @@ import importlib.metadata
 import importlib.util
 import re
 from collections import defaultdict
+from http import HTTPStatus
 from pathlib import Path
 
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.tracking.weights_and_biases import WandbSettings, reason
 from vectoruniverse.unattended.check import Asked, Check
-from vectoruniverse.unattended.http import status_of
+from vectoruniverse.unattended.reach import status_of
 
 SERVER_SECONDS = 3.0
 """How long a server may take to answer."""
@@ -129,12 +130,13 @@ def _address() -> str:
 
 
 def _silence(address: str) -> str | None:
-    """Why a server gives no answer within ``SERVER_SECONDS``; None where it gives any."""
+    """Why a server gives no answer within ``SERVER_SECONDS``; None where it does, be it that it knows no such page."""
     try:
-        status_of(address, SERVER_SECONDS)
+        status = status_of(address, SERVER_SECONDS)
     except Exception as error:  # as status_of says
         return reason(error)
-    return None
+    # 407 and gateway errors are words of what stands between
+    return f"status {status}" if status >= 500 or status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else None
 
 
 def extras(asked: Asked) -> Check:
