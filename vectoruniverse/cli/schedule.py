@@ -51,10 +51,10 @@ def schedule_add(
     made = make_schedule(config, overrides, at=at, command=command, name=name, runs_dir=runs_dir, ping=ping)
     place = Place.default()
     if print_only:
-        for file, content in scheduling.written(made, place, systemd=systemd).items():
+        for file, content in scheduling.written(made, place, by_systemd=systemd).items():
             typer.echo(f"# {file}\n{content}")
         return
-    for line in scheduling.add(made, place, systemd=systemd):
+    for line in scheduling.add(made, place, by_systemd=systemd):
         typer.echo(line)
 
 

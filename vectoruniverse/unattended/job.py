@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 from vectoruniverse.errors import ConfigError, LockedError, UserError
+from vectoruniverse.runs.environment import without_secrets
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.tracking.weights_and_biases import reason
 from vectoruniverse.unattended.reach import status_of
@@ -53,15 +55,19 @@ def run_job(record: Path) -> int:
         try:
             with _alone(place, schedule.name):
                 _ping(schedule.ping, "/start", write)
-                write(f"--- {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}: vu {' '.join(schedule.arguments)}")
+                write(f"--- {_now()}: {shlex.join(['vu', *without_secrets(schedule.arguments)])}")
                 code = _run(schedule, {**os.environ, **variables(place.environment, write)}, write)
         except UserError as error:
             write(f"--- {error}")
             _ping(schedule.ping, f"/{error.exit_code}", write)
             raise
-        write(f"--- {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}: exit code {code}")
+        write(f"--- {_now()}: exit code {code}")
         _ping(schedule.ping, "" if code == 0 else f"/{code}", write)
     return code
+
+
+def _now() -> str:
+    return f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}"
 
 
 def variables(file: Path, write: Write) -> dict[str, str]:

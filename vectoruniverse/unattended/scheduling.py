@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.runs.environment import without_secrets
 from vectoruniverse.runs.files import record_text
 from vectoruniverse.unattended import crontab, systemd
 from vectoruniverse.unattended.cron_time import CronTime
@@ -39,10 +40,10 @@ class Entry:
     log: str
 
 
-def written(schedule: Schedule, place: Place, *, systemd: bool) -> dict[str, str]:
+def written(schedule: Schedule, place: Place, *, by_systemd: bool) -> dict[str, str]:
     """What ``add`` would write, by where it goes."""
     record = {str(place.record(schedule.name)): record_text(schedule)}
-    return record | _starters(schedule, place, systemd)
+    return record | _starters(schedule, place, by_systemd)
 
 
 def _starters(schedule: Schedule, place: Place, by_systemd: bool) -> dict[str, str]:
@@ -51,7 +52,7 @@ def _starters(schedule: Schedule, place: Place, by_systemd: bool) -> dict[str, s
     return {"crontab": os.fsdecode(crontab.crontab_line(schedule, place))}
 
 
-def add(schedule: Schedule, place: Place, *, systemd: bool) -> list[str]:
+def add(schedule: Schedule, place: Place, *, by_systemd: bool) -> list[str]:
     """Put a schedule into force, in place of an earlier one of its name, whatever started that.
 
     Returns:
@@ -60,16 +61,16 @@ def add(schedule: Schedule, place: Place, *, systemd: bool) -> list[str]:
     Raises:
         UserError: something cannot be written, or the time has no word in systemd.
     """
-    starters = _starters(schedule, place, systemd)  # refused before anything is written
-    table = _crontab_if_there() if systemd else crontab.read_crontab()
+    starters = _starters(schedule, place, by_systemd)  # refused before anything is written
+    table = _crontab_if_there() if by_systemd else crontab.read_crontab()
     said = [f"replaces the schedule {schedule.name!r} that there was"] if schedule.name in place.names() else []
     place.write(schedule)
-    if systemd:
+    if by_systemd:
         said += _by_systemd(schedule, place, table)
     else:
-        line = crontab.crontab_line(schedule, place)
-        crontab.write_crontab(crontab.with_line(table or b"", schedule.name, line))
-        said += [*_without_units(schedule.name), f"crontab: {starters['crontab']}"]
+        line = starters["crontab"]
+        crontab.write_crontab(crontab.with_line(table or b"", schedule.name, os.fsencode(line)))
+        said += [*_without_units(schedule.name), f"crontab: {line}"]
     time = CronTime.parse(schedule.at)
     return [
         *said,
@@ -147,7 +148,7 @@ def _entry(schedule: Schedule, place: Place, table: bytes, now: datetime) -> Ent
         time.words,
         time.following(now).isoformat(),
         " and ".join(by) or None,
-        shlex.join(["vu", *schedule.arguments]),
+        shlex.join(["vu", *without_secrets(schedule.arguments)]),
         str(place.log(schedule.name)),
     )
 
