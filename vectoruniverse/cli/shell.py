@@ -80,7 +80,7 @@ def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
             said = str(error).lower()
             if isinstance(error, RuntimeError) and not any(words in said for words in _OUT_OF_MEMORY):
                 raise
-            complain("out of memory", "lower train.batch_size")
+            complain("out of memory", "lower train.batch_size, or set train.micro_batch where the loss compares rows")
             code = ResourceError.exit_code
         else:
             return

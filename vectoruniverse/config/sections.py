@@ -182,6 +182,19 @@ class TrainConfig(Section):
     log_every: int = Field(10, ge=1, le=1_000_000_000, description="Steps between two lines in metrics.jsonl.")
 
 
+class ContrastiveTrainConfig(TrainConfig):
+    """The training loop of a loss in which the rows of a batch meet each other."""
+
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Rows at most that are encoded with gradients at a time, so that batch_size may be larger than "
+        "memory: the loss and its gradient stay those of the whole batch, for a forward pass more (GradCache, "
+        "arXiv:2101.06983); null: all at once.",
+    )
+
+
 class GuardConfig(Section):
     """Watches the effective rank of the embeddings while training, to catch a collapse."""
 

@@ -260,4 +260,5 @@ def build_task(
         parts=parts,
         patches=count_kept(encoder.patches, experiment.views.patch_dropout),
         pool=experiment.views.pool,
+        micro_batch=experiment.train.micro_batch,
     )

@@ -10,6 +10,7 @@ from vectoruniverse.config.losses import AlignmentAnisotropyConfig, LabelledLoss
 from vectoruniverse.config.sections import (
     AdapterSettings,
     Block,
+    ContrastiveTrainConfig,
     Encoding,
     Experiment,
     LabelTemplate,
@@ -18,7 +19,6 @@ from vectoruniverse.config.sections import (
     Section,
     Share,
     SplitConfig,
-    TrainConfig,
 )
 from vectoruniverse.models.sizes import ScratchClip
 
@@ -193,7 +193,7 @@ class HardNegativesConfig(Section):
     )
 
 
-class ImageTextTrainConfig(TrainConfig):
+class ImageTextTrainConfig(ContrastiveTrainConfig):
     """The training loop."""
 
     sampler: Literal["shuffle", "labels", "groups", "no_duplicates"] = Field(

@@ -27,6 +27,7 @@ from vectoruniverse.tasks.image_text.frozen import Frozen
 from vectoruniverse.tasks.image_text.labels import LabelDivergence, LabelTexts
 from vectoruniverse.tasks.image_text.picture_views import PictureSource, PictureViews
 from vectoruniverse.tasks.image_text.text_views import TextViews
+from vectoruniverse.training.micro_batches import in_micro_batches
 from vectoruniverse.training.task import StepLoss
 
 
@@ -124,6 +125,7 @@ class ImageTextTask:
         parts: TrainingParts | None = None,
         patches: int | None = None,
         pool: int | None = None,
+        micro_batch: int | None = None,
     ) -> None:
         """Bind an encoder to its rows.
 
@@ -143,6 +145,7 @@ class ImageTextTask:
             parts: what only training needs.
             patches: how many patches of each view training reads, drawn anew; None: all.
             pool: of how many fixed views of a picture a step draws its own; None: views are new in every epoch.
+            micro_batch: rows at most that are encoded with gradients at a time; None: the whole batch.
         """
         self.encoder, self.train, self.val = encoder, train, val
         self._test = test
@@ -160,7 +163,7 @@ class ImageTextTask:
             pool=pool,
             frozen=self._parts.frozen,
         )
-        self._recall_at, self._eval_batch = tuple(recall_at), eval_batch
+        self._recall_at, self._eval_batch, self._micro_batch = tuple(recall_at), eval_batch, micro_batch
 
     @property
     def same_views(self) -> tuple[str, ...]:
@@ -203,8 +206,8 @@ class ImageTextTask:
 
     def loss(self, rows: np.ndarray, epoch: int) -> StepLoss:
         """Loss of the training rows at these positions in the views of this epoch."""
-        images = self._pictures.encode(rows, epoch)
-        texts = self._text_views(rows, epoch)
+        images = in_micro_batches(lambda some: self._pictures.encode(some, epoch), rows, self._micro_batch)
+        texts = in_micro_batches(lambda some: self._text_views(some, epoch), rows, self._micro_batch)
         relations = self._negatives.among(rows)
         found = [self._loss({"I": images[0], "I+": images[-1], "T": texts[0], "T+": texts[-1]}, relations)]
         if self._parts.preserved is not None:
@@ -266,7 +269,7 @@ class ImageTextTask:
     @property
     def passes_per_step(self) -> int:
         """How many forward passes of a row an update costs at the least: as many back as forth, for each view."""
-        return 2 * self._pictures.count
+        return (2 if self._micro_batch is None else 3) * self._pictures.count
 
     def embed(self, pairs: Pairs) -> Embeddings:
         """Unit vectors of every row, unaugmented and without dropout."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from vectoruniverse.config.losses import InfoNceConfig, LossConfig
-from vectoruniverse.config.sections import RetrievalEvalConfig
+from vectoruniverse.config.sections import ContrastiveTrainConfig, RetrievalEvalConfig
 from vectoruniverse.tasks.text_settings import EncoderConfig, PairsData, TextExperiment
 
 
@@ -19,6 +19,7 @@ class TextPairsExperiment(TextExperiment):
     loss: LossConfig = Field(
         default_factory=lambda: InfoNceConfig(name="info_nce", temperature=0.05), description="What is minimised."
     )
+    train: ContrastiveTrainConfig = Field(default_factory=ContrastiveTrainConfig, description="The loop.")
     eval: RetrievalEvalConfig = Field(default_factory=RetrievalEvalConfig, description="Evaluation.")
 
     @model_validator(mode="after")

@@ -194,6 +194,7 @@ def build_task(
         text_is_random=draws_dropout(encoder.module, encoder.module.config),
         recall_at=experiment.eval.recall_at,
         eval_batch=experiment.eval.batch_size,
+        micro_batch=experiment.train.micro_batch,
     )
 
 

@@ -21,6 +21,7 @@ from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.metrics.pair_scores import pair_scores
 from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.models.text import TextEncoder
+from vectoruniverse.training.micro_batches import in_micro_batches
 from vectoruniverse.training.task import StepLoss
 
 SIDES = ("first", "second")
@@ -58,6 +59,7 @@ class TextPairsTask:
         text_is_random: bool,
         recall_at: Sequence[int],
         eval_batch: int,
+        micro_batch: int | None = None,
     ) -> None:
         """Bind an encoder to its rows.
 
@@ -71,11 +73,12 @@ class TextPairsTask:
                 ``I`` and ``T+`` is ``T``, and they cost nothing.
             recall_at: the k of recall@k.
             eval_batch: texts encoded at a time in evaluation.
+            micro_batch: rows at most that are encoded with gradients at a time; None: the whole batch.
         """
         self.encoder, self.train, self.val = encoder, train, val
         self._test = test
         self.view_loss, self._text_is_random = loss, text_is_random
-        self._recall_at, self._eval_batch = tuple(recall_at), eval_batch
+        self._recall_at, self._eval_batch, self._micro_batch = tuple(recall_at), eval_batch, micro_batch
 
     @property
     def train_rows(self) -> int:
@@ -112,8 +115,12 @@ class TextPairsTask:
 
     def passes(self, tokens: TokenizedTexts, rows: np.ndarray, *, count: int) -> list[Tensor]:
         """Unit vectors (B, D) of as many passes, each with dropout of its own."""
-        batch = self.encoder.pad(tokens, rows)
-        return [normalize(self.encoder.encode_texts(batch), dim=1) for _ in range(count)]
+
+        def encode(some: np.ndarray) -> list[Tensor]:
+            batch = self.encoder.pad(tokens, some)
+            return [normalize(self.encoder.encode_texts(batch), dim=1) for _ in range(count)]
+
+        return in_micro_batches(encode, rows, self._micro_batch)
 
     def after_step(self) -> None:
         """Nothing that is trained here has bounds."""

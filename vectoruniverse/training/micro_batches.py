@@ -1,0 +1,33 @@
+"""Batches larger than memory: encoded some rows at a time, with the loss and the gradient of the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+Encode = Callable[[NDArray[np.int64]], list[Tensor]]
+"""Rows (B,) → their vectors in each of V views, V times (B, E)."""
+
+
+def in_micro_batches(encode: Encode, rows: NDArray[np.int64], size: int | None) -> list[Tensor]:
+    """The vectors of all rows, of which at most ``size`` at a time keep what the way back needs.
+
+    That is gradient caching (GradCache, arXiv:2101.06983): vectors first, then the loss of all of them, then each
+    micro-batch once more with gradients. Dropout is replayed, so that both passes are one and the same; PyTorch's
+    activation checkpointing does both. It costs a forward pass more. Dropout draws other numbers than in one pass over
+    all rows; without it the gradient is that of one pass, up to rounding.
+
+    Args:
+        encode: a pure function of rows, parameters and torch's random state.
+        rows: of a batch (B,).
+        size: None: all at once.
+    """
+    if size is None or len(rows) <= size:
+        return encode(rows)
+    parts = [checkpoint(encode, part, use_reentrant=False) for part in np.array_split(rows, -(-len(rows) // size))]
+    return [torch.cat(view) for view in zip(*parts, strict=True)]
