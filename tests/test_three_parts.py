@@ -179,7 +179,7 @@ def test_no_vector_of_a_test_row_is_made_before_the_last_stage(experiment, tmp_p
     if task == "image_text":
         one = task_of.task
         squares = torch.from_numpy(part.pictures.take(np.arange(len(part))))
-        pictures = list(to_input(squares, one.encoder.picture.size, one._mean, one._std).float())
+        pictures = list(to_input(squares, one.encoder.picture.size, one._pictures.mean, one._pictures.std).float())
     task_of.release()
     seal = Seal({tuple(tokens.ids[i].tolist()) for tokens in inputs for i in range(len(tokens))}, pictures)
     handle = torch.nn.modules.module.register_module_forward_pre_hook(seal)
