@@ -184,16 +184,16 @@ class LoadedRun:
 
     @functools.cached_property
     def _predictor(self) -> LabelPredictor:
-        if (rules := read_labels(self.run.adapter)) is None:
+        if (learned := read_labels(self.run.adapter, self.encoder.width)) is None:
             raise ConfigError(
                 "this run has learned no labels: its validation rows have none, no two labels tell rows apart, "
                 "or an earlier version made it",
                 file=self.run.path,
                 remedy=f"where its validation rows have labels, vu eval {self.run.name} --split val learns them",
             )
-        is_fused = "fused" in rules.models["adapted"]
+        is_fused = "fused" in learned.rules.models["adapted"]
         fusion = make_fusion(self.experiment, self.encoder, self.run.adapter) if is_fused else None
-        return LabelPredictor(self.encoder, self.experiment, self.recipe, rules, fusion)
+        return LabelPredictor(self.encoder, self.experiment, self.recipe, learned, fusion)
 
 
 class LoadedClassifier:

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vectoruniverse.evaluation.label_rules import cosines, enough_rows, fit_rules, predict
+from vectoruniverse.evaluation.label_rules import (
+    Probe,
+    cosines,
+    enough_rows,
+    fit_probed_rules,
+    fit_rules,
+    label_values,
+    predict,
+)
 from vectoruniverse.runs.label_records import LabelRules, LabelsFile
 
 ROWS, LABELS = 120, 4
@@ -97,3 +105,50 @@ def test_a_thousand_labels_take_seconds() -> None:
     assert len(rules.slopes) == 1000 and np.isfinite(rules.thresholds).all()
     known = enough_rows(truth)
     assert predict(rules, scores).said[:, known][truth[:, known]].mean() > 0.5
+
+
+def test_behind_the_cosines_stand_the_values_of_the_probes() -> None:
+    image, text, label = (F.normalize(torch.randn(n, 5, generator=torch.Generator().manual_seed(n))) for n in (3, 3, 2))
+    drawn = torch.Generator().manual_seed(9)
+    one, other = (Probe(torch.randn(5, 2, generator=drawn), torch.randn(2, generator=drawn)) for _ in range(2))
+    sides, probes = {"image": image, "text": text, "fused": image}, {"image": one, "text": other}
+    plain, found = cosines(sides, label), label_values(sides, label, probes)
+    assert {by: part.shape[2] for by, part in found.items()} == {"picture": 2, "text": 2, "both": 4, "fused": 5}
+    for by, width in (("picture", 1), ("text", 1), ("both", 2), ("fused", 3)):
+        assert np.array_equal(found[by][:, :, :width], plain[by])
+    for i in range(3):
+        for c in range(2):
+            expected = [float(image[i] @ one.weights[:, c] + one.bias[c])]
+            expected.append(float(text[i] @ other.weights[:, c] + other.bias[c]))
+            assert found["fused"][i, c, 3:] == pytest.approx(expected, abs=1e-5)
+    assert {*label_values(sides, label, {"image": one})} == {"picture"}
+    turned = {"image": one.select([1, -1])}
+    assert label_values({"image": image}, label, turned)["picture"][:, 0, 1] == pytest.approx(one(image)[:, 1].numpy())
+    assert not label_values({"image": image}, label, turned)["picture"][:, 1, 1].any()
+
+
+def test_labels_that_the_probes_do_not_know_keep_the_rules_by_cosines_and_disturb_no_others() -> None:
+    scores, truth = some(6, 2)
+    values = truth[:, :, None] + 0.3 * np.random.default_rng(7).normal(size=(ROWS, LABELS, 1))
+    known = np.array([True, True, False, True])
+    values[:, ~known] = 0.0
+    rules = fit_probed_rules(np.concatenate([scores, values], axis=2), truth, known, 2)
+    plain, full = (
+        fit_rules(scores, truth),
+        fit_rules(np.concatenate([scores, values], axis=2)[:, known], truth[:, known]),
+    )
+    assert rules.slopes[2] == [*plain.slopes[2], 0.0] and rules.thresholds[2] == plain.thresholds[2]
+    assert rules.default == ([*plain.default[0], 0.0], *plain.default[1:])
+    assert [rules.slopes[i] for i in (0, 1, 3)] == full.slopes and min(row[2] for row in full.slopes) > 0
+    found = predict(rules, np.concatenate([scores, values], axis=2))
+    assert np.array_equal(found.probabilities[:, 2], predict(plain, scores).probabilities[:, 2])
+    nobody = fit_probed_rules(np.concatenate([scores, values], axis=2), truth, np.zeros(LABELS, dtype=bool), 2)
+    assert nobody.slopes == [[*row, 0.0] for row in plain.slopes]
+
+
+@pytest.mark.parametrize(("version", "width"), [(1, 2), (2, 1), (2, 3)])
+def test_rules_with_another_number_of_slopes_than_scores_are_refused(version: int, width: int) -> None:
+    rules = {"slopes": [[1.0] * width], "intercepts": [0.0], "thresholds": [0.5], "default": ([1.0] * width, 0.0, 0.5)}
+    file = {"version": version, "names": ["a"], "training": [1], "validation": [1], "fitted": [True], "rows": 2}
+    with pytest.raises(ValueError, match=f"rules by picture need {version} slopes of each label"):
+        LabelsFile.model_validate({**file, "models": {"adapted": {"picture": rules}}})

@@ -23,6 +23,7 @@ from vectoruniverse.evaluation.rivals import (
     caches,
     canonical,
     centred,
+    fit_probe,
     fit_rivals,
     probes,
     ridge,
@@ -100,6 +101,21 @@ def test_the_probe_is_scikit_learns():
         expected = RidgeClassifier(alpha=strength * spread).fit(x, kind).predict(rows.image.double().numpy())
         hits = expected == rows.labels.of_row.int().argmax(dim=1).numpy()
         assert probe.evaluate(rows)["zero_shot/accuracy@1"].tolist() == hits.tolist()
+
+
+def test_a_probe_has_scikit_learns_values_at_the_strength_that_does_best_on_the_rows_that_choose():
+    training, choosing, rows = some_rows(120, 0), some_rows(60, 5), some_rows(80, 10)
+    blank = Labels(list("abcde"), training.labels.text, F.pad(training.labels.of_row, (0, 1)))
+    chosen = Labels(blank.names, blank.text, F.pad(choosing.labels.of_row, (0, 1)))
+    probe = fit_probe(training.text, blank, choosing.text, chosen)
+    x, y = training.text.double().numpy(), blank.of_row.double().numpy()
+    spread = float(np.var(x, axis=0).sum()) * len(x) / WIDTH
+    fitted = [Ridge(alpha=strength * spread).fit(x, y) for strength in STRENGTHS]
+    right = choosing.labels.of_row.int().argmax(dim=1).numpy()
+    hits = [(one.predict(choosing.text.double().numpy()).argmax(axis=1) == right).mean() for one in fitted]
+    expected = fitted[int(np.argmax(hits))].predict(rows.text.double().numpy())
+    assert len({*hits}) > 1 and np.allclose(probe(rows.text).numpy(), expected, atol=1e-5)
+    assert probe.known.tolist() == [True] * 4 + [False] and not probe(rows.text)[:, 4].any()
 
 
 def test_centred_clouds_are_those_of_a_loop():

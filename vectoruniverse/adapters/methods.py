@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from vectoruniverse.adapters.apply import also_train, inject_lora, train_everything
 from vectoruniverse.adapters.base import Adapter, Host, fill
@@ -222,14 +222,14 @@ def _fill(host: Host, tensors: Mapping[str, Tensor], names: Iterable[str]) -> No
                 parameter.copy_(tensors[name])
 
 
-def write_beside(file: Path, parameters: Mapping[str, nn.Parameter]) -> None:
+def write_beside(file: Path, parameters: Mapping[str, Tensor]) -> None:
     """Save what was trained beside an adapter, by name; no file where there is nothing."""
     tensors = {name: one.detach().cpu() for name, one in parameters.items()}
     if tensors:
         save_file(tensors, file)
 
 
-def read_beside(file: Path, live: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def read_beside(file: Path, live: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What was saved beside an adapter, fit for the ``live`` parameters of the same names; none without the file.
 
     Raises:

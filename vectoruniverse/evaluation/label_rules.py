@@ -1,10 +1,13 @@
-"""Which labels a picture, a text or both have: cosines with the labels' texts, calibrated on validation rows.
+"""Which labels a picture, a text or both have: cosines and linear probes, calibrated on validation rows.
 
-Of each label p = σ(a·s + b), a logistic regression (Platt, 1999) on its cosines s. First one is fitted to all labels
+The scores of a row and a label are the cosines of the label's text with the row's picture, text, and what a fusion
+makes of both, and behind them the values of linear probes of picture and text, fitted on training rows.
+
+Of each label p = σ(a·s + b), a logistic regression (Platt, 1999) on its scores s. First one is fitted to all labels
 together. A label that ``MIN_POSITIVES`` validation rows have then gets its own, whose slopes shrink towards those of
 all; the others keep that of all. Scores are scaled to unit variance first, so that one penalty serves every model.
 
-Shapes: N rows, C labels, D scores of a pair of row and label: 1, 2 by picture and text, 3 with their fusion.
+Shapes: N rows, C labels, E width of the shared space, D scores of a pair of row and label.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor
 
 from vectoruniverse.metrics.calibration import Logistic, fit_logistic
 from vectoruniverse.metrics.multilabel import Bools, Floats, best_threshold
-from vectoruniverse.runs.label_records import LabelInput, LabelRules
+from vectoruniverse.runs.label_records import COSINES, PROBED, LabelInput, LabelRules
 
 MIN_POSITIVES = 2
 """Validation rows that must have a label for rules of its own: one alone would be both example and proof."""
@@ -49,6 +53,47 @@ class Predicted:
         return Predicted(self.probabilities[rows], self.thresholds)
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A linear classifier of vectors: weights (E, C) and bias (C,)."""
+
+    weights: Tensor
+    bias: Tensor
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Values (N, C) float64 of rows (N, E); about 1 where a row has the label, about 0 where it has not."""
+        return rows.double() @ self.weights.double() + self.bias.double()
+
+    @property
+    def known(self) -> Bools:
+        """Which labels told the rows apart that it was fitted on (C,); the others have the same value everywhere."""
+        found: Bools = (self.weights != 0).any(dim=0).numpy()
+        return found
+
+    def select(self, places: Sequence[int]) -> Probe:
+        """The labels at these places; one at -1, which it does not know, has the value 0."""
+        at = torch.tensor(places, dtype=torch.int64)
+        there = (at >= 0).to(self.weights.dtype)
+        return Probe(self.weights[:, at] * there, self.bias[at] * there)
+
+
+Probes = Mapping[str, Probe]
+"""``image`` and ``text`` → the probe of these vectors; empty: none was fitted."""
+
+
+def label_values(sides: Mapping[str, Tensor], label_text: Tensor, probes: Probes) -> dict[LabelInput, Floats]:
+    """Scores (N, C, D) by each input: as ``cosines`` has them, and behind them what the probes of its sides say."""
+    found = cosines(sides, label_text)
+    if not probes:
+        return found
+    said = {name: probe(sides[name]).numpy()[:, :, None] for name, probe in probes.items() if name in sides}
+    return {
+        by: np.concatenate([part, *(said[name] for name in PROBED[by])], axis=2)
+        for by, part in found.items()
+        if said.keys() >= {*PROBED[by]}
+    }
+
+
 def cosines(sides: Mapping[str, Tensor], label_text: Tensor) -> dict[LabelInput, Floats]:
     """Scores (N, C, D) by each input.
 
@@ -57,13 +102,9 @@ def cosines(sides: Mapping[str, Tensor], label_text: Tensor) -> dict[LabelInput,
         label_text: unit rows (C, E).
     """
     found = {name: (rows @ label_text.T).double().numpy() for name, rows in sides.items()}
-    named: tuple[tuple[LabelInput, tuple[str, ...]], ...] = (
-        ("picture", ("image",)),
-        ("text", ("text",)),
-        ("both", ("image", "text")),
-        ("fused", ("image", "text", "fused")),
-    )
-    return {by: np.stack([found[name] for name in need], axis=2) for by, need in named if found.keys() >= {*need}}
+    return {
+        by: np.stack([found[name] for name in need], axis=2) for by, need in COSINES.items() if found.keys() >= {*need}
+    }
 
 
 def enough_rows(truth: Bools) -> Bools:
@@ -97,6 +138,27 @@ def fit_rules(scores: Floats, truth: Bools) -> LabelRules:
         thresholds=thresholds.tolist(),
         default=(of_scores[0].slopes.tolist(), of_scores[0].intercept, threshold),
     )
+
+
+def fit_probed_rules(scores: Floats, truth: Bools, known: Bools, cosines: int) -> LabelRules:
+    """``fit_rules`` by cosines and probes together; of labels that the probes do not know, by the cosines alone.
+
+    Args:
+        scores: (N, C, D) of rows that have a label.
+        truth: which labels they have (N, C); some pair has and some has not.
+        known: which labels the probes know (C,).
+        cosines: how many of the D scores are cosines; they come first.
+    """
+    plain, nothing = fit_rules(scores[:, :, :cosines], truth), [0.0] * (scores.shape[2] - cosines)
+    slopes = [[*row, *nothing] for row in plain.slopes]
+    intercepts, thresholds = [*plain.intercepts], [*plain.thresholds]
+    some = truth[:, known]
+    if some.any() and not some.all():
+        full = fit_rules(scores[:, known], some)
+        for i, place in enumerate(np.flatnonzero(known).tolist()):
+            slopes[place], intercepts[place], thresholds[place] = full.slopes[i], full.intercepts[i], full.thresholds[i]
+    default = ([*plain.default[0], *nothing], *plain.default[1:])
+    return LabelRules(slopes=slopes, intercepts=intercepts, thresholds=thresholds, default=default)
 
 
 def _unscaled(found: Logistic, mean: Floats, spread: Floats) -> Logistic:

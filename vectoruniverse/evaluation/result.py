@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from vectoruniverse.evaluation.label_rules import Predicted
+from vectoruniverse.evaluation.label_rules import Predicted, Probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class Evaluation:
             the lower loss is better. None where a loss of these rows would say nothing, as one over whole batches does.
         rivals: of a base, what comes of its vectors without training; None where nobody asked.
         labels: the rows' labels and this model's vectors of their texts; None where there are none.
+        probes: of a base on validation rows, its linear probes of labels; see ``label_rules.Probes``.
     """
 
     metrics: Mapping[str, float]
@@ -63,6 +64,7 @@ class Evaluation:
     loss: float | None = None
     rivals: Rivals | None = None
     labels: Labels | None = None
+    probes: Mapping[str, Probe] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.evaluation.comparison import Family, Values, compare_rows, means
-from vectoruniverse.evaluation.label_rules import fit_rules, predict
+from vectoruniverse.evaluation.label_rules import Probe, fit_rules, predict
 from vectoruniverse.evaluation.result import Evaluation, Labels, Rivals
 from vectoruniverse.evaluation.retrieval import ZERO_SHOT_AT, pair_ranks, spread, values_of_ranks
 from vectoruniverse.metrics.ranking import ranks_of_best
@@ -323,16 +323,30 @@ def canonical_maps(training: EmbeddedRows, recall_at: Sequence[int]) -> Iterator
 
 
 def probes(image: Tensor, labels: Labels) -> Iterator[Candidate]:
-    """A linear classifier of the pictures' vectors by least squares, fitted on the training rows that have a label."""
+    """Linear classifiers of the pictures' vectors."""
+    for strength, probe in zip(STRENGTHS, fitted_probes(image, labels), strict=True):
+        yield Candidate(f"least squares, strength {strength:g}", partial(_by_labels, probe), probe)
+
+
+def fitted_probes(rows: Tensor, labels: Labels) -> list[Probe]:
+    """A linear classifier of each strength by least squares, fitted on the training rows (N, E) that have a label."""
     having = labels.of_row.any(dim=1)
-    x, y = image[having].double(), labels.of_row[having].double()
+    x, y = rows[having].double(), labels.of_row[having].double()
     mean, shares = x.mean(dim=0), y.mean(dim=0)
-    for strength, weights in zip(STRENGTHS, ridge(x - mean, y - shares, STRENGTHS), strict=True):
+    return [Probe(weights, shares - mean @ weights) for weights in ridge(x - mean, y - shares, STRENGTHS)]
 
-        def scores(rows: Tensor, weights: Tensor = weights) -> Tensor:
-            return (rows.double() - mean) @ weights + shares
 
-        yield Candidate(f"least squares, strength {strength:g}", partial(_by_labels, scores), scores)
+def fit_probe(rows: Tensor, labels: Labels, choosing: Tensor, chosen_by: Labels) -> Probe:
+    """The probe of training rows (N, E) whose strength does best on other rows (M, E); some of both have a label.
+
+    It is float32, as it is kept.
+    """
+
+    def reached(probe: Probe) -> float:
+        return float(np.nanmean(_label_values(probe, chosen_by, choosing)[LABEL_METRIC]))
+
+    best = max(fitted_probes(rows, labels), key=reached)
+    return Probe(best.weights.float(), best.bias.float())
 
 
 def caches(image: Tensor, labels: Labels) -> Iterator[Candidate]:

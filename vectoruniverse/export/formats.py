@@ -20,6 +20,7 @@ from vectoruniverse.export.check import Probe, Vectors
 from vectoruniverse.models.dual import DualEncoder, image_vectors, text_vectors
 from vectoruniverse.models.fusion import FUSION_FILE
 from vectoruniverse.models.source import BUILT_IN
+from vectoruniverse.runs.label_records import PROBES_FILE
 
 CONFIG_FILE, BASE_FOLDER = "adapter_config.json", "base"
 IMAGE_FILE, TEXT_FILE = "image.onnx", "text.onnx"
@@ -102,7 +103,7 @@ model, processor = PeftModel.from_pretrained(base, folder).eval(), AutoProcessor
                 f"{loaded.run.name} trained every parameter, so there is no adapter", remedy="use --to transformers"
             )
         for file in sorted(loaded.run.adapter.glob("*.safetensors")):
-            if file.name != FUSION_FILE:
+            if file.name not in (FUSION_FILE, PROBES_FILE):
                 shutil.copyfile(file, folder / file.name)
         config = json.loads((loaded.run.adapter / CONFIG_FILE).read_bytes())
         if loaded.encoder.name in BUILT_IN:

@@ -84,8 +84,8 @@ def _words(by: str) -> str:
 def _said(labels: LabelsRecord) -> Iterator[str]:
     rules = "these very rows, so F1 and calibration are optimistic" if labels.in_sample else "the validation rows"
     yield (
-        f"Of {labels.rows:,} rows that have a label. Scores are cosines with the labels' texts; probabilities and "
-        f"thresholds were fitted on {rules}."
+        f"Of {labels.rows:,} rows that have a label. Scores are cosines with the labels' texts and, where "
+        f"training rows have the label, linear probes; probabilities and thresholds were fitted on {rules}."
     )
     words: Mapping[LabelStatus, str] = {
         "default": "Too few validation rows have these, so they have the threshold of all labels together",

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from vectoruniverse.runs.files import Record
 
+PROBES_FILE = "probes.safetensors"
+"""Linear probes of labels in an adapter's folder, beside the rules that weigh them."""
+
 LabelInput = Literal["picture", "text", "both", "fused"]
 """What labels are predicted by; ``fused``: by picture, text, and what the fusion of ``loss.label_kl`` makes of both."""
+
+COSINES: Mapping[LabelInput, tuple[str, ...]] = {
+    "picture": ("image",),
+    "text": ("text",),
+    "both": ("image", "text"),
+    "fused": ("image", "text", "fused"),
+}
+"""Vectors whose cosines with a label's text are its first scores, by what labels are predicted by."""
+
+PROBED: Mapping[LabelInput, tuple[str, ...]] = {**COSINES, "fused": ("image", "text")}
+"""Vectors whose linear probes give the scores behind these, where there are probes."""
 
 LabelStatus = Literal["fitted", "default", "seen once", "unseen"]
 """``fitted``: calibration and threshold of its own. ``default``: those of all labels together, as too few validation
@@ -25,8 +39,8 @@ class LabelRules(Record):
     """How a model tells labels by one input: p = σ(a·s + b) of each label, which is said where p reaches a threshold.
 
     Attributes:
-        slopes: a of each label (C, D), of its cosines with the picture, the text and their fusion, in this order, as
-            far as it is told by them.
+        slopes: a of each label (C, D), of its cosines with the picture, the text and their fusion, and of the values of
+            linear probes of picture and text, in this order, as far as it is told by them.
         intercepts: b of each label (C,).
         thresholds: of each label (C,), probabilities.
         default: slopes, intercept and threshold of all labels together, as a label has them without its own.
@@ -42,6 +56,7 @@ class LabelsFile(Record):
     """The labels of a run and the rules of its models, fitted on its validation rows.
 
     Attributes:
+        version: 1: cosines are all that labels are told by; 2: linear probes too, which lie beside the file.
         names: labels that a training or validation row has (C,).
         training, validation: how many of these rows have each (C,).
         fitted: whether each has rules of its own (C,).
@@ -49,7 +64,7 @@ class LabelsFile(Record):
         models: ``base`` and ``adapted`` → what labels are predicted by → rules.
     """
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1
     names: list[str]
     training: list[int]
     validation: list[int]
@@ -63,7 +78,17 @@ class LabelsFile(Record):
         columns = [column for one in rules for column in (one.slopes, one.intercepts, one.thresholds)]
         if any(len(column) != len(self.names) for column in (self.training, self.validation, self.fitted, *columns)):
             raise ValueError("not all labels have their rules")
+        for inputs in self.models.values():
+            for by, one in inputs.items():
+                width = len(COSINES[by]) + (len(PROBED[by]) if self.probed else 0)
+                if any(len(row) != width for row in (*one.slopes, one.default[0])):
+                    raise ValueError(f"rules by {by} need {width} slopes of each label")
         return self
+
+    @property
+    def probed(self) -> bool:
+        """Whether linear probes tell labels too."""
+        return self.version == 2
 
     def places(self, names: Sequence[str]) -> list[int]:
         """Where each name stands among those of the file; -1: nowhere."""

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import math
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from vectoruniverse.data.pair_items import PairItems
+from vectoruniverse.errors import DataError
 from vectoruniverse.evaluation.comparison import means
 from vectoruniverse.evaluation.result import Evaluation, Labels
+from vectoruniverse.evaluation.rivals import EmbeddedRows
 from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.models.fusion import build_fusion
-from vectoruniverse.tasks.image_text.label_rules import learn_labels, predicted_beside, predictions
+from vectoruniverse.runs.label_records import PROBES_FILE
+from vectoruniverse.tasks.image_text.label_rules import (
+    LABELS_FILE,
+    learn_labels,
+    predicted_beside,
+    predictions,
+    read_labels,
+    save_labels,
+)
 from vectoruniverse.tasks.image_text.labels import LabelTexts, label_texts
 from vectoruniverse.tasks.image_text.metadata import text_tells_labels
+from vectoruniverse.tasks.image_text.rivals import label_probes
 from vectoruniverse.tasks.image_text.settings import DataConfig
 
 DATA = DataConfig(root="data")
@@ -60,7 +75,7 @@ def test_rows_without_a_label_are_neither_fitted_on_nor_counted() -> None:
     whole = of_rows(names)
     blank = torch.cat([whole, torch.zeros(10, 2, dtype=torch.bool)])
     models, file = learned(blank, names)
-    assert file is not None and file.rows == ROWS
+    assert file is not None and file.rules.rows == ROWS
     found = predicted_beside(file, models["base"], models["adapted"], DATA, None, in_sample=True)
     assert found is not None and found.record.rows == ROWS
     assert learned(torch.zeros(5, 2, dtype=torch.bool), names)[1] is None, "no validation row has a label"
@@ -83,10 +98,15 @@ def test_labels_of_test_rows_alone_are_unseen_and_those_of_one_row_not_known() -
     training = torch.zeros(9, 4, dtype=torch.bool)
     training[:, 2] = training[0, 0] = True
     _, file = learned(of_row, names, training)
-    assert file is not None and file.names == ["often", "once", "trained"]
-    assert [file.status(place) for place in file.places(names)] == ["fitted", "seen once", "default", "unseen"]
-    assert [file.names[i] for i in file.known] == ["often", "trained"]
-    rules = file.models["adapted"]["both"]
+    assert file is not None and file.rules.names == ["often", "once", "trained"]
+    assert [file.rules.status(place) for place in file.rules.places(names)] == [
+        "fitted",
+        "seen once",
+        "default",
+        "unseen",
+    ]
+    assert [file.rules.names[i] for i in file.rules.known] == ["often", "trained"]
+    rules = file.rules.models["adapted"]["both"]
     assert rules.thresholds[2] == rules.default[2] != rules.thresholds[0]
 
 
@@ -109,16 +129,16 @@ def test_labels_are_equal_up_to_unicode_form_and_space_but_not_case(form: str, t
 def test_a_thousand_labels_are_learned() -> None:
     names = [f"label {i}" for i in range(1000)]
     _, file = learned(of_rows(names, 2000), names, data=DATA.model_copy(update={"text": "{labels}"}))  # by pictures
-    assert file is not None and len(file.known) == 1000 and all(file.fitted)
+    assert file is not None and len(file.rules.known) == 1000 and all(file.rules.fitted)
 
 
 def test_a_fusion_is_one_more_score_of_the_adapted_model_alone() -> None:
     names, fusion = ["a", "b", "c"], build_fusion("gated_sum", 8, 0)
     torch.nn.init.normal_(fusion.gate.weight, generator=torch.Generator().manual_seed(0))
     models, file = learned(of_rows(names), names, fusion=fusion)
-    assert file is not None and list(file.models["adapted"]) == ["picture", "text", "both", "fused"]
-    assert list(file.models["base"]) == ["picture", "text", "both"]
-    rules, adapted = file.models["adapted"]["fused"], models["adapted"]
+    assert file is not None and list(file.rules.models["adapted"]) == ["picture", "text", "both", "fused"]
+    assert list(file.rules.models["base"]) == ["picture", "text", "both"]
+    rules, adapted = file.rules.models["adapted"]["fused"], models["adapted"]
     assert adapted.labels is not None
     found = predictions(file, "adapted", adapted, DATA, fusion)["fused"].probabilities
     for i, (image, text) in enumerate(zip(adapted.vectors["image"], adapted.vectors["text"], strict=True)):
@@ -150,7 +170,87 @@ def test_texts_that_are_made_of_labels_predict_none() -> None:
         assert text_tells_labels(DATA.model_copy(update={"text": text})) is tells
     names = ["a", "b"]
     _, file = learned(of_rows(names), names, data=DATA.model_copy(update={"text": "{labels}"}))
-    assert file is not None and list(file.models["adapted"]) == ["picture"]
+    assert file is not None and list(file.rules.models["adapted"]) == ["picture"]
     fusion = build_fusion("gated_sum", 8, 0)
     _, file = learned(of_rows(names), names, data=DATA.model_copy(update={"text": "{labels}"}), fusion=fusion)
-    assert file is not None and list(file.models["adapted"]) == ["picture"]
+    assert file is not None and list(file.rules.models["adapted"]) == ["picture"]
+
+
+def probed(names: list[str], data=DATA, unseen: int = 0):
+    """Models with probes whose training rows lack the last ``unseen`` labels, and what is learned of them."""
+    of_row = of_rows(names)
+    training = of_row.clone()
+    training[:, len(names) - unseen :] = False
+    models = {}
+    for name, seed in (("base", 0), ("adapted", 5)):
+        found = evaluated(of_row, names, seed)
+        seen = Labels(names, found.labels.text, training)
+        rows = EmbeddedRows(vectors(ROWS, 50 + seed), vectors(ROWS, 51 + seed), PairItems(*[np.arange(ROWS)] * 2), seen)
+        models[name] = replace(found, probes=label_probes(rows, found))
+    return models, learn_labels(models, LabelTexts(names, Words().tokenize(names), training), data)
+
+
+def test_probes_are_read_as_they_were_written_and_predict_the_same(tmp_path) -> None:
+    models, learned = probed(["a", "b", "c"], unseen=1)
+    assert learned is not None and learned.rules.version == 2
+    save_labels(learned, tmp_path)
+    again = read_labels(tmp_path, 8)
+    assert again is not None and again.rules == learned.rules
+    turned = Labels(["new", "c", "a"], vectors(3, 80), of_rows(["a", "b", "c"]))
+    for found in (models["adapted"], replace(models["adapted"], labels=turned)):
+        one, other = (predictions(file, "adapted", found, DATA) for file in (learned, again))
+        assert one.keys() == other.keys() == {"picture", "text", "both"}
+        for by in one:
+            assert np.array_equal(one[by].probabilities, other[by].probabilities)
+    rules = again.rules.models["adapted"]["both"]
+    assert rules.slopes[2][2:] == rules.default[0][2:] == [0.0, 0.0], "no training row has it"
+    assert all(slope != 0 for slope in rules.slopes[0])
+
+
+def test_rules_without_probes_are_those_of_cosines_and_need_no_file(tmp_path) -> None:
+    names = ["a", "b"]
+    _, file = learned(of_rows(names), names)
+    assert file is not None and file.rules.version == 1
+    save_labels(file, tmp_path)
+    assert not (tmp_path / PROBES_FILE).exists()
+    again = read_labels(tmp_path, 8)
+    assert again == file
+
+
+def test_texts_made_of_labels_are_not_probed(tmp_path) -> None:
+    _, learned = probed(["a", "b"], DATA.model_copy(update={"text": "{labels}"}))
+    assert learned is not None and [*learned.probes["adapted"]] == [*learned.probes["base"]] == ["image"]
+    save_labels(learned, tmp_path)
+    assert read_labels(tmp_path, 8) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda tensors: tensors.pop("adapted.text.bias"), "lacks probes"),
+        (lambda tensors: tensors.update({"evil.weights": torch.zeros(1)}), "evil.weights"),
+        (lambda tensors: tensors.update({"base.image.weights": torch.zeros(8, 9)}), "has shape"),
+        (lambda tensors: tensors["base.image.bias"].fill_(math.nan), "not finite"),
+    ],
+)
+def test_other_probes_than_the_rules_need_are_refused(change, says: str, tmp_path) -> None:
+    save_labels(probed(["a", "b"])[1], tmp_path)
+    tensors = load_file(tmp_path / PROBES_FILE)
+    change(tensors)
+    save_file(tensors, tmp_path / PROBES_FILE)
+    with pytest.raises(DataError, match=says):
+        read_labels(tmp_path, 8)
+
+
+def test_missing_broken_and_unweighed_probes_are_refused(tmp_path) -> None:
+    save_labels(probed(["a", "b"])[1], tmp_path)
+    (tmp_path / PROBES_FILE).write_bytes(b"\x80pickle")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_labels(tmp_path, 8)
+    (tmp_path / PROBES_FILE).unlink()
+    with pytest.raises(DataError, match="lacks probes"):
+        read_labels(tmp_path, 8)
+    record = json.loads((tmp_path / LABELS_FILE).read_text(encoding="utf-8"))
+    (tmp_path / LABELS_FILE).write_text(json.dumps({**record, "version": 1}), encoding="utf-8")
+    with pytest.raises(DataError, match="slopes of each label"):
+        read_labels(tmp_path, 8)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import average_precision_score, f1_score
 from typer.testing import CliRunner
 
 from tests.conftest import COLOURS, draw_shape
@@ -21,7 +22,7 @@ from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.evaluation.runs import compare_runs
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.runs.folder import Run
-from vectoruniverse.runs.label_records import LabelsFile
+from vectoruniverse.runs.label_records import PROBES_FILE, LabelsFile
 from vectoruniverse.runs.outcomes import outcomes
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.label_rules import LABELS_FILE
@@ -77,6 +78,22 @@ def test_rules_are_learned_when_a_run_ends(run):
     told = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["labels"]
     assert (told["rows"], told["in_sample"], told["by"]) == (16, True, "both"), "there are no test rows"
     assert told["reached"]["picture"].keys() == {"base", "linear probe", "Tip-Adapter cache", "adapted"}
+
+
+def test_what_a_run_predicts_of_its_evaluated_rows_is_what_was_evaluated(run, loaded, shapes):
+    record = json.loads((run / "rows.json").read_text(encoding="utf-8"))
+    told = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["labels"]["reached"]
+    rules = read_record(run / "adapter" / LABELS_FILE, LabelsFile)
+    assert rules.probed and (run / "adapter" / PROBES_FILE).exists()
+    ids = [row[0] for row in record["val"]]
+    titles = {row["Id"]: row["Title"] for row in read(shapes / "metadata.csv")}
+    pictures, texts = [shapes / "images" / i.split("-")[0] / f"{i}.png" for i in ids], [titles[i] for i in ids]
+    for by, given in (("picture", (pictures, None)), ("text", (None, texts)), ("both", (pictures, texts))):
+        found = loaded.predict(*given)
+        truth = np.array([[name in i.split("-")[:2] for name in found.names] for i in ids])
+        assert average_precision_score(truth, found.probabilities) == pytest.approx(told[by]["adapted"]["map"][0])
+        f1 = f1_score(truth, found.said, average="macro", zero_division=0)
+        assert f1 == pytest.approx(told[by]["adapted"]["macro_f1"][0])
 
 
 def test_means_over_labels_are_metrics_of_the_run_and_runs_are_compared_by_them(run, tmp_path):

@@ -1,20 +1,37 @@
-"""The labels of a run: rules fitted on its validation rows once training has ended, and kept beside the adapter."""
+"""The labels of a run: probes fitted on its training rows once training has ended, and rules fitted on its validation
+rows; both are kept beside the adapter.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
+from vectoruniverse.adapters.methods import read_beside, write_beside
 from vectoruniverse.data.pair_items import number
+from vectoruniverse.errors import DataError
 from vectoruniverse.evaluation.label_report import LabelledRows, LabelReport, label_report
-from vectoruniverse.evaluation.label_rules import Predicted, cosines, enough_rows, fit_rules, predict
+from vectoruniverse.evaluation.label_rules import (
+    Predicted,
+    Probe,
+    Probes,
+    enough_rows,
+    fit_probed_rules,
+    fit_rules,
+    label_values,
+    predict,
+)
 from vectoruniverse.evaluation.result import Evaluation
-from vectoruniverse.metrics.multilabel import Floats
+from vectoruniverse.metrics.multilabel import Bools, Floats
 from vectoruniverse.models.fusion import fused_rows
-from vectoruniverse.runs.files import read_record
-from vectoruniverse.runs.label_records import LabelInput, LabelsFile
+from vectoruniverse.runs.durable import share_as_other_files
+from vectoruniverse.runs.files import read_record, write_record
+from vectoruniverse.runs.label_records import COSINES, PROBED, PROBES_FILE, LabelInput, LabelRules, LabelsFile
 from vectoruniverse.tasks.image_text.labels import LabelTexts
 from vectoruniverse.tasks.image_text.metadata import text_tells_labels
 from vectoruniverse.tasks.image_text.settings import DataConfig
@@ -23,20 +40,75 @@ LABELS_FILE = "labels.json"
 """The rules, in the folder of what a run trained."""
 
 
-def read_labels(folder: Path) -> LabelsFile | None:
+@dataclass(frozen=True, slots=True)
+class LearnedLabels:
+    """What a run knows of its labels.
+
+    Attributes:
+        rules: of its models.
+        probes: model → its linear probes of the labels that the rules name; empty where the rules do without.
+    """
+
+    rules: LabelsFile
+    probes: Mapping[str, Probes] = field(default_factory=dict)
+
+    def of(self, model: str, places: Sequence[int]) -> Probes:
+        """A model's probes of the labels at these places among those of the rules; -1: of one that they do not name."""
+        return {name: probe.select(places) for name, probe in self.probes.get(model, {}).items()}
+
+
+def read_labels(folder: Path, width: int) -> LearnedLabels | None:
     """What ``learn_labels`` found; None where there was nothing to learn, or an earlier version made the run.
 
+    Args:
+        folder: of what a run trained.
+        width: of the shared space, E.
+
     Raises:
-        DataError: the file is damaged.
+        DataError: a file is damaged, or the probes that the rules need are missing.
     """
-    file = folder / LABELS_FILE
-    return read_record(file, LabelsFile) if file.exists() else None
+    if not (folder / LABELS_FILE).exists():
+        return None
+    rules = read_record(folder / LABELS_FILE, LabelsFile)
+    if not rules.probed:
+        return LearnedLabels(rules)
+    models = {model: sorted({name for by in inputs for name in PROBED[by]}) for model, inputs in rules.models.items()}
+    shapes = {"weights": (width, len(rules.names)), "bias": (len(rules.names),)}
+    needed = {
+        f"{model}.{name}.{part}": torch.empty(shape, device="meta")
+        for model, sides in models.items()
+        for name in sides
+        for part, shape in shapes.items()
+    }
+    saved = read_beside(folder / PROBES_FILE, needed)
+    if saved.keys() != needed.keys():
+        remedy = "Take an intact copy of the adapter."
+        raise DataError(f"lacks probes that {LABELS_FILE} needs", file=folder / PROBES_FILE, remedy=remedy)
+    probes = {
+        model: {name: Probe(*(saved[f"{model}.{name}.{part}"] for part in shapes)) for name in sides}
+        for model, sides in models.items()
+    }
+    return LearnedLabels(rules, probes)
+
+
+def save_labels(learned: LearnedLabels, folder: Path) -> None:
+    """Write rules and probes; the rules last, since they say whether there are probes."""
+    if learned.probes:
+        tensors = {
+            f"{model}.{name}.{part}": value.contiguous()
+            for model, sides in learned.probes.items()
+            for name, probe in sides.items()
+            for part, value in (("weights", probe.weights), ("bias", probe.bias))
+        }
+        write_beside(folder / PROBES_FILE, tensors)
+        share_as_other_files(folder / PROBES_FILE)
+    write_record(folder / LABELS_FILE, learned.rules)
 
 
 def learn_labels(
     models: Mapping[str, Evaluation], training: LabelTexts | None, data: DataConfig, fusion: nn.Module | None = None
-) -> LabelsFile | None:
-    """Fit the rules of each model.
+) -> LearnedLabels | None:
+    """Fit the rules of each model, with its probes where all models have some.
 
     Args:
         models: ``base`` and ``adapted`` on the same validation rows.
@@ -58,14 +130,20 @@ def learn_labels(
     truth = truth[:, seen]
     if not truth.any() or truth.all():
         return None
-    rules = {
-        name: {
-            by: fit_rules(scores[having.numpy()][:, seen], truth)
-            for by, scores in label_scores(found, data, fusion if name == "adapted" else None).items()
+    probes: dict[str, Probes] = {}
+    if all(found.probes for found in models.values()):
+        probes = {
+            model: {name: found.probes[name].select(seen.tolist()) for name in _sides(found, data)}
+            for model, found in models.items()
         }
-        for name, found in models.items()
-    }
-    return LabelsFile(
+    rules: dict[str, dict[LabelInput, LabelRules]] = {}
+    for name, found in models.items():
+        said = label_scores(found, data, found.probes if probes else {}, fusion if name == "adapted" else None)
+        rules[name] = {
+            by: _fit(by, scores[having.numpy()][:, seen], truth, probes.get(name, {})) for by, scores in said.items()
+        }
+    file = LabelsFile(
+        version=2 if probes else 1,
         names=[labels.names[i] for i in seen],
         training=counts[0][seen].tolist(),
         validation=counts[1][seen].tolist(),
@@ -73,13 +151,28 @@ def learn_labels(
         rows=len(truth),
         models=rules,
     )
+    return LearnedLabels(file, probes)
 
 
-def label_scores(found: Evaluation, data: DataConfig, fusion: nn.Module | None = None) -> dict[LabelInput, Floats]:
-    """Scores (N, C, D) of the evaluated rows by each input; texts that are made of labels are none."""
+def _fit(by: LabelInput, scores: Floats, truth: Bools, probes: Probes) -> LabelRules:
+    """Rules of scores (N, C, D) by an input, with what the probes of its sides say, if there are any."""
+    if not probes:
+        return fit_rules(scores, truth)
+    known = np.logical_and.reduce([probes[name].known for name in PROBED[by]])
+    return fit_probed_rules(scores, truth, known, len(COSINES[by]))
+
+
+def label_scores(
+    found: Evaluation, data: DataConfig, probes: Probes, fusion: nn.Module | None = None
+) -> dict[LabelInput, Floats]:
+    """Scores (N, C, D) of the evaluated rows by each input, by probes of their labels."""
     assert found.labels is not None
-    sides = {name: rows for name, rows in found.vectors.items() if name == "image" or not text_tells_labels(data)}
-    return cosines(with_fused(sides, fusion), found.labels.text)
+    return label_values(with_fused(_sides(found, data), fusion), found.labels.text, probes)
+
+
+def _sides(found: Evaluation, data: DataConfig) -> dict[str, Tensor]:
+    """Vectors of the evaluated rows; texts that are made of labels are none."""
+    return {name: rows for name, rows in found.vectors.items() if name == "image" or not text_tells_labels(data)}
 
 
 def with_fused(sides: Mapping[str, Tensor], fusion: nn.Module | None) -> dict[str, Tensor]:
@@ -90,16 +183,18 @@ def with_fused(sides: Mapping[str, Tensor], fusion: nn.Module | None) -> dict[st
 
 
 def predictions(
-    file: LabelsFile, model: str, found: Evaluation, data: DataConfig, fusion: nn.Module | None = None
+    learned: LearnedLabels, model: str, found: Evaluation, data: DataConfig, fusion: nn.Module | None = None
 ) -> dict[LabelInput, Predicted]:
     """What a model says of the rows that it was evaluated on, by each input that it has rules for."""
     assert found.labels is not None
-    scores, places = label_scores(found, data, fusion), file.places(found.labels.names)
-    return {by: predict(rules, scores[by], places) for by, rules in file.models[model].items() if by in scores}
+    places = learned.rules.places(found.labels.names)
+    scores = label_scores(found, data, learned.of(model, places), fusion)
+    rules = learned.rules.models[model]
+    return {by: predict(one, scores[by], places) for by, one in rules.items() if by in scores}
 
 
 def predicted_beside(
-    file: LabelsFile,
+    learned: LearnedLabels,
     base: Evaluation,
     adapted: Evaluation,
     data: DataConfig,
@@ -111,7 +206,7 @@ def predicted_beside(
     """How well both models and the rivals that know labels predict them.
 
     Args:
-        file: the rules.
+        learned: rules and probes.
         base: with its rivals, on the same rows as ``adapted``.
         adapted: with labels.
         data: says whether texts are made of labels.
@@ -121,10 +216,10 @@ def predicted_beside(
     """
     assert adapted.labels is not None
     models: dict[str, Mapping[LabelInput, Predicted]] = {
-        "base": predictions(file, "base", base, data),
+        "base": predictions(learned, "base", base, data),
         **({} if base.rivals is None else {name: {"picture": said} for name, said in base.rivals.labels.items()}),
-        "adapted": predictions(file, "adapted", adapted, data, fusion),
+        "adapted": predictions(learned, "adapted", adapted, data, fusion),
     }
     groups = None if units is None else number(units)
     rows = LabelledRows(adapted.labels.names, adapted.labels.of_row.numpy(), groups)
-    return label_report(file, models, rows, in_sample=in_sample)
+    return label_report(learned.rules, models, rows, in_sample=in_sample)

@@ -19,11 +19,11 @@ from vectoruniverse.data.findings import Finding
 from vectoruniverse.data.normalise import listed
 from vectoruniverse.data.thumbnails import Pictures
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.evaluation.label_rules import Predicted, cosines, predict
+from vectoruniverse.evaluation.label_rules import Predicted, Probes, label_values, predict
 from vectoruniverse.models.dual import DualEncoder
 from vectoruniverse.runs.label_records import LabelInput, LabelsFile
 from vectoruniverse.tasks.image_text.data import decode_pictures
-from vectoruniverse.tasks.image_text.label_rules import with_fused
+from vectoruniverse.tasks.image_text.label_rules import LearnedLabels, with_fused
 from vectoruniverse.tasks.image_text.new_rows import NewRow, read_new_rows
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.predictions import Predictions, likeliest_first
@@ -75,7 +75,7 @@ class LabelPredictor:
         encoder: the adapted model.
         experiment: of the run.
         recipe: how a picture becomes a square.
-        rules: what the run learned.
+        learned: what the run knows of its labels.
         fusion: that it was trained with; None: with none, or the rules do without it.
         batch: rows encoded at a time.
     """
@@ -83,9 +83,19 @@ class LabelPredictor:
     encoder: DualEncoder
     experiment: ImageTextExperiment
     recipe: PictureRecipe
-    rules: LabelsFile
+    learned: LearnedLabels
     fusion: nn.Module | None = None
     batch: int = field(default=64)
+
+    @property
+    def rules(self) -> LabelsFile:
+        """How labels are told by scores."""
+        return self.learned.rules
+
+    @cached_property
+    def _probes(self) -> Probes:
+        """Of the known labels."""
+        return self.learned.of("adapted", self.rules.known)
 
     @property
     def inputs(self) -> list[LabelInput]:
@@ -126,7 +136,7 @@ class LabelPredictor:
         sides = {name: rows for name, rows in (("image", image), ("text", text)) if rows is not None}
         by = by or self._fullest("both" if len(sides) == 2 else "picture" if image is not None else "text")
         self.refuse_input(by)
-        scores = cosines(with_fused(sides, self.fusion), self._label_text)[by]
+        scores = label_values(with_fused(sides, self.fusion), self._label_text, self._probes)[by]
         said = predict(self.rules.models["adapted"][by], scores, self.rules.known)
         return PredictedLabels(said.probabilities, said.thresholds, self.names)
 

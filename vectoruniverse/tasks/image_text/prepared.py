@@ -21,15 +21,14 @@ from vectoruniverse.models.dual import TEXT_TOWER, VISION_TOWER, DualEncoder, lo
 from vectoruniverse.models.fusion import FUSION_FILE
 from vectoruniverse.models.patch_dropout import count_kept
 from vectoruniverse.report.run import Findings, Rows, retrieval_findings
-from vectoruniverse.runs.files import write_record
-from vectoruniverse.runs.label_records import LabelsFile
 from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.base import Prepared
 from vectoruniverse.tasks.image_text.data import ImageTextData
 from vectoruniverse.tasks.image_text.forgetting import Side, ledger
 from vectoruniverse.tasks.image_text.frozen import Frozen
 from vectoruniverse.tasks.image_text.hard_negatives import hard_strata
-from vectoruniverse.tasks.image_text.label_rules import LABELS_FILE, learn_labels, predicted_beside
+from vectoruniverse.tasks.image_text.label_rules import LearnedLabels, learn_labels, predicted_beside, save_labels
+from vectoruniverse.tasks.image_text.rivals import label_probes, training_rows
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ViewsConfig
 from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs, TrainingParts
 from vectoruniverse.tasks.text_rows import truncated_words
@@ -102,7 +101,7 @@ class PreparedImageText(Prepared):
     encoder: DualEncoder
     known: Known | None
     fusion: nn.Module | None
-    rules: LabelsFile | None
+    learned: LearnedLabels | None
     frozen: Frozen | None
     strata: Strata | None
 
@@ -125,24 +124,27 @@ class PreparedImageText(Prepared):
 
     def learn_labels(self, base: Evaluation, adapted: Evaluation) -> PreparedImageText:
         """The same with the rules of its labels, which are learned once."""
-        if self.rules is not None:
+        if self.learned is not None:
             return self
+        if base.probes:
+            training = training_rows(self.task, self.experiment.train.epochs)
+            adapted = replace(adapted, probes=label_probes(training, adapted))
         found = learn_labels(
             {"base": base, "adapted": adapted}, self.task.train.labels, self.experiment.data, self.fusion
         )
-        return self if found is None else replace(self, rules=found)
+        return self if found is None else replace(self, learned=found)
 
     def save_labels(self, folder: Path) -> None:
         """Write the rules, if there are any."""
-        if self.rules is not None:
-            write_record(folder / LABELS_FILE, self.rules)
+        if self.learned is not None:
+            save_labels(self.learned, folder)
 
     def label_report(self, base: Evaluation, adapted: Evaluation, split: str) -> LabelReport | None:
         """By the rules of both models, and the rivals that know labels by theirs."""
-        if self.rules is None or adapted.labels is None:
+        if self.learned is None or adapted.labels is None:
             return None
         return predicted_beside(
-            self.rules,
+            self.learned,
             base,
             adapted,
             self.experiment.data,

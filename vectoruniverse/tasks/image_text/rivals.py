@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from vectoruniverse.evaluation.label_rules import Probes
 from vectoruniverse.evaluation.result import Evaluation, Rivals
 from vectoruniverse.evaluation.retrieval import Embeddings
-from vectoruniverse.evaluation.rivals import EmbeddedRows, fit_rivals, sample
+from vectoruniverse.evaluation.rivals import EmbeddedRows, fit_probe, fit_rivals, sample
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs
 
@@ -24,6 +25,7 @@ MAX_CHOOSING = 1_000
 def free_rivals(
     task: ImageTextTask,
     experiment: ImageTextExperiment,
+    training: EmbeddedRows,
     *,
     choosing: tuple[Pairs, Evaluation],
     reported: tuple[Pairs, Evaluation],
@@ -32,15 +34,33 @@ def free_rivals(
 
     Args:
         task: with the base as its model.
-        experiment: what is trained, whose length bounds the training rows that are seen.
+        experiment: what is trained.
+        training: rows to fit on, as ``training_rows`` has them.
         choosing: rows that choose strengths and the best rival, and what the base is evaluated as on them.
         reported: the same of the rows that are reported; they may be the same rows.
     """
-    seen = sample(task.train.keys, row_limit(len(task.train), experiment.train.epochs, task.passes_per_step))
-    training = _embedded(task, task.train.select(seen))
     rows = [_embedded(task, *part) for part in (choosing, reported)]
     some = rows[0].select(sample(choosing[0].keys, MAX_CHOOSING))
     return fit_rivals(training, some, experiment.eval.monitor, experiment.eval.recall_at).evaluate(rows[1])
+
+
+def training_rows(task: ImageTextTask, epochs: int) -> EmbeddedRows:
+    """Training rows as the task's model sees them now: as many as the length of the training allows."""
+    seen = sample(task.train.keys, row_limit(len(task.train), epochs, task.passes_per_step))
+    return _embedded(task, task.train.select(seen))
+
+
+def label_probes(training: EmbeddedRows, found: Evaluation) -> Probes:
+    """Linear probes of both sides, fitted on training rows; the evaluated rows, which are others, choose strengths.
+
+    Returns:
+        None of either side where no row of either kind has a label.
+    """
+    labels = found.labels
+    if training.labelled is None or labels is None or not labels.of_row.any():
+        return {}
+    sides = (("image", training.image), ("text", training.text))
+    return {name: fit_probe(rows, training.labelled, found.vectors[name], labels) for name, rows in sides}
 
 
 def row_limit(rows: int, epochs: int, passes_per_step: int) -> int:
@@ -49,6 +69,6 @@ def row_limit(rows: int, epochs: int, passes_per_step: int) -> int:
 
 
 def _embedded(task: ImageTextTask, pairs: Pairs, found: Evaluation | None = None) -> EmbeddedRows:
-    """The rows as the base sees them, embedded unless their evaluation holds the vectors."""
+    """The rows as the model sees them, embedded unless their evaluation holds the vectors."""
     embedded = task.embed(pairs) if found is None else Embeddings(found.vectors["image"], found.vectors["text"])
     return EmbeddedRows(embedded.image, embedded.text, pairs.items, task.labels(pairs))

@@ -17,6 +17,7 @@ from vectoruniverse.data.splits import by_part
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.evaluation.retrieval import Embeddings
+from vectoruniverse.evaluation.rivals import EmbeddedRows
 from vectoruniverse.models.dual import DualEncoder
 from vectoruniverse.models.patch_dropout import count_kept
 from vectoruniverse.tasks.base import Shared
@@ -34,10 +35,10 @@ from vectoruniverse.tasks.image_text.model import (
 )
 from vectoruniverse.tasks.image_text.negatives import training_negatives
 from vectoruniverse.tasks.image_text.prepared import Known, PreparedImageText, augmentation, build_task
-from vectoruniverse.tasks.image_text.rivals import free_rivals
+from vectoruniverse.tasks.image_text.rivals import free_rivals, label_probes, row_limit, training_rows
 from vectoruniverse.tasks.image_text.sampler import training_strata
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment
-from vectoruniverse.tasks.image_text.task import Pairs, Preserved, TrainingParts
+from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs, Preserved, TrainingParts
 from vectoruniverse.tasks.image_text.text_views import text_views
 from vectoruniverse.tasks.rows import RowChoice, refuse_lone_rows, reported_part
 from vectoruniverse.tasks.sharing import sharing_key
@@ -56,6 +57,7 @@ class ImageTextShared(Shared):
         pairs: the rows as the task reads them, by split.
         known: rows that the base knew before, where the experiment says which.
         base_vectors: what the base makes of training rows and of known ones, once somebody asked.
+        seen: what it makes of the training rows that its probes and rivals are fitted on, by how many they may be.
     """
 
     data: ImageTextData
@@ -63,6 +65,7 @@ class ImageTextShared(Shared):
     pairs: Mapping[str, Pairs]
     known: Known | None = None
     base_vectors: dict[str, Embeddings] = field(default_factory=dict)
+    seen: dict[int, EmbeddedRows] = field(default_factory=dict)
 
 
 def as_image_text(experiment: Experiment, what: str) -> ImageTextExperiment:
@@ -113,17 +116,30 @@ def load_known(
 def evaluate_base(experiment: ImageTextExperiment, shared: ImageTextShared, split: str) -> Evaluation:
     """What the base reaches, and beside it, on the rows that are reported, what its rivals that cost nothing do.
 
-    Validation rows choose among those.
+    Validation rows choose among those, and the strengths of the linear probes that stand beside them.
     """
     task, data = build_task(experiment, shared.encoder, shared.pairs), shared.data
     found = task.evaluate(split)
-    reported = reported_part(experiment, data.split.reported)
-    held_out = split == reported and not np.isin(getattr(data.split, split), data.split.train).any()
-    if not (held_out and experiment.eval.rivals and len(data.split.val)):
+    reported, part = reported_part(experiment, data.split.reported), getattr(data.split, split)
+    if not (len(data.split.train) and len(data.split.val)) or np.isin(part, data.split.train).any():
+        return found  # nothing to fit on, or evaluated on what it was fitted on
+    if split == "val" and found.labels is not None:
+        found = dataclasses.replace(found, probes=label_probes(seen_by_base(experiment, task, shared), found))
+    if not (split == reported and experiment.eval.rivals):
         return found
     picking = found if split == "val" else shared.evaluations.get("val") or task.evaluate("val")
-    rivals = free_rivals(task, experiment, choosing=(task.part("val"), picking), reported=(task.part(split), found))
-    return dataclasses.replace(found, rivals=rivals)
+    training = seen_by_base(experiment, task, shared)
+    parts = {"choosing": (task.part("val"), picking), "reported": (task.part(split), found)}
+    return dataclasses.replace(found, rivals=free_rivals(task, experiment, training, **parts))
+
+
+def seen_by_base(experiment: ImageTextExperiment, task: ImageTextTask, shared: ImageTextShared) -> EmbeddedRows:
+    """Training rows as the base sees them, embedded once for probes and rivals."""
+    epochs = experiment.train.epochs
+    limit = row_limit(len(task.train), epochs, task.passes_per_step)
+    if limit not in shared.seen:
+        shared.seen[limit] = training_rows(task, epochs)
+    return shared.seen[limit]
 
 
 def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: Path | None = None) -> PreparedImageText:
@@ -154,7 +170,7 @@ def prepare(experiment: ImageTextExperiment, shared: ImageTextShared, trained: P
         encoder=encoder,
         known=shared.known,
         fusion=fusion,
-        rules=None if trained is None else read_labels(trained),
+        learned=None if trained is None else read_labels(trained, encoder.width),
         strata=strata,
         frozen=frozen,
     )
