@@ -93,6 +93,7 @@ def test_a_run_leaves_everything_behind_that_a_person_wants(experiment, tmp_path
         "adapter_config.json",
         "adapter_model.safetensors",
         "labels.json",
+        "probes.safetensors",
     }
     assert "| image → text recall@5 ↑ |" in (folder / "README.md").read_text()
     assert not list(folder.rglob("*.pt")) and not list(folder.rglob("*.bin"))
@@ -542,9 +543,9 @@ def test_rivals_are_left_out_where_nobody_asks_for_them(experiment, monkeypatch)
     told = ImageTextTask.embed
     monkeypatch.setattr(ImageTextTask, "embed", lambda task, pairs: (embedded.append(len(pairs)), told(task, pairs))[1])
     assert evaluate_base(experiment(eval={"rivals": False}), split="val", display=quiet())[1].rivals is None
-    assert embedded == [8]
+    assert embedded == [8, 24], "the training rows, for the probes of their labels alone"
     assert evaluate_base(experiment(), split="val", display=quiet())[1].rivals is not None
-    assert embedded == [8, 8, 24], "the training rows are embedded once, the others not again"
+    assert embedded == [8, 24] * 2, "the training rows are embedded once, the others not again"
 
 
 def test_a_pass_over_the_training_rows_is_a_small_share_of_the_steps():
