@@ -58,9 +58,9 @@ class RunTimes:
     def facts(self) -> dict[str, float]:
         """So far, as ``state.json`` tells them."""
         return {
-            "seconds": round(self.seconds, 1),
-            "step_seconds": round((self.earlier.step_seconds or 0.0) + self.task.step_seconds, 1),
-            "evaluation_seconds": round((self.earlier.evaluation_seconds or 0.0) + self.task.evaluation_seconds, 1),
+            "seconds": round(self.seconds, 3),
+            "step_seconds": round((self.earlier.step_seconds or 0.0) + self.task.step_seconds, 3),
+            "evaluation_seconds": round((self.earlier.evaluation_seconds or 0.0) + self.task.evaluation_seconds, 3),
         }
 
 
