@@ -10,9 +10,8 @@ an epoch's rows where the model decided it.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -32,6 +31,7 @@ from vectoruniverse.training.optim import Schedule
 from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
 from vectoruniverse.training.strata import Miner, Strata
 from vectoruniverse.training.task import StepLoss, Task
+from vectoruniverse.training.updates import Update, diverged, on_host
 
 _DAMAGED = "delete that folder to go on from an earlier checkpoint, or train a new run"
 """What to do about a checkpoint."""
@@ -126,21 +126,6 @@ def batches(rows: int, batch_size: int, seed: int, epoch: int, strata: Strata | 
     """
     order, steps = np.random.default_rng((seed, epoch)).permutation(rows), steps_per_epoch(rows, batch_size)
     return np.array_split(order if strata is None else strata.deal(order, steps), steps)
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What an update left to be read.
-
-    Attributes:
-        step: its number.
-        finite: 0-d bool.
-        numbers: what people should see, by name, 0-d where it is on the device.
-    """
-
-    step: int
-    finite: Tensor
-    numbers: Mapping[str, Tensor | float]
 
 
 class Trainer:
@@ -325,7 +310,7 @@ class Trainer:
         """
         for step, finite, numbers in on_host(self._unread):
             if not finite:
-                raise _diverged(step, numbers)
+                raise diverged(step, numbers)
             if (bound := self.experiment.train.clip_grad_norm) is not None:
                 self.position.clipped += numbers["grad_norm"] > bound
                 numbers["clipped_share"] = self.position.clipped / (step + 1)
@@ -411,30 +396,6 @@ def restore_parameters(trained: Mapping[str, nn.Parameter], saved: Mapping[str, 
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(saved[name])
-
-
-def on_host(updates: Sequence[Update]) -> list[tuple[int, bool, dict[str, float]]]:
-    """Step, whether it is finite, and numbers of each update, read together so that the device is waited for once."""
-    found = [value for one in updates for value in (one.finite, *one.numbers.values()) if isinstance(value, Tensor)]
-    values = iter(torch.stack(found).tolist() if found else [])
-    return [
-        (
-            one.step,
-            bool(next(values)),
-            {name: next(values) if isinstance(value, Tensor) else value for name, value in one.numbers.items()},
-        )
-        for one in updates
-    ]
-
-
-def _diverged(step: int, numbers: Mapping[str, float]) -> DivergedError:
-    """Why training ends at this step."""
-    what = "gradient" if math.isfinite(numbers["loss"]) else "loss"
-    parts = [f"{name.removeprefix('loss/')} {value:.4g}" for name, value in numbers.items() if name.startswith("loss/")]
-    return DivergedError(
-        f"the {what} is not finite at step {step} ({', '.join(parts)})",
-        remedy="lower train.lr, set train.clip_grad_norm, or use train.precision: fp32; the checkpoint is intact",
-    )
 
 
 def _mix(seed: int, step: int) -> int:
