@@ -69,6 +69,10 @@ def test_ranks_go_outwards_from_the_experiment_s_own():
     assert in_order([1, 2, 4, 8, 16, 32], 8) == [8, 4, 16, 2, 32, 1]
 
 
+def one_by_one(trial):
+    return lambda rungs, epochs: [trial(rung, epochs) for rung in rungs]
+
+
 def test_the_better_two_are_tried_for_longer_and_the_best_of_those_is_chosen():
     asked = []
 
@@ -76,7 +80,7 @@ def test_the_better_two_are_tried_for_longer_and_the_best_of_those_is_chosen():
         asked.append((rung, epochs))
         return -abs(rung - 1.2) if epochs == 1 else -abs(rung - 2)  # the longer training prefers another
 
-    found = search_rate(trial, [-1, 0, 1, 2, 3], Budget(1, 3))
+    found = search_rate(one_by_one(trial), [-1, 0, 1, 2, 3], Budget(1, 3))
     assert asked == [(-1, 1), (0, 1), (1, 1), (2, 1), (3, 1), (1, 3), (2, 3)]
     assert (found.rung, found.at_edge) == (2, False)
 
@@ -88,13 +92,15 @@ def test_a_best_rate_at_the_edge_widens_the_grid_and_says_where_it_still_is_at_o
         asked.append(rung)
         return float(rung)
 
-    found = search_rate(rising, [-1, 0, 1], Budget(1, 1))
+    found = search_rate(one_by_one(rising), [-1, 0, 1], Budget(1, 1))
     assert asked == [-1, 0, 1, 2, 3] and (found.rung, found.at_edge) == (3, True)
     asked.clear()
-    peaked = search_rate(lambda rung, epochs: asked.append(rung) or -abs(rung - 2.0), [-1, 0, 1], Budget(1, 1))
+    peaked = search_rate(
+        one_by_one(lambda rung, epochs: asked.append(rung) or -abs(rung - 2.0)), [-1, 0, 1], Budget(1, 1)
+    )
     assert asked == [-1, 0, 1, 2, 3] and (peaked.rung, peaked.at_edge) == (2, False)
     alone = []
-    search_rate(lambda rung, epochs: alone.append(rung) or float(rung == 0), [0, 4, 5], Budget(1, 1))
+    search_rate(one_by_one(lambda rung, epochs: alone.append(rung) or float(rung == 0)), [0, 4, 5], Budget(1, 1))
     assert alone == [0, 4, 5, -1, 1], "the experiment's own rate stands apart from the others, and its sides are tried"
 
 
@@ -102,5 +108,5 @@ def test_trainings_that_fail_are_passed_over():
     def trial(rung, epochs):
         return None if rung > 0 else float(rung)
 
-    assert search_rate(trial, [-1, 0, 1], Budget(1, 2)).rung == 0
-    assert search_rate(lambda rung, epochs: None, [-1, 0, 1], Budget(1, 2)) is None
+    assert search_rate(one_by_one(trial), [-1, 0, 1], Budget(1, 2)).rung == 0
+    assert search_rate(one_by_one(lambda rung, epochs: None), [-1, 0, 1], Budget(1, 2)) is None

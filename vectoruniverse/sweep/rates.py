@@ -30,8 +30,8 @@ AROUND, NEAR = 2, 1
 FULL_BELOW = 3
 """Rungs that full fine-tuning begins below LoRA: at an eighth of its rate."""
 
-Trial = Callable[[int, int], float | None]
-"""Rung and epochs → the metric on validation rows; None where the training failed."""
+Trials = Callable[[Sequence[int], int], Sequence[float | None]]
+"""Rungs and epochs → the metric of each on validation rows; None where the training failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,25 +137,29 @@ def in_order(ranks: Sequence[int], own_rank: int) -> list[int]:
     return sorted(ranks, key=lambda rank: (abs(math.log2(rank / own_rank)), rank))
 
 
-def search_rate(trial: Trial, first: Sequence[int], budget: Budget) -> Found | None:
+def search_rate(trials: Trials, first: Sequence[int], budget: Budget) -> Found | None:
     """Two rounds of trials.
 
     Args:
-        trial: runs one.
+        trials: runs some, at once where it can.
         first: rungs to try at first.
         budget: epochs of a trial.
 
     Returns:
         None where every trial failed.
     """
-    reached = {rung: trial(rung, budget.short) for rung in first}
+
+    def tried(rungs: Sequence[int], epochs: int) -> dict[int, float | None]:
+        return dict(zip(rungs, trials(rungs, epochs), strict=True))
+
+    reached = tried(first, budget.short)
     for _ in range(WIDEN):
         if not (beside := _untried(_best(reached), reached)):
             break
-        reached[beside[0]] = trial(beside[0], budget.short)
+        reached |= tried(beside[:1], budget.short)
     final = reached
     if budget.long > budget.short:
-        final = {rung: trial(rung, budget.long) for rung in _ranked(reached)[:2]}
+        final = tried(_ranked(reached)[:2], budget.long)
     best = _best(final)
     return None if best is None else Found(best, bool(_untried(best, reached)))
 

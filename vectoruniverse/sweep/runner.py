@@ -28,6 +28,7 @@ from vectoruniverse.runs.records import ForgettingRecord, PrecisionRecord
 from vectoruniverse.sweep.analysis import analyse_adapters
 from vectoruniverse.sweep.cell_runs import AGAIN, CellRuns
 from vectoruniverse.sweep.cells import Cell, at_rate
+from vectoruniverse.sweep.engines import Engine, InThisProcess
 from vectoruniverse.sweep.findings import base_of, compare_beside, evaluation_of, rivals_of_best, statistics
 from vectoruniverse.sweep.folder import SweepFolder
 from vectoruniverse.sweep.forgetting import forgetting_of_sweep
@@ -50,7 +51,9 @@ class SweepOutcome:
     record: SweepRecord
 
 
-def run_sweep(grid: Grid, *, runs_dir: Path, out: Path | None, display: Display) -> SweepOutcome:
+def run_sweep(
+    grid: Grid, *, runs_dir: Path, out: Path | None, display: Display, engine: Engine | None = None
+) -> SweepOutcome:
     """Run whatever is not done yet, and write down what the cells say together.
 
     Args:
@@ -58,6 +61,7 @@ def run_sweep(grid: Grid, *, runs_dir: Path, out: Path | None, display: Display)
         runs_dir: where the cells' runs are.
         out: the sweep's folder; None: ``<experiment>-sweep-<fingerprint>`` below ``runs_dir``.
         display: what a person sees.
+        engine: what brings cells to their ends; None: this process, one after another.
 
     Raises:
         LockedError: another process works on this sweep.
@@ -71,7 +75,7 @@ def run_sweep(grid: Grid, *, runs_dir: Path, out: Path | None, display: Display)
     name = f"{grid.base.name}-sweep-{grid.fingerprint(data)[:8]}"
     folder = SweepFolder(out or runs_dir / name, name)
     with folder.lock(), Interruption():  # so that SIGTERM is raised as Ctrl-C is, wherever it comes
-        record = _Sweep(grid, folder, runs_dir, display, bases, measured).run()
+        record = _Sweep(grid, folder, runs_dir, display, bases, engine or InThisProcess(bases), measured).run()
         publish(folder, record, display)
         return SweepOutcome(folder, record)
 
@@ -86,6 +90,7 @@ class _Sweep:
         runs_dir: Path,
         display: Display,
         bases: Bases,
+        engine: Engine,
         measured: PrecisionRecord | None,
     ) -> None:
         earlier = folder.read()
@@ -97,7 +102,13 @@ class _Sweep:
         self._metric, self._started = grid.base.eval.monitor, time.monotonic()
         group = grid.base.wandb.group or folder.name
         self._runs = CellRuns(
-            folder, runs_dir, bases, metric=self._metric, group=group, changed=lambda: self._write("running")
+            folder,
+            runs_dir,
+            engine,
+            display,
+            metric=self._metric,
+            group=group,
+            changed=lambda: self._write("running"),
         )
         self._analysis_seconds = 0.0
         self._adapters: list[AdapterRecord] = []
@@ -148,13 +159,14 @@ class _Sweep:
             self._display.warn(f"{cell.title} failed: no learning rate was chosen: {reason}")
         return at_rates
 
-    def _try(self, trial: Cell) -> float | None:
-        """The metric that a short run reaches on validation rows; None where it diverged."""
-        self._runs.run([trial])
-        told = self._runs.record_of(trial)
-        if told.state == "failed":
-            raise NoRateError(f"{trial.title}: {told.message}")
-        return told.metrics.get(self._metric) if told.state == "finished" else None
+    def _try(self, trials: Sequence[Cell]) -> list[float | None]:
+        """The metric that each short run reaches on validation rows; None where it diverged."""
+        self._runs.run(trials)
+        told = [(trial, self._runs.record_of(trial)) for trial in trials]
+        for trial, record in told:
+            if record.state == "failed":
+                raise NoRateError(f"{trial.title}: {record.message}")
+        return [record.metrics.get(self._metric) if record.state == "finished" else None for _, record in told]
 
     def _by_pattern(self) -> list[Cell]:
         """Ranks by layer as the largest adapter recommends them, once, at the rate of the uniform rank."""
@@ -184,12 +196,12 @@ class _Sweep:
     def _clock(self) -> Timing:
         """Where the time of this call went."""
         trained = self._runs.trained
-        whole, steps = time.monotonic() - self._started, sum(one.step_seconds for one in trained)
+        whole, steps = time.monotonic() - self._started, sum(steps for steps, _ in trained)
         return Timing(
             cells=len(trained),
             seconds=round(whole, 3),
             step_seconds=round(steps, 3),
-            evaluation_seconds=round(sum(one.evaluation_seconds for one in trained), 3),
+            evaluation_seconds=round(sum(seconds for _, seconds in trained), 3),
             analysis_seconds=round(self._analysis_seconds, 3),
             outside_steps=round(1 - steps / whole, 4),
         )

@@ -33,8 +33,8 @@ class Tuner:
     Args:
         grid: the sweep, whose ``rates`` are asked for.
         known: what an earlier call chose, which stays.
-        run_trial: brings a short run to its end; the metric on validation rows, None where it diverged. It raises
-            ``NoRateError`` where something else went wrong, which says nothing of the rate.
+        run_trials: brings short runs to their ends; the metric of each on validation rows, None where it diverged. It
+            raises ``NoRateError`` where something else went wrong, which says nothing of the rate.
         tell: takes what a person should know.
     """
 
@@ -42,11 +42,11 @@ class Tuner:
         self,
         grid: Grid,
         known: RateSearch | None,
-        run_trial: Callable[[Cell], float | None],
+        run_trials: Callable[[Sequence[Cell]], Sequence[float | None]],
         tell: Callable[[str], None],
     ) -> None:
         assert grid.rates is not None, "rates are asked for"
-        self._grid, self._run_trial, self._tell = grid, run_trial, tell
+        self._grid, self._run_trials, self._tell = grid, run_trials, tell
         named, own = parse_rates(grid.rates), grid.base.train.lr
         self._auto, self._ladder = named is None, Ladder(named or (own,))
         most = 2 * AROUND + 2 if named is None else len(named)
@@ -86,7 +86,7 @@ class Tuner:
         self._tell(f"learning rates of {cell.title}")
         ladder = self._ladder
         found = search_rate(
-            lambda rung, epochs: self._run_trial(trial_of(cell, ladder.rate(rung), epochs)),
+            lambda rungs, epochs: self._run_trials([trial_of(cell, ladder.rate(rung), epochs) for rung in rungs]),
             self._first(cell),
             self._budget,
         )
