@@ -354,14 +354,16 @@ def test_an_interrupted_run_goes_on_and_ends_where_an_uninterrupted_one_does(exp
 
     experiment(train=config)
     given = ("-c", str(tmp_path / "shapes.yaml"), "-q", "--runs-dir", str(tmp_path / "cut"))
-    child = start("train", *given, folder=tmp_path / "said")
-    _wait_for_steps(tmp_path / "cut", 5)
-    child.send_signal(signal.SIGTERM)
-    assert child.wait() == 143
-    said = child.err.read_text()
-    (run,) = list_runs(tmp_path / "cut")
-    assert run.state == "interrupted"
-    assert f"vu train --resume {run.run.name}" in said
+    again = ("--resume", "latest", "-q", "--runs-dir", str(tmp_path / "cut"))
+    for options, steps, number, code in ((given, 5, signal.SIGHUP, 129), (again, 15, signal.SIGUSR1, 138)):
+        child = start("train", *options, folder=tmp_path / "said")
+        _wait_for_steps(tmp_path / "cut", steps)
+        child.send_signal(number)
+        assert child.wait() == code
+        said = child.err.read_text()
+        (run,) = list_runs(tmp_path / "cut")
+        assert run.state == "interrupted"
+        assert f"vu train --resume {run.run.name}" in said
 
     resumed = resume("latest", runs_dir=tmp_path / "cut", display=quiet())
     assert resumed is not None

@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +21,10 @@ from typer.testing import CliRunner
 from tests.models.models import save_clip
 from tests.processes import NO_READER, start
 from vectoruniverse.cli import app
-from vectoruniverse.cli.shell import print_json, tells_errors
-from vectoruniverse.training.interruption import Terminated
+from vectoruniverse.cli.shell import print_json, seconds_of, tells_errors
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.training.checkpoint import pointed
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -285,15 +289,54 @@ def test_json_is_strict_whatever_the_numbers(capsys):
     assert strict == {"a": ["NaN", ["Infinity", "-Infinity"]], "b": 1.5, "é": None}
 
 
-@pytest.mark.parametrize(("stopped", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
-def test_a_signal_decides_the_exit_code(stopped, code):
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 138}
+
+
+@pytest.mark.parametrize(("number", "code"), CODES.items())
+def test_a_signal_ends_any_command_with_its_exit_code_and_in_a_line(number, code, capsys):
     @tells_errors
     def command() -> None:
-        raise stopped
+        signal.raise_signal(number)
 
+    before = signal.getsignal(number)
     with pytest.raises(typer.Exit) as left:
         command()
     assert left.value.exit_code == code
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("3h30m", 12_600), ("90m", 5400), ("1d", 86_400), (" 45S", 45), ("600", 600), ("1d1s", 86_401)],
+)
+def test_a_time_is_read_in_units_or_seconds(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "-5", "3x", "30m3h", "1.5h", "h", "9" * 5000 + "d", "5 m"])
+def test_what_is_no_time_is_refused_with_an_example(text):
+    with pytest.raises(ConfigError, match="--max-time") as refused:
+        seconds_of(text)
+    assert "3h30m" in refused.value.remedy
+
+
+def test_a_training_stops_by_itself_before_its_time_is_over_and_goes_on(config, tmp_path):
+    runs = ["--runs-dir", str(tmp_path / "runs"), "-q"]
+    started = time.monotonic()
+    said = CliRunner().invoke(app, ["train", "-c", config, "--set", "train.epochs=9999", "--max-time", "3", *runs])
+    assert said.exit_code == 138 and "vu train --resume" in said.stderr
+    assert time.monotonic() - started < 3
+    (run,) = list_runs(tmp_path / "runs")
+    assert run.state == "interrupted"
+
+    def step():
+        return int(pointed(run.run.checkpoints, "last").name.removeprefix("step-"))
+
+    before = step()
+    said = CliRunner().invoke(app, ["train", "--resume", "latest", "--max-time", "2s", *runs])
+    assert said.exit_code == 138 and step() > before > 0
+    assert list_runs(tmp_path / "runs")[0].state == "interrupted"
 
 
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:

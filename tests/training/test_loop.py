@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from vectoruniverse.errors import DataError, DivergedError
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.losses.contrastive import info_nce
 from vectoruniverse.training.checkpoint import Checkpoint
-from vectoruniverse.training.interruption import InterruptedTraining
+from vectoruniverse.training.interruption import InterruptedTraining, Interruption
 from vectoruniverse.training.loop import Trainer, batches, steps_per_epoch
 from vectoruniverse.training.optim import adamw, constant, parameter_groups
 from vectoruniverse.training.task import StepLoss
@@ -87,6 +89,9 @@ class Recorder:
             for group, named in checkpoint.tensors.items()
         }
         self.saves.append((Checkpoint(checkpoint.step, tensors, checkpoint.state), is_best))
+
+    def at_once(self):
+        return contextlib.nullcontext()
 
     def interrupted(self):
         return self.stop_at is not None and len(self.steps) >= self.stop_at
@@ -473,3 +478,37 @@ def test_the_guard_can_stop_or_be_off():
     seen = Recorder()
     trainer(Collapses(), seen, guard="off").fit()
     assert seen.warnings == []
+
+
+class Signalling(Line):
+    """A signal comes in the middle of one of its evaluations."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.left = at
+
+    def evaluate(self):
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGUSR1)
+        return super().evaluate()
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_signal_does_not_wait_for_an_evaluation_which_is_done_again(at):
+    whole, uncut = Line(), Recorder()
+    trainer(whole, uncut).fit()
+
+    seen = Recorder()
+    cut = trainer(Signalling(at), seen)
+    with Interruption() as interruption:
+        seen.at_once = interruption.at_once
+        with pytest.raises(InterruptedTraining), interruption.deferred():
+            cut.fit()
+    assert len(seen.evaluations) == at - 1, "it did not come to its end"
+    task, rest = Line(), Recorder()
+    loop = trainer(task, rest)
+    loop.restore(seen.saves[-1][0])
+    loop.fit()
+    assert all(torch.equal(a, b) for a, b in zip(whole.trained().values(), task.trained().values(), strict=True))
+    assert seen.evaluations + rest.evaluations == uncut.evaluations

@@ -5,15 +5,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec, cast
 
 import typer
 
 from vectoruniverse.errors import ConfigError, ResourceError, UserError
-from vectoruniverse.training.interruption import InterruptedTraining, Terminated
+from vectoruniverse.training.interruption import (
+    InterruptedTraining,
+    Interruption,
+    exit_code_of,
+    signal_of,
+    time_limit,
+    words_of,
+)
 
 if TYPE_CHECKING:
     from vectoruniverse.terminal import Display
@@ -25,6 +33,9 @@ _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 """What torch says then, in small letters."""
+
+_LONGEST = 366 * 86_400
+"""Seconds; limit of --max-time."""
 
 _ISSUES = "https://github.com/vectoruniverse/vectoruniverse/issues"
 
@@ -49,24 +60,36 @@ FoldsOption = Annotated[
         help="Divide the rows, group by group, into K folds, each of them the test part once; results are pooled.",
     ),
 ]
+MaxTimeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Stop with a checkpoint before so much time is over, as in 3h30m, 90m or 1d (a bare number: seconds), "
+        "with exit code 138; the next call goes on.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
 
 
 def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Print what a user can mend in one or two lines, and leave with the exit code that says what kind it was."""
+    """Print what a user can mend in one or two lines, and leave with the exit code that says what kind it was.
+
+    A command with an option ``max_time`` is held to it.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            # any signal that ends a process is raised, so that locks are let go and half-written files deleted
+            with Interruption(), time_limit(seconds_of(cast("str | None", kwargs.get("max_time")))):
+                command(*args, **kwargs)
         except (UserError, InterruptedTraining) as error:
             complain(str(error), error.remedy)
             code = error.exit_code
         except KeyboardInterrupt as stopped:
-            is_terminated = isinstance(stopped, Terminated)
-            complain("terminated" if is_terminated else "interrupted", None)
-            code = 143 if is_terminated else 130
+            complain(words_of(signal_of(stopped)), None)
+            code = exit_code_of(signal_of(stopped))
         except BrokenPipeError:
             _drop_unwritten()  # the reader of our output went away, as `head` does
             code = 141
@@ -97,6 +120,27 @@ def complain(message: str, remedy: str | None) -> None:
             typer.echo(f"    → {remedy}", err=True)
     except OSError:  # nobody can read it; the exit code still tells
         _drop_unwritten()
+
+
+_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_TIME = re.compile("".join(rf"(?:(?P<{unit}>\d{{1,9}}){unit})?" for unit in _UNITS))
+
+
+def seconds_of(max_time: str | None) -> float | None:
+    """Seconds of a time such as ``1d``, ``3h30m`` or ``600``.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if max_time is None:
+        return None
+    text = max_time.strip().lower()
+    match = _TIME.fullmatch(f"{text}s" if text.isdecimal() else text)
+    seconds = sum(int(number) * _UNITS[unit] for unit, number in match.groupdict("0").items()) if match else 0
+    if not 0 < seconds < _LONGEST:
+        remedy = "as in --max-time 3h30m, 90m, 1d or 600 (seconds); days, hours, minutes, seconds in this order"
+        raise ConfigError(f"{max_time[:40]!r} is no time above 0 and below a year", file="--max-time", remedy=remedy)
+    return float(seconds)
 
 
 def print_version(wanted: bool) -> None:

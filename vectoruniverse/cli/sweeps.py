@@ -12,6 +12,7 @@ from vectoruniverse.cli.shell import (
     ConfigOption,
     FoldsOption,
     JsonOption,
+    MaxTimeOption,
     QuietOption,
     RunsOption,
     SetOption,
@@ -62,6 +63,7 @@ def sweep(
     overrides: SetOption = [],
     out: OutOption = None,
     wandb_sweep: AgentOption = None,
+    max_time: MaxTimeOption = None,
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -71,6 +73,7 @@ def sweep(
     Running the same command again goes on where it stopped; more values or seeds run only what is new. Exit code 1:
     some cells failed, and the others are there.
     """
+    del max_time  # tells_errors holds the command to it
     from vectoruniverse.sweep.grid import make_grid, parse_over, whole_numbers
 
     chosen = whole_numbers(seeds, "--seeds")
@@ -105,6 +108,7 @@ def sweep_rank(
     overrides: SetOption = [],
     out: OutOption = None,
     wandb_sweep: AgentOption = None,
+    max_time: MaxTimeOption = None,
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -115,6 +119,7 @@ def sweep_rank(
     again goes on where it stopped; more ranks or seeds run only what is new. Exit code 1: some cells failed, and the
     others are there.
     """
+    del max_time  # tells_errors holds the command to it
     from vectoruniverse.sweep.grid import RANK, Over, make_grid, whole_numbers
 
     grid = make_grid(

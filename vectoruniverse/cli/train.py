@@ -12,6 +12,7 @@ from vectoruniverse.cli.outcomes import print_comparison, print_verdict
 from vectoruniverse.cli.shell import (
     FoldsOption,
     JsonOption,
+    MaxTimeOption,
     QuietOption,
     RunsOption,
     SetOption,
@@ -51,6 +52,7 @@ def train(
         bool, typer.Option("--dry-run", help="Load everything, try two updates, print the plan.")
     ] = False,
     folds: FoldsOption = None,
+    max_time: MaxTimeOption = None,
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -59,6 +61,7 @@ def train(
 
     With --folds, a run for each fold: every row is tested once, by a model that did not learn from it.
     """
+    del max_time  # tells_errors holds the command to it
     given = bool(overrides or set_json or alpha_per_rank)
     _check_options(config, resume, folds, dry_run=dry_run, with_settings=given)
     from vectoruniverse import experiment as runner

@@ -10,10 +10,12 @@ an epoch's rows where the model decided it.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -111,6 +113,10 @@ class Observer:
     def interrupted(self) -> bool:
         """Whether a person or the system asked to stop."""
         return False
+
+    def at_once(self) -> AbstractContextManager[object]:
+        """Within it whoever asks to stop is not noted for ``interrupted``: a ``KeyboardInterrupt`` is raised."""
+        return contextlib.nullcontext()
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -215,12 +221,25 @@ class Trainer:
                 values = self.train_step(rows, epoch, read=told)
                 self.observer.on_step(position.step, values)
                 if self.observer.interrupted():
-                    self._read()
-                    self.observer.save(self.checkpoint(), is_best=False)
-                    raise InterruptedTraining(f"stopped at step {position.step}")
+                    self._stop()
             if self._is_due(epoch + 1):
                 self._evaluate(epoch + 1)
         return position
+
+    def _stop(self) -> NoReturn:
+        """Save, and end training."""
+        self._read()
+        self.observer.save(self.checkpoint(), is_best=False)
+        raise InterruptedTraining(f"stopped at step {self.position.step}")
+
+    @contextlib.contextmanager
+    def _between_steps(self) -> Iterator[None]:
+        """What changes neither parameters nor position is not waited for: it is done again after a resume."""
+        try:
+            with self.observer.at_once():
+                yield
+        except KeyboardInterrupt:
+            self._stop()
 
     def _batches(self, epoch: int, *, begun: bool) -> list[np.ndarray]:
         """Rows of each batch of an epoch; of one that was ``begun`` in an order by the model, in that order.
@@ -232,7 +251,9 @@ class Trainer:
         if self._miner is None:
             return batches(count, size, seed, epoch, self.strata)
         if not begun:
-            found = batches(count, size, seed, epoch, self._miner(epoch))
+            with self._between_steps():
+                strata = self._miner(epoch)
+            found = batches(count, size, seed, epoch, strata)
             self._order = torch.from_numpy(np.concatenate(found))
         if self._order is None or sorted(self._order.tolist()) != list(range(count)):
             raise DataError("the checkpoint lacks the order of this epoch's rows", remedy=_DAMAGED)
@@ -340,7 +361,8 @@ class Trainer:
     def _evaluate(self, epoch: int) -> None:
         """Evaluate, remember the best, save."""
         position = self.position
-        evaluation = self.task.evaluate()
+        with self._between_steps():
+            evaluation = self.task.evaluate()
         score = evaluation.metrics[self.experiment.eval.monitor]
         is_best = self._is_best(epoch, score, evaluation.loss)
         self._last = (position.step, evaluation)

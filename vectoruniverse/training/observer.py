@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
 
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.evaluation.result import Evaluation
@@ -35,6 +37,8 @@ class RunObserver(Observer):
         self._total, self._log_every, self._monitor = total_steps, experiment.train.log_every, experiment.eval.monitor
         self._run, self._trackers, self._display = run, trackers, display
         self._interruption, self._times = interruption, times
+        self._step = self._save = 0.0  # seconds of the longest step and save of this process
+        self._lap = time.monotonic()
         self._shown: dict[str, float] = {}  # of each number the last one, since not all are measured at every step
 
     def on_step(self, step: int, values: Mapping[str, float]) -> None:
@@ -54,11 +58,23 @@ class RunObserver(Observer):
 
     def save(self, checkpoint: Checkpoint, is_best: bool) -> None:
         """Write a checkpoint, let ``last`` (and ``best``) name it, drop those that nobody names any more."""
-        folder = self._run.checkpoints
+        started, folder = time.monotonic(), self._run.checkpoints
         point(folder, save_checkpoint(folder, checkpoint), *(("last", "best") if is_best else ("last",)))
         prune(folder)
         self._run.note(**self._times())  # a killed process is counted up to here
+        self._lap = time.monotonic()
+        self._save = max(self._save, self._lap - started)
 
     def interrupted(self) -> bool:
-        """Whether Ctrl-C or SIGTERM came."""
+        """Whether a signal came, which a limit of time sends early enough for one more step and its checkpoint."""
+        now = time.monotonic()
+        self._step, self._lap = max(self._step, now - self._lap), now
+        self._interruption.reserve(self._step + 2 * self._save)
         return bool(self._interruption)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Have a signal raised, and the time that passes count for no step."""
+        with self._interruption.at_once():
+            yield
+        self._lap = time.monotonic()

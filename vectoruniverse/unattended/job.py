@@ -92,7 +92,7 @@ def variables(file: Path, write: Write) -> dict[str, str]:
 
 
 def _run(schedule: Schedule, environment: dict[str, str], write: Write) -> int:
-    """Start the command, hand SIGTERM on to it, and wait."""
+    """Start the command, hand SIGTERM, SIGHUP and SIGUSR1 on to it, and wait."""
     try:
         process = subprocess.Popen(  # noqa: S603 - what the user has scheduled, no shell
             [schedule.program, *schedule.arguments],
@@ -108,7 +108,8 @@ def _run(schedule: Schedule, environment: dict[str, str], write: Write) -> int:
     assert process.stdout is not None
     reader = Thread(target=_copy, args=(process.stdout, write), daemon=True)
     reader.start()
-    signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    for handed_on in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(handed_on, lambda number, frame: process.send_signal(number))
     signal.signal(signal.SIGINT, lambda number, frame: None)  # the terminal gives it to the command, too
     code = process.wait()
     reader.join(_AFTERWARDS)
