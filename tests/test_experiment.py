@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import signal
@@ -34,6 +35,8 @@ from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics
 from vectoruniverse.training.build import schedule_misfit
 from vectoruniverse.training.checkpoint import pointed
+from vectoruniverse.training.interruption import InterruptedTraining
+from vectoruniverse.training.observer import RunObserver
 
 
 @pytest.fixture(scope="module")
@@ -370,6 +373,29 @@ def test_an_interrupted_run_goes_on_and_ends_where_an_uninterrupted_one_does(exp
     assert resumed.adapted == whole.adapted
     steps = [line["step"] for line in read_metrics(resumed.run.metrics_file) if "train/loss" in line]
     assert steps == list(range(1, 29))
+
+
+def test_a_run_whose_last_checkpoint_was_damaged_goes_on_from_the_one_before_to_the_same_end(
+    experiment, tmp_path, monkeypatch, capsys
+):
+    config = {"epochs": 4, "batch_size": 12, "lr": 0.003, "precision": "fp32", "device": "cpu", "log_every": 1}
+    whole = train(experiment(train=config), runs_dir=tmp_path / "whole", display=quiet())
+    with monkeypatch.context() as patched:
+        steps = itertools.count(1)
+        patched.setattr(RunObserver, "interrupted", lambda observer: next(steps) >= 6)
+        with pytest.raises(InterruptedTraining):
+            train(experiment(train=config), runs_dir=tmp_path / "cut", display=quiet())
+    (cut,) = list_runs(tmp_path / "cut")
+    last = pointed(cut.run.checkpoints, "last") / "optimizer.safetensors"
+    content = bytearray(last.read_bytes())
+    content[-1] ^= 1
+    last.write_bytes(content)
+    resumed = resume("latest", runs_dir=tmp_path / "cut", display=quiet())
+    said = capsys.readouterr().err
+    assert "optimizer.safetensors: is damaged" in said and "using step-00000004 instead" in said
+    assert resumed.adapted == whole.adapted
+    steps = [line["step"] for line in read_metrics(resumed.run.metrics_file) if "train/loss" in line]
+    assert steps == list(range(1, 9)), "what was logged is told once"
 
 
 def _wait_for_steps(runs_dir: Path, count: int) -> None:

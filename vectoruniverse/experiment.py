@@ -52,7 +52,7 @@ from vectoruniverse.tasks.table import evaluated_base, setup
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.contract import Trackers
 from vectoruniverse.training.build import build_schedule, build_trackers, check_tracking, schedule_misfit
-from vectoruniverse.training.checkpoint import Checkpoint, latest, remove_unfinished_saves
+from vectoruniverse.training.checkpoint import Checkpoint, latest, take_up
 from vectoruniverse.training.device import peak_memory
 from vectoruniverse.training.find_lr import PROBE_STEPS, LrFinder, Rates
 from vectoruniverse.training.interruption import InterruptedTraining, Interruption
@@ -298,10 +298,7 @@ def _train_prepared(
 ) -> Outcome:
     """Fit → conclude, with the trackers told of the end whatever it is."""
     experiment = prepared.experiment
-    checkpoint = None
-    if run.checkpoints.is_dir():
-        remove_unfinished_saves(run.checkpoints)
-        checkpoint = latest(run.checkpoints, "last", display.warn)
+    checkpoint = take_up(run.checkpoints, display.warn)
     for line in (plan_line(prepared), *prepared.remarks()):
         display.say(line)
     parts = trained_table(parameter_table(prepared.model, prepared.beside))

@@ -23,6 +23,7 @@ from vectoruniverse.training.checkpoint import (
     pointed,
     prune,
     save_checkpoint,
+    take_up,
 )
 from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
 
@@ -198,6 +199,32 @@ def test_a_damaged_last_falls_back_to_the_newest_intact_and_says_so(tmp_path: Pa
         latest(tmp_path, "last", warnings.append)
 
 
+def test_the_last_two_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
+    for step in range(5):
+        point(tmp_path, save(tmp_path, step), *(("last", "best") if step == 1 else ("last",)))
+        prune(tmp_path)
+    assert sorted(path.name[-1] for path in tmp_path.glob("step-*")) == ["1", "3", "4"]
+    assert (pointed(tmp_path, "previous"), pointed(tmp_path, "last")) == (
+        tmp_path / "step-00000003",
+        tmp_path / "step-00000004",
+    )
+
+
+def test_training_goes_on_from_the_one_before_a_damaged_last_which_is_not_kept(tmp_path: Path) -> None:
+    for step in (1, 2):
+        point(tmp_path, save(tmp_path, step), "last")
+    flip_a_bit(pointed(tmp_path, "last") / "model.safetensors", -1)
+    (tmp_path / "step-00000003.tmp-0123abcd").mkdir()
+    warnings: list[str] = []
+    assert take_up(tmp_path, warnings.append).step == 1
+    assert "damaged checkpoint passed over" in warnings[0] and "using step-00000001 instead" in warnings[1]
+    assert take_up(tmp_path, pytest.fail).step == 1, "it is told once"
+    point(tmp_path, save(tmp_path, 3), "last")
+    prune(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000001", "step-00000003"]
+    assert take_up(tmp_path, pytest.fail).step == 3
+
+
 @pytest.mark.parametrize("content", [b"", b"step-00000009\n", b"../step-00000001\n", b"\xff\xfe"])
 def test_a_damaged_pointer_falls_back_to_the_newest_and_says_so(tmp_path: Path, content: bytes) -> None:
     checkpoints = tmp_path / "checkpoints"
@@ -292,7 +319,7 @@ for round in range(12):
     assert found.step == 0 or bool((found.tensors["model"]["w"] == found.step).all())
     step = found.step
 prune(folder)
-assert len(list(folder.iterdir())) == 2, list(folder.iterdir())
+assert len(list(folder.iterdir())) == 3, list(folder.iterdir())
 print(step)
 """
 

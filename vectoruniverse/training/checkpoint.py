@@ -2,7 +2,8 @@
 
 A checkpoint is a folder ``step-00000123`` of one ``<group>.safetensors`` per group of tensors, ``state.json`` and,
 written last, ``manifest.json`` with the size and SHA-256 of the others. It is written under a temporary name, fsynced
-and renamed. ``pointers.json`` beside it names the ``last`` and the ``best``, both changed in one atomic write.
+and renamed. ``pointers.json`` beside it names the ``last``, the ``previous`` one, which training goes on from where the
+last is damaged, and the ``best``, all changed in one atomic write.
 Nothing is ever unpickled.
 """
 
@@ -30,16 +31,16 @@ from vectoruniverse.runs.durable import (
     remove_unfinished,
     share_as_other_files,
     sync_folder,
-    write_durably,
 )
 from vectoruniverse.runs.files import Record, parse_record, read_bytes, read_record, write_record
 
-Pointer = Literal["last", "best"]
+Pointer = Literal["last", "previous", "best"]
 
 _NAME = re.compile(r"step-(?P<step>\d{8,})(?:-(?P<again>\d+))?")
 _UNFINISHED = re.compile(r"step-\d{8,}\.tmp-[0-9a-f]+")
 _DAMAGED = "resume from an earlier checkpoint, or train again"
 _POINTERS = "pointers.json"
+_POINTED: tuple[Pointer, ...] = ("last", "previous", "best")
 
 _EARLIER: tuple[Pointer, ...] = ("last", "best")
 """Files of a name each, before there was ``pointers.json``."""
@@ -63,10 +64,11 @@ class Manifest(Record):
 
 
 class Pointers(Record):
-    """``pointers.json``: folder names of the last checkpoint and of the best one."""
+    """``pointers.json``: folder names of the last checkpoint, of the one before it, and of the best one."""
 
     version: Literal[1] = 1
     last: str | None = None
+    previous: str | None = None
     best: str | None = None
 
 
@@ -106,8 +108,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
             for group, named in checkpoint.tensors.items():
                 assert re.fullmatch(r"\w+", group), group
                 _save_tensors(temporary / f"{group}.safetensors", named)
-            write_durably(temporary / "state.json", json.dumps(checkpoint.state, indent=1))
-            write_record(temporary / "manifest.json", _manifest(temporary, checkpoint.step))
+            (temporary / "state.json").write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
+            manifest = _settled_manifest(temporary, checkpoint.step)
+            write_record(temporary / "manifest.json", manifest)  # which makes the names of all files last, too
             path = _rename_to_free_name(temporary, folder / name)
             sync_folder(folder)
     except BaseException:
@@ -132,15 +135,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def point(folder: Path, checkpoint: Path, *pointers: Pointer) -> None:
-    """Let ``last``, ``best`` or both name a checkpoint of this folder, in one atomic step."""
+    """Let ``last``, ``best`` or both name a checkpoint of this folder, in one atomic step.
+
+    What was the last becomes the ``previous`` one.
+    """
     assert checkpoint.parent == folder, checkpoint
-    write_record(folder / _POINTERS, _read_pointers(folder).model_copy(update=dict.fromkeys(pointers, checkpoint.name)))
+    known, update = _read_pointers(folder), dict[str, str](dict.fromkeys(pointers, checkpoint.name))
+    if "last" in pointers and known.last not in (None, checkpoint.name):
+        update["previous"] = known.last
+    write_record(folder / _POINTERS, known.model_copy(update=update))
     for earlier in _EARLIER:
         (folder / earlier).unlink(missing_ok=True)
 
 
 def pointed(folder: Path, pointer: Pointer) -> Path | None:
-    """Return the checkpoint that ``last`` or ``best`` names; None where there is no such pointer or checkpoint."""
+    """Return the checkpoint that a pointer names; None where there is no such pointer or checkpoint."""
     name = getattr(_read_pointers(folder), pointer) or ""
     path = folder / name
     return path if _NAME.fullmatch(name) and path.is_dir() else None
@@ -169,7 +178,7 @@ def prune(folder: Path) -> None:
     Without any usable pointer the newest checkpoint stays. Nobody else may be saving into the folder.
     """
     found = _newest_first(folder)
-    kept = {path for pointer in _EARLIER if (path := pointed(folder, pointer))} or set(found[:1])
+    kept = {path for pointer in _POINTED if (path := pointed(folder, pointer))} or set(found[:1])
     for path in set(found) - kept:  # half deleted, it is no checkpoint
         path.rename(folder / f"step-{_step(path)[0]:08d}.tmp-{secrets.token_hex(4)}")
     remove_unfinished_saves(folder)
@@ -181,6 +190,23 @@ def remove_unfinished_saves(folder: Path) -> None:
         if _UNFINISHED.fullmatch(path.name):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     remove_unfinished(folder)
+
+
+def take_up(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """Load the checkpoint to go on from; None where there is none. Nobody else may be saving into the folder.
+
+    Where the last one is damaged it is the one before it, which counts as the last from then on.
+
+    Raises:
+        DataError: there are checkpoints, but every one is damaged.
+    """
+    if not folder.is_dir():
+        return None
+    remove_unfinished_saves(folder)
+    checkpoint = latest(folder, "last", warn)
+    if checkpoint is not None and checkpoint.path is not None and checkpoint.path != pointed(folder, "last"):
+        point(folder, checkpoint.path, "last")
+    return checkpoint
 
 
 def latest(folder: Path, pointer: Pointer, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -215,17 +241,18 @@ def _save_tensors(path: Path, named: Mapping[str, Tensor]) -> None:
             raise
         raise OSError(int(number[1]), str(error)) from error
     share_as_other_files(path)
+
+
+def _settled_manifest(folder: Path, step: int) -> Manifest:
+    """Have the files of a folder on the disk, and give their digests."""
+    return Manifest(step=step, files={path.name: _settled(path) for path in sorted(folder.iterdir())})
+
+
+def _settled(path: Path) -> FileFacts:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
-
-
-def _manifest(folder: Path, step: int) -> Manifest:
-    files = {}
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        files[path.name] = FileFacts(bytes=path.stat().st_size, sha256=digest)
-    return Manifest(step=step, files=files)
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileFacts(bytes=path.stat().st_size, sha256=digest)
 
 
 def _rename_to_free_name(temporary: Path, wanted: Path) -> Path:

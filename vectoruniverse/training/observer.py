@@ -57,7 +57,7 @@ class RunObserver(Observer):
         self._display.say(line if rank is None else f"{line}, effective rank {rank:.1f}")
 
     def save(self, checkpoint: Checkpoint, is_best: bool) -> None:
-        """Write a checkpoint, let ``last`` (and ``best``) name it, drop those that nobody names any more."""
+        """Write a checkpoint, let ``last`` (and ``best``) name it; keep the one before it, drop the others."""
         started, folder = time.monotonic(), self._run.checkpoints
         point(folder, save_checkpoint(folder, checkpoint), *(("last", "best") if is_best else ("last",)))
         prune(folder)
