@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+import re
 import signal
 import time
 from dataclasses import replace
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 
 from tests.models.models import SAVE, save_clip
 from tests.processes import start
-from vectoruniverse.errors import ConfigError, DataError, DivergedError
+from vectoruniverse.errors import ConfigError, DataError, DivergedError, ResourceError
 from vectoruniverse.experiment import dry_run, resume, train
 from vectoruniverse.export.exporter import export_run
 from vectoruniverse.report.run import verdict_of
@@ -34,7 +35,7 @@ from vectoruniverse.tasks.image_text.task import ImageTextTask
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics
 from vectoruniverse.training.build import schedule_misfit
-from vectoruniverse.training.checkpoint import pointed
+from vectoruniverse.training.checkpoint import load_checkpoint, pointed
 from vectoruniverse.training.interruption import InterruptedTraining
 from vectoruniverse.training.observer import RunObserver
 
@@ -442,10 +443,34 @@ def test_a_wrong_target_is_told_with_the_names_that_exist(experiment, tmp_path):
 
 def test_a_learning_rate_that_blows_up_ends_with_exit_code_4(experiment, tmp_path):
     wild = {"epochs": 3, "batch_size": 12, "lr": 1e30, "precision": "fp32", "device": "cpu", "clip_grad_norm": None}
-    with pytest.raises(DivergedError, match="not finite"):
+    with pytest.raises(DivergedError, match=r"not finite .*; its rows: ([\w-]+, ){4}[\w-]+ and 7 more$"):
         train(experiment(train=wild), runs_dir=tmp_path / "runs", display=quiet())
-    assert Run(next((tmp_path / "runs").iterdir())).read_state().state == "stopped"
+    run = Run(next((tmp_path / "runs").iterdir()))
+    assert run.read_state().state == "stopped"
+    assert load_checkpoint(pointed(run.checkpoints, "last")).step == 0, "the one before it is intact"
     assert DivergedError.exit_code == 4
+
+
+def test_memory_that_runs_out_is_told_with_figures_and_leaves_a_checkpoint_to_go_on_from(
+    experiment, tmp_path, monkeypatch
+):
+    whole = train(experiment(), runs_dir=tmp_path / "whole", display=quiet())
+    with monkeypatch.context() as patched:
+        calls, loss = itertools.count(1), ImageTextTask.loss
+
+        def hungry(task, rows, epoch):
+            if next(calls) == 4:
+                torch.empty(2**55, dtype=torch.uint8)
+            return loss(task, rows, epoch)
+
+        patched.setattr(ImageTextTask, "loss", hungry)
+        with pytest.raises(ResourceError) as told:
+            train(experiment(), runs_dir=tmp_path / "cut", display=quiet())
+    assert re.search(r"\(33,554,432.0 GiB were asked for; .* free .*; train.batch_size 12\)", str(told.value))
+    assert "set train.micro_batch: 6," in told.value.remedy and told.value.exit_code == 5
+    (cut,) = list_runs(tmp_path / "cut")
+    assert cut.state == "failed" and "out of memory" in cut.run.read_state().message
+    assert resume("latest", runs_dir=tmp_path / "cut", display=quiet()).adapted == whole.adapted
 
 
 def test_a_prefix_of_clips_text_tower_is_trained_and_evaluated_again(experiment, tmp_path):

@@ -64,6 +64,7 @@ from vectoruniverse.training.loop import (
     steps_per_epoch,
     trainer_state,
 )
+from vectoruniverse.training.memory import memory_told
 from vectoruniverse.training.observer import RunObserver
 from vectoruniverse.training.optim import Schedule, adamw, parameter_groups
 from vectoruniverse.training.precision import settle_precision
@@ -251,7 +252,8 @@ def _execute(
     try:
         shared = shared or setup(experiment).share(experiment, display)
         hold_to_data(run, experiment, shared.data)
-        return _train(experiment, run, display, interruption, shared, started)
+        with memory_told(experiment.train):
+            return _train(experiment, run, display, interruption, shared, started)
     except InterruptedTraining as stopped:
         run.set_state("interrupted")
         for line in sign_lines(signs_of(run, monitor=experiment.eval.monitor)):
@@ -357,6 +359,7 @@ def _build_trainer(prepared: Prepared, task: Task, observer: Observer, schedule:
         scaler=torch.amp.GradScaler(prepared.compute.device.type, enabled=prepared.compute.needs_scaler),
         strata=prepared.strata,
         miner=prepared.miner,
+        row_names=prepared.row_names,
     )
 
 

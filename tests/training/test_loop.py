@@ -112,7 +112,7 @@ def settings(guard="warn", starts_random=False, monitor="score", every=1, **trai
     )
 
 
-def trainer(task, observer, scaler=False, fused=False, **asked):
+def trainer(task, observer, scaler=False, fused=False, row_names=lambda rows: [], **asked):
     optimizer = adamw(parameter_groups(task.trained().items(), task.modules(), 0.0), fused=fused)
     return Trainer(
         task,
@@ -121,6 +121,7 @@ def trainer(task, observer, scaler=False, fused=False, **asked):
         settings(**asked),
         observer,
         scaler=torch.amp.GradScaler("cpu", enabled=scaler),
+        row_names=row_names,
     )
 
 
@@ -308,6 +309,33 @@ def test_a_nan_is_caught_before_it_reaches_a_parameter():
         trainer(task, seen).fit()
     assert all(torch.isfinite(p).all() for p in task.trained().values())
     assert len(seen.steps) == 5
+
+
+def test_the_rows_of_an_update_that_is_not_finite_are_named():
+    loop = trainer(Line(poison_at=2), Recorder(), row_names=lambda rows: [f"row {i}" for i in rows], batch_size=10)
+    with pytest.raises(DivergedError, match=r"its rows: (row \d, ){4}row \d and 5 more$"):
+        loop.fit()
+
+
+@pytest.mark.parametrize(("scale", "at"), [(2.0**16, 16), (2.0**30, 20)])
+def test_updates_that_the_scaler_skips_again_and_again_end_training(scale, at):
+    """From 65,536 the scale is down at 1; from far above, it is not even then."""
+
+    class Overflows(Line):
+        def loss(self, rows, epoch):
+            step = super().loss(rows, epoch)
+            steep = (0 * self.model.weight).sqrt().sum() if self.calls > 5 else 0
+            return StepLoss(step.total + steep, step.parts)
+
+    task = Overflows()
+    loop = trainer(task, Recorder(), scaler=True, epochs=99)
+    loop.scaler.load_state_dict({**loop.scaler.state_dict(), "scale": scale})
+    with pytest.raises(
+        DivergedError, match=rf"gradient is not finite at step {5 + at} .* the {at} updates before it"
+    ) as ended:
+        loop.fit()
+    assert "bf16 or fp32" in ended.value.remedy
+    assert all(torch.isfinite(p).all() for p in task.trained().values())
 
 
 def test_an_overflow_under_the_scaler_is_skipped_and_lowers_the_scale():

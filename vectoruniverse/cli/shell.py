@@ -31,9 +31,6 @@ P = ParamSpec("P")
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Failures of a disk or a terminal, which no command of ours can mend."""
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
-"""What torch says then, in small letters."""
-
 _LONGEST = 366 * 86_400
 """Seconds; limit of --max-time."""
 
@@ -100,11 +97,12 @@ def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
             complain(f"{error.filename or 'output'}: cannot be written: {error.strerror}", None)
             code = ResourceError.exit_code
         except (MemoryError, RuntimeError) as error:
-            said = str(error).lower()
-            if isinstance(error, RuntimeError) and not any(words in said for words in _OUT_OF_MEMORY):
+            from vectoruniverse.training.memory import out_of_memory
+
+            if (told := out_of_memory(error)) is None:
                 raise
-            complain("out of memory", "lower train.batch_size, or set train.micro_batch where the loss compares rows")
-            code = ResourceError.exit_code
+            complain(str(told), told.remedy)
+            code = told.exit_code
         else:
             return
         raise typer.Exit(code)

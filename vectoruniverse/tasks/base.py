@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from torch import nn
 
 from vectoruniverse.adapters.base import Adapter
@@ -73,6 +74,11 @@ class Prepared(ABC):
     def units(self, split: str) -> Sequence[str] | None:
         """Group of each row that the task evaluates; see ``Data.units``."""
         return self.data.units(split)
+
+    def row_names(self, rows: np.ndarray) -> list[str]:
+        """What people call the training rows at these positions."""
+        named = self.data.named_rows()
+        return [str(named[i]) for i in self.data.split.train[rows]]
 
     def release(self) -> None:
         """Make what is shared the base again."""

@@ -11,6 +11,7 @@ an epoch's rows where the model decided it.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -33,7 +34,7 @@ from vectoruniverse.training.optim import Schedule
 from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
 from vectoruniverse.training.strata import Miner, Strata
 from vectoruniverse.training.task import StepLoss, Task
-from vectoruniverse.training.updates import Update, diverged, on_host
+from vectoruniverse.training.updates import MAX_SKIPPED, RowNames, Update, diverged, on_host
 
 _DAMAGED = "delete that folder to go on from an earlier checkpoint, or train a new run"
 """What to do about a checkpoint."""
@@ -148,11 +149,12 @@ class Trainer:
         scaler: torch.amp.GradScaler,
         strata: Strata | None = None,
         miner: Miner | None = None,
+        row_names: RowNames = lambda rows: [],
     ) -> None:
         """Bind a task to its optimizer, before the first step; ``restore`` goes on from a checkpoint."""
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
         self.experiment, self.observer, self.scaler, self.strata = experiment, observer, scaler, strata
-        self._miner = miner
+        self._miner, self._row_names = miner, row_names
         self._order: Tensor | None = None  # of the rows of the epoch, where the model decided it
         self.position = Position()
         self._best: tuple[int, Evaluation] | None = None  # with its step, where this process evaluated it
@@ -161,6 +163,7 @@ class Trainer:
         self._names = optimizer_names(optimizer, self._trained)
         self._unread: list[Update] = []
         self._numbers: dict[str, float] = {}  # of the last update that was read
+        self._skipped = 0  # updates up to it, one after the other
         self._rows, self._seconds = 0, 0.0  # since then
         self._skips = bool(optimizer.defaults.get("fused"))  # an update on the device, where it is told to
         self._halted = torch.zeros((), device=next(iter(self._trained.values())).device)  # 1 from such an update on
@@ -277,7 +280,7 @@ class Trainer:
         torch.autograd.backward(self.scaler.scale(loss.total))
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._trained.values(), self.experiment.train.clip_grad_norm or float("inf"))
-        self._note(loss, norm)
+        self._note(loss, norm, rows)
         read = read or not self._skips
         if not self._skips:
             self._read()
@@ -303,7 +306,7 @@ class Trainer:
         self._rows, self._seconds = 0, 0.0
         return {"pairs_per_second": pace}
 
-    def _note(self, loss: StepLoss, norm: Tensor) -> None:
+    def _note(self, loss: StepLoss, norm: Tensor, rows: np.ndarray) -> None:
         """Keep loss, parts, the gradient's norm before clipping, trained scalars and chance; halt where one is NaN.
 
         A NaN survives clipping and would poison every parameter, so it is caught before the update.
@@ -316,7 +319,7 @@ class Trainer:
         parts = {f"loss/{name}": part for name, part in loss.parts.items()}
         chance = {} if loss.chance is None else {"chance": loss.chance}
         numbers = {"loss": total, "grad_norm": norm, **parts, **loss.watched, **chance}
-        self._unread.append(Update(self.position.step, finite, numbers))
+        self._unread.append(Update(self.position.step, rows, finite, numbers))
 
     def _skip_where_halted(self, optimizer: Any, *_: object) -> None:
         """Before a fused optimizer's step, whose kernels leave everything as it is where ``found_inf`` is 1."""
@@ -327,14 +330,16 @@ class Trainer:
         """Wait for the device, and look at the updates that were not read yet.
 
         Raises:
-            DivergedError: one is not finite.
+            DivergedError: one is not finite, or so many were skipped, one after the other, that none will be made.
         """
-        for step, finite, numbers in on_host(self._unread):
-            if not finite:
-                raise diverged(step, numbers)
+        for update, finite, numbers in on_host(self._unread):
+            was_skipped = not math.isfinite(numbers["grad_norm"])
+            if not finite or (was_skipped and self._skipped == MAX_SKIPPED):
+                raise diverged(update, numbers, self._skipped, self._row_names)
+            self._skipped = self._skipped + 1 if was_skipped else 0
             if (bound := self.experiment.train.clip_grad_norm) is not None:
                 self.position.clipped += numbers["grad_norm"] > bound
-                numbers["clipped_share"] = self.position.clipped / (step + 1)
+                numbers["clipped_share"] = self.position.clipped / (update.step + 1)
             self._numbers = numbers
         self._unread.clear()
 

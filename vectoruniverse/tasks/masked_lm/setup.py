@@ -214,6 +214,11 @@ class PreparedMaskedLm(Prepared):
         units = self.task.part(split).units()
         return units if len(set(units)) < len(units) else None
 
+    def row_names(self, rows: np.ndarray) -> list[str]:
+        """Names of the documents that these packed rows are of."""
+        documents = self.task.train.keys[rows] >> np.uint64(32)
+        return Prepared.row_names(self, np.unique(documents.astype(np.int64)))
+
     def base_model(self) -> str:
         """The base in words."""
         if isinstance(self.experiment.model, ScratchBert):
