@@ -277,3 +277,36 @@ def test_a_disabled_run_leaves_no_trace(run: Path, monkeypatch: pytest.MonkeyPat
         tracker.log_adapter(run, {}, DATA)
         tracker.finish("finished")
     assert list(run.iterdir()) == []
+
+
+DEPENDENT = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from vectoruniverse.tracking import weights_and_biases
+from vectoruniverse.tracking.weights_and_biases import WandbSettings, WandbTracker
+
+weights_and_biases._GRACE = 0.5
+settings = WandbSettings(mode="offline", finish_timeout=0.5)
+tracker = WandbTracker(Path(sys.argv[1]), "run", {}, print, settings)
+tracker.log(0, {"a": 1.0})
+children = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
+(core,) = (int(line.split()[0]) for line in children.stdout.splitlines() if "wandb-core" in line)
+os.kill(core, getattr(signal, sys.argv[2]))
+for step in range(1, int(sys.argv[3])):
+    tracker.log(step, {f"m{i}": 1.0 for i in range(40)})
+tracker.finish("finished")
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ps")
+@pytest.mark.parametrize(("number", "steps"), [("SIGKILL", 10), ("SIGSTOP", 400)])
+def test_wandb_s_own_process_killed_or_stopped_holds_nothing_up_and_is_told_in_a_line(
+    number: str, steps: int, run: Path
+) -> None:
+    """Stopped, it takes no more than some thousand rows, and never answers."""
+    command = [sys.executable, "-c", DEPENDENT, str(run), number, str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    warned, done_line = done.stdout.splitlines()
+    assert done.stderr == "" and done_line == "done"
+    assert "training goes on without it; upload what is there with: vu sync" in warned

@@ -20,7 +20,7 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     import wandb
 
 Mode = Literal["auto", "online", "offline", "disabled"]
+
+_GRACE = 15.0
+"""Seconds more than wandb is told to take at most."""
 
 _EXIT_CODES: dict[Status, int] = {"finished": 0, "failed": 1, "interrupted": 255}  # 255: wandb's own for Ctrl-C
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
@@ -124,7 +127,8 @@ class WandbTracker(Tracker):
         self._seen: set[str] = set()
         self._warned: set[str] = set()
         try:
-            self._start()
+            with service_ended_after(self._settings.init_timeout + _GRACE):
+                self._start()
             for record in history or ():
                 self.log(int(record["step"]), _values(record))
         except Exception as error:  # whatever it is, training can do without
@@ -251,7 +255,8 @@ class WandbTracker(Tracker):
         if (run := self._run) is None:
             return
         try:
-            act(run)
+            with service_ended_after(self._settings.finish_timeout + _GRACE):
+                act(run)
         except Exception as error:  # wandb raises its own, pydantic's, OSError and more; none may stop a training
             self._abandon()
             later = f"upload what is there with: {self._upload_command(run)}"
@@ -273,8 +278,11 @@ class WandbTracker(Tracker):
         import wandb
 
         if self._run is not None:
-            with contextlib.suppress(Exception):  # it is told already that it failed
+            # it is told already that it failed
+            with contextlib.suppress(Exception), service_ended_after(self._settings.finish_timeout + _GRACE):
                 self._run.finish(exit_code=_EXIT_CODES["failed"])
+            with contextlib.suppress(Exception), service_ended_after(_GRACE):
+                wandb.teardown()  # or Python tells, as it ends, that a service which has crashed cannot be reached
             if wandb.run is self._run:  # which finish leaves so when the service has crashed
                 wandb.run = None
         self._run = None
@@ -303,6 +311,33 @@ def _values(record: Mapping[str, Value]) -> dict[str, Value]:
 def _use(run: wandb.Run, artifact: wandb.Artifact) -> None:
     """Declare an input of the run: what ``use_artifact`` does with a new artifact, but it refuses to offline."""
     run._log_artifact(artifact, use_after_commit=True)
+
+
+@contextlib.contextmanager
+def service_ended_after(seconds: float) -> Iterator[None]:
+    """Within this, wandb's own process is killed once so many seconds are over: it has stopped to answer.
+
+    Whatever waits for it then raises, and Python can end, which would wait for that process for ever.
+    """
+    from wandb.sdk import wandb_setup
+
+    def process() -> Any:
+        connection = wandb_setup.singleton()._connection
+        return connection and connection._proc and connection._proc._process
+
+    before = process()  # since a teardown forgets it, and then waits for it
+
+    def end() -> None:
+        if (found := before or process()) is not None:
+            found.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def within(seconds: float, act: Callable[[], object]) -> None:
