@@ -74,7 +74,8 @@ def test_table_has_one_row_for_each_key_and_four_cells_in_each() -> None:
     [
         "| `train.lr` | number > 0 and ≤ 1e+30 | `5e-05` | Peak learning rate. |",
         (
-            "| `data.root` | text | required | Folder that holds the metadata file and the pictures; "
+            "| `data.root` | text | required | Folder of a metadata file and pictures, or packed files: their folder, "
+            "one of them, or a pattern such as `shard-{000000..000010}.tar`; "
             "relative to the working directory, else to the experiment file. |"
         ),
         "| `views.count` | whole number ≥ 1 and ≤ 2 | `2` | Views of a picture in one step: 2 gives I and I+. |",

@@ -18,6 +18,7 @@ from vectoruniverse.config.strict_yaml import MAX_BYTES
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.sizes import ScratchClip
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.image_text.settings import DataConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
@@ -262,8 +263,9 @@ def test_union_alternatives_do_not_appear_in_messages(write: Write) -> None:
 
 def test_missing_keys_are_named_with_their_meaning(write: Write) -> None:
     lines = told(write("name: x\ntask: image_text\nmodel: m\ndata:\n  fit: pad\n"))
-    meaning = "Folder that holds the metadata file and the pictures; relative to the working directory, else to the "
-    assert lines == [f"exp.yaml:4, data.root: required, and missing: text. {meaning}experiment file."]
+    meaning = str(DataConfig.model_fields["root"].description)
+    assert meaning.startswith("Folder of a metadata file and pictures")
+    assert lines == [f"exp.yaml:4, data.root: required, and missing: text. {meaning}"]
 
 
 def test_error_carries_file_line_and_key(write: Write) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Literal, TextIO
 
 import typer
 
@@ -19,11 +20,12 @@ from vectoruniverse.cli.shell import (
     print_table,
     tells_errors,
 )
-from vectoruniverse.errors import ConfigError, ResourceError
+from vectoruniverse.errors import ConfigError, ResourceError, UserError
 
 MetadataEncoding = Annotated[
     str | None, typer.Option("--encoding", metavar="NAME", help="data.encoding, as in cp949 or utf-16.")
 ]
+
 
 app = typer.Typer(no_args_is_help=True, help="Data sets.", rich_markup_mode="rich")
 
@@ -106,8 +108,56 @@ def data_check(
             f"{parts['test']} test), "
             f"{report.rows_unusable} unusable ({report.bad_share:.1%}, allowed {allowed:.1%})"
         )
-    if report.bad_share > allowed:
+    if report.bad_share > allowed or "broken_shard" in report.counts:
         raise typer.Exit(3)
+
+
+@app.command("shard", epilog="Example: vu data shard data/openmoji --out data/openmoji-shards --format webdataset")
+@tells_errors
+def data_shard(
+    out: Annotated[Path, typer.Option(help="Folder of the shards; the same command goes on where it was stopped.")],
+    root: Annotated[str | None, typer.Argument(help="Data folder with a metadata.csv, or other shards.")] = None,
+    config: Annotated[str | None, typer.Option("--config", "-c", help="Read the data of an experiment.")] = None,
+    overrides: SetOption = [],
+    form: Annotated[Literal["parquet", "webdataset"], typer.Option("--format", help="Of the files.")] = "parquet",
+    rows: Annotated[int | None, typer.Option("--rows-per-shard", min=1, help="End a shard after so many rows.")] = None,
+    size: Annotated[
+        str | None, typer.Option("--shard-size", metavar="SIZE", help="End a shard after so much; 256MB if not told.")
+    ] = None,
+    encoding: MetadataEncoding = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Pack rows and pictures into few large files, which training reads like the folder: same rows, same numbers."""
+    from vectoruniverse.data.shards.write import Cut
+    from vectoruniverse.tasks.image_text import check as datasets
+    from vectoruniverse.tasks.image_text.sharding import shard
+
+    cut = Cut(rows, None if size is None and rows is not None else parse_size(size or "256MB"))
+    data = datasets.data_of(root, config, overrides, encoding)
+    with open_display(quiet) as display:
+        found = shard(data, out, form, cut, display)
+    if as_json:
+        print_json(found.model_dump())
+        return
+    left_out = f"; {found.left_out} rows without a picture were left out" if found.left_out else ""
+    typer.echo(f"{found.rows:,} rows in {len(found.shards):,} shards, {found.bytes:,} bytes, in {out}{left_out}")
+    typer.echo(f"train on them: vu train --config FILE --set data.root={out}")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``256MB`` or ``1.5GiB``.
+
+    Raises:
+        UserError: it is none, or less than one byte.
+    """
+    units = {"": 1, "b": 1, **{f"{c}b": 1000**i for i, c in enumerate("kmgt", 1)}}
+    units |= {f"{c}ib": 1024**i for i, c in enumerate("kmgt", 1)}
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) *([a-z]*)", text.strip().lower(), re.ASCII)
+    size = int(float(found[1]) * units[found[2]]) if found and found[2] in units else 0
+    if size < 1:
+        raise UserError(f"--shard-size {text!r} is no size", remedy="write it as in 256MB or 1GiB")
+    return size
 
 
 @app.command("stats", epilog="Example: vu data stats data/openmoji --out stats")

@@ -13,6 +13,8 @@ from vectoruniverse.config.sections import Experiment
 PLACE_KEYS = ("root", "file", "source")
 """The folder of pictures, the table of texts, the documents."""
 
+_PATTERN = {*"*?[{"}
+
 
 def place_key(experiment: Experiment) -> str:
     """The key of the data section that says where the data is."""
@@ -20,7 +22,7 @@ def place_key(experiment: Experiment) -> str:
 
 
 def place_of(experiment: Experiment) -> Path:
-    """Where the data is, absolute."""
+    """Where the data is, absolute; it may be a pattern of files."""
     return Path(getattr(experiment.data, place_key(experiment))).expanduser().absolute()
 
 
@@ -36,12 +38,16 @@ def look_beside(root: dict[str, Any], folder: Path) -> None:
         return
     for key in PLACE_KEYS:
         named = data.get(key)
-        if isinstance(named, str) and named and not _there(Path(named).expanduser()) and _there(folder / named):
+        if isinstance(named, str) and named and not is_there(Path(named).expanduser()) and is_there(folder / named):
             data[key] = str(folder / named)
 
 
-def _there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Whether something is at a place; at a pattern of files, such as ``a/shard-*.tar``, whether its folder is."""
     try:
-        return path.exists()
+        if path.exists():
+            return True
+        plain = next((one for one in reversed([path, *path.parents]) if _PATTERN & {*one.name}), None)
+        return plain is not None and plain.parent.is_dir()
     except (OSError, ValueError):  # too long, or with a NUL: told where it is read
         return False

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vectoruniverse.data.findings import FaultError
+from vectoruniverse.data.shards.base import Packed, Stamp
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_FILE_BYTES = 128 * 2**20
@@ -46,10 +47,14 @@ _UPRIGHT = {  # EXIF orientation → what puts the picture upright
 }
 
 
+PictureFile = Path | Packed
+"""Where the bytes of a picture are: a file of its own, or a sample of a shard."""
+
+
 class PictureError(FaultError):
     """One picture cannot be used; the message is one line and begins with the file's name."""
 
-    def __init__(self, source: Path, reason: str, kind: str = "unusable_row") -> None:
+    def __init__(self, source: PictureFile, reason: str, kind: str = "unusable_row") -> None:
         super().__init__(_one_line(reason), kind=kind, file=_one_line(str(source)))
 
 
@@ -84,7 +89,7 @@ class PictureRecipe:
         return f"{fit}-{self.size}-{self.resample}-pillow{pillow}-v1"  # raise v when this file draws differently
 
 
-def decode_picture(source: Path, recipe: PictureRecipe) -> NDArray[np.uint8]:
+def decode_picture(source: PictureFile, recipe: PictureRecipe) -> NDArray[np.uint8]:
     """Decode one picture file into RGB bytes of shape (size, size, 3).
 
     The EXIF rotation is applied, transparency lies on white, greyscale is repeated into three channels (16 bits are
@@ -98,12 +103,17 @@ def decode_picture(source: Path, recipe: PictureRecipe) -> NDArray[np.uint8]:
         return decode_content(content, source, recipe)
 
 
-def read_picture_file(source: Path) -> tuple[bytes, os.stat_result]:
-    """Read a regular file of at most ``MAX_FILE_BYTES``; also returns its status at the time of reading.
+def read_picture_file(source: PictureFile) -> tuple[bytes, Stamp]:
+    """Read a regular file, or a picture in a shard, of at most ``MAX_FILE_BYTES``; also returns its stamp then.
 
     Raises:
         PictureError: it is missing, unreadable, a symbolic link (resolve paths first), a folder, a pipe, or too large.
     """
+    if isinstance(source, Packed):
+        try:
+            return source.read(), source.stamp()
+        except FaultError as error:
+            raise PictureError(source, error.message, error.kind) from error
     try:
         with open(source, "rb", opener=lambda name, _: os.open(name, _OPEN_FLAGS)) as handle:
             status = os.fstat(handle.fileno())
@@ -116,10 +126,34 @@ def read_picture_file(source: Path) -> tuple[bytes, os.stat_result]:
     if not usable:
         regular = stat.S_ISREG(status.st_mode)
         raise PictureError(source, f"is larger than {MAX_FILE_BYTES >> 20} MiB" if regular else "is not a regular file")
-    return content, status
+    return content, _stamp(status)
 
 
-def decode_content(content: bytes, source: Path, recipe: PictureRecipe) -> NDArray[np.uint8]:
+def picture_place(source: PictureFile) -> str:
+    """A name that no other picture has."""
+    return source.place if isinstance(source, Packed) else str(source.absolute())
+
+
+def picture_suffix(source: PictureFile) -> str:
+    """How its name ends, in small letters, with the dot; empty where it has no such end."""
+    return (Path(source.name) if isinstance(source, Packed) else source).suffix.lower()
+
+
+def picture_stamp(source: PictureFile) -> Stamp:
+    """What changes when the file that holds the picture changes, or is not looked at.
+
+    Raises:
+        OSError, ValueError: there is no such file.
+    """
+    return source.stamp() if isinstance(source, Packed) else _stamp(os.lstat(source))
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    """Size and times; the ctime changes also where a copy restored size and mtime."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def decode_content(content: bytes, source: PictureFile, recipe: PictureRecipe) -> NDArray[np.uint8]:
     """Decode the bytes of a picture file; safe in threads, which must run inside ``pillow_warnings_silenced``.
 
     Returns:
@@ -132,7 +166,7 @@ def decode_content(content: bytes, source: Path, recipe: PictureRecipe) -> NDArr
         return np.array(fit_picture(upright_picture(content, source, recipe.max_pixels), recipe))
 
 
-def upright_picture(content: bytes, source: Path, max_pixels: int) -> Image.Image:
+def upright_picture(content: bytes, source: PictureFile, max_pixels: int) -> Image.Image:
     """Decode the bytes of a picture file to RGB, rotated as its EXIF data asks, in its own size.
 
     Raises:
@@ -147,7 +181,7 @@ def upright_picture(content: bytes, source: Path, max_pixels: int) -> Image.Imag
 
 
 @contextlib.contextmanager
-def _refused(source: Path) -> Iterator[None]:
+def _refused(source: PictureFile) -> Iterator[None]:
     try:
         yield
     except PictureError:
@@ -183,7 +217,7 @@ def picture_size(content: bytes) -> tuple[int, int]:
         return image.size
 
 
-def refuse_extremes(width: int, height: int, source: Path, max_pixels: int) -> None:
+def refuse_extremes(width: int, height: int, source: PictureFile, max_pixels: int) -> None:
     """Hold a picture of this size to the limits.
 
     Raises:

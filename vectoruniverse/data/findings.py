@@ -6,9 +6,10 @@ a spreadsheet takes no cell for a formula.
 
 from __future__ import annotations
 
+import bisect
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Literal, NamedTuple, TypeVar
 
@@ -44,6 +45,7 @@ KINDS: Mapping[str, Kind] = {
         "error", "Several files could belong to an id.", "Keep one, or put it below images/<Channel>."
     ),
     "outside_root": Kind("error", "A path or link leads outside the data folder.", "Copy the file into the folder."),
+    "broken_shard": Kind("error", "A file of many samples is damaged, cut off or missing.", "Fetch it again."),
     "empty_text": Kind("error", "The text of a row is empty.", "Write a title or remove the row."),
     "empty_file": Kind("error", "A picture file has no bytes.", "Fetch it again."),
     "not_a_picture": Kind(
@@ -119,6 +121,18 @@ class Place(NamedTuple):
         return f"{self.file}{'' if self.line is None else f':{self.line}'}{named}"
 
 
+Parts = Sequence[tuple[str, int]]
+"""Files whose rows follow each other: name, and number of rows before it, ascending."""
+
+
+def located(parts: Parts, place: Place) -> Place:
+    """The place in the file of its row, and numbered there; the same where rows lie in one file."""
+    if not parts or place.line is None:
+        return place
+    name, before = parts[bisect.bisect_left(parts, place.line, key=lambda part: part[1]) - 1]
+    return place._replace(file=name, line=place.line - before)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One fault.
@@ -150,6 +164,11 @@ class Finding:
     def place(self) -> Place:
         """Where it is."""
         return Place(self.file, self.line, self.row_id)
+
+    def located(self, parts: Parts) -> Finding:
+        """The same with its places in the files of their rows."""
+        place, others = located(parts, self.place), tuple(located(parts, other) for other in self.others)
+        return replace(self, file=place.file, line=place.line, others=others)
 
 
 class FaultError(DataError):
@@ -186,12 +205,14 @@ class Rows(Generic[RowT]):
         rows: usable rows.
         bad: rows set aside.
         doubts: rows that are used and may hold others.
+        parts: files that the rows lie in, where ``file`` is a folder of them: name, and number of rows before it.
     """
 
     file: Path
     rows: list[RowT]
     bad: list[Finding]
     doubts: tuple[Finding, ...] = ()
+    parts: Parts = ()
 
     def refuse_bad(self, max_share: float) -> None:
         """Stop when a larger share of the rows cannot be used.
@@ -202,7 +223,11 @@ class Rows(Generic[RowT]):
         bad, total = self.bad, len(self.rows) + len(self.bad)
         if not bad or len(bad) <= max_share * total:
             return
-        first = "; ".join(f"line {row.line} ({row.row_id or 'no id'}): {row.reason}" for row in bad[:3])
+        where = [
+            located(self.parts, row.place) if self.parts else f"line {row.line} ({row.row_id or 'no id'})"
+            for row in bad[:3]
+        ]
+        first = "; ".join(f"{place}: {row.reason}" for place, row in zip(where, bad, strict=False))
         raise FaultError(
             f"{len(bad)} of {total} rows ({len(bad) / total:.1%}) cannot be used, "
             f"more than {max_share:.1%}. First: {first}",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vectoruniverse.data.findings import FaultError, Finding, Place, Rows, RowT
+from vectoruniverse.data.findings import FaultError, Finding, Parts, Place, Rows, RowT, located
 from vectoruniverse.data.normalise import canonical, closest, listed, shortened
 from vectoruniverse.data.text_file import read_text_file
 
@@ -54,6 +54,7 @@ class Table:
         written: the same as the file writes them.
         records: in the file's order; their cells are as many as the header's only where the row is sound.
         swallowed: records whose every line would be a sound row of its own.
+        parts: files that the records lie in, where ``file`` is a folder of them.
     """
 
     file: Path
@@ -62,6 +63,7 @@ class Table:
     written: list[str]
     records: list[Record]
     swallowed: list[Swallowed]
+    parts: Parts = ()
 
     def read(
         self, row: Callable[[int, dict[str, str]], RowT | None], name: Callable[[Mapping[str, str]], str]
@@ -88,7 +90,12 @@ class Table:
                 called = name(columns)
                 others = () if why.other_line is None else (Place(self.name, why.other_line, called),)
                 bad.append(Finding(why.kind, why.message, self.name, line, called or None, others))
-        return Rows(self.file, rows, bad, self.doubts())
+        return Rows(self.file, rows, bad, self.doubts(), self.parts)
+
+    def told(self, line: int) -> str:
+        """A line in words."""
+        found = located(self.parts, Place("", line))
+        return f"line {line}" if not self.parts else f"row {found.line} of {found.file}"
 
     def doubts(self) -> tuple[Finding, ...]:
         """Rows that may hold others: ``swallowed``, in words."""

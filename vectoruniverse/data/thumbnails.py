@@ -35,15 +35,19 @@ from numpy.typing import NDArray
 
 from vectoruniverse.data.decoding import (
     PictureError,
+    PictureFile,
     PictureRecipe,
     decode_content,
+    picture_place,
     picture_size,
+    picture_stamp,
     pillow_warnings_silenced,
     read_picture_file,
     refuse_extremes,
 )
 from vectoruniverse.data.journal import JsonLines
 from vectoruniverse.data.record_store import POLL_SECONDS, RecordStore, make_folder
+from vectoruniverse.data.shards.base import Stamp
 from vectoruniverse.errors import ConfigError
 
 CHUNK_BYTES = 32 * 2**20  # decoded pixels that wait in memory to be written
@@ -117,7 +121,7 @@ class PictureStore(RecordStore):
         """Use ``open``, which also makes the folder."""
         super().__init__(folder, _PICTURES, (recipe.size, recipe.size, 3), noted=("width", "height"), what=_WHAT)
         self._recipe, self._files = recipe, JsonLines(folder / _FILES)
-        self._seen: dict[str, tuple[tuple[int, ...], str]] = {}  # path → size and times, sha256
+        self._seen: dict[str, tuple[Stamp, str]] = {}  # place → size and times, sha256
 
     @classmethod
     def open(cls, cache_dir: Path, recipe: PictureRecipe) -> PictureStore:
@@ -132,7 +136,7 @@ class PictureStore(RecordStore):
 
     def ensure(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[PictureFile],
         *,
         on_progress: Callable[[int, int], None] | None = None,
         workers: int | None = None,
@@ -140,7 +144,7 @@ class PictureStore(RecordStore):
         """Decode what the store lacks of these pictures; checks the crc32 of what it has.
 
         Args:
-            paths: picture files; equal content shares a record.
+            paths: picture files, or pictures in shards; equal content shares a record.
             on_progress: called in this thread with (paths settled, paths in all) after each chunk.
             workers: threads; None takes one for each core this process may use. Each may hold one file and its
                 decoded form: about 0.5 GB at the default ``max_pixels``, a few MB for usual pictures.
@@ -163,7 +167,7 @@ class PictureStore(RecordStore):
         slots = np.array([-1 if digest is None else self._known[digest].slot for digest in digests], np.int64)
         return Pictures(digests, errors, slots, self._records)
 
-    def _settle(self, chunk: Sequence[Path], pool: ThreadPoolExecutor) -> list[_Outcome]:
+    def _settle(self, chunk: Sequence[PictureFile], pool: ThreadPoolExecutor) -> list[_Outcome]:
         with self._writing():
             outcomes = list(pool.map(self._load, chunk))
             fresh = {out.digest: out.square for out in outcomes if out.digest is not None and out.square is not None}
@@ -180,30 +184,29 @@ class PictureStore(RecordStore):
                 case {"path": str(path), "size": int(n), "mtime_ns": int(m), "ctime_ns": int(c), "sha256": str(digest)}:
                     self._seen[path] = (n, m, c), digest
 
-    def _load(self, path: Path) -> _Outcome:
+    def _load(self, path: PictureFile) -> _Outcome:
         """Settle one path in a worker thread, reading and decoding no more than is needed."""
         try:
             digest = self._remembered(path)
             if digest is not None and self._serves(digest, path):
                 return _Outcome(digest)
-            content, status = read_picture_file(path)
+            content, (size, mtime, ctime) = read_picture_file(path)
             digest = hashlib.sha256(content).hexdigest()
             square = None
             if not self._serves(digest, path):
                 square = (decode_content(content, path, self._recipe), picture_size(content))
         except PictureError as error:
             return _Outcome(error=error)
-        size, mtime, ctime = _stamp(status)
-        row = {"path": str(path.absolute()), "size": size, "mtime_ns": mtime, "ctime_ns": ctime, "sha256": digest}
+        row = {"path": picture_place(path), "size": size, "mtime_ns": mtime, "ctime_ns": ctime, "sha256": digest}
         return _Outcome(digest, square=square, file_row=row)
 
-    def _remembered(self, path: Path) -> str | None:
-        stamp, digest = self._seen.get(str(path.absolute()), ((), None))
+    def _remembered(self, path: PictureFile) -> str | None:
+        stamp, digest = self._seen.get(picture_place(path), ((), None))
         with contextlib.suppress(OSError, ValueError):  # told by read_picture_file, which comes next
-            return digest if digest and _stamp(os.lstat(path)) == stamp else None
+            return digest if digest and picture_stamp(path) == stamp else None
         return None
 
-    def _serves(self, digest: str, path: Path) -> bool:
+    def _serves(self, digest: str, path: PictureFile) -> bool:
         """Whether the store holds this picture undamaged.
 
         Raises:
@@ -215,8 +218,3 @@ class PictureStore(RecordStore):
         width, height = known.noted
         refuse_extremes(width, height, path, self._recipe.max_pixels)
         return True
-
-
-def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    """What changes when a file changes; the ctime also where a copy restored size and mtime."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

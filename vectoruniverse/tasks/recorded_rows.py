@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from vectoruniverse.config.places import place_key, place_of, with_place
+from vectoruniverse.config.places import is_there, place_key, place_of, with_place
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import DataError
@@ -164,7 +164,7 @@ def locate_data(run: Run, experiment: Experiment, record: RowRecord | None, disp
     relative = not Path(getattr(experiment.data, place_key(experiment))).expanduser().is_absolute()
     tried = list(dict.fromkeys(map(_normal, (beside, was, named) if relative else (named, was, beside))))
     for where in tried:
-        if where.exists():
+        if is_there(where):
             if where == _normal(named):
                 return experiment
             display.say(f"data in {where}")

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vectoruniverse.data.decoding import PictureError, read_picture_file
+from vectoruniverse.data.decoding import PictureError, PictureFile, read_picture_file
 from vectoruniverse.errors import ConfigError, DataError, UserError
 from vectoruniverse.models.dual import load_dual_tokenizer, load_image_size
 from vectoruniverse.models.sizes import ScratchClip
@@ -70,7 +70,7 @@ def describe(
     return data_stats(rows, groups, split, unusable=unusable, token_counts=counter, max_tokens=limit)
 
 
-def _digest(picture: Path) -> str | None:
+def _digest(picture: PictureFile) -> str | None:
     """sha256 of a picture file, as training tells equal ones by; None where it cannot be read."""
     try:
         return hashlib.sha256(read_picture_file(picture)[0]).hexdigest()
@@ -91,6 +91,15 @@ def _data(
         overrides = [*overrides, f"data.encoding={encoding}"]
     experiment = as_image_text(load_experiment(config, overrides), "vu data")
     return experiment.data, experiment
+
+
+def data_of(root: str | None, config: str | None, overrides: Sequence[str], encoding: str | None) -> DataConfig:
+    """How the data of a folder, or of an experiment, is read.
+
+    Raises:
+        UserError: both are given, or neither.
+    """
+    return _data(root, config, overrides, encoding)[0]
 
 
 def _size(data: DataConfig, experiment: ImageTextExperiment | None, display: Display) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vectoruniverse.config.sections import SplitConfig
-from vectoruniverse.data.decoding import PictureRecipe
+from vectoruniverse.data.decoding import PictureFile, PictureRecipe
 from vectoruniverse.data.findings import Finding
 from vectoruniverse.data.normalise import canonical, caseless, shown, spellings
 from vectoruniverse.data.pair_items import PairItems, number
@@ -91,7 +91,7 @@ def cache_folder(data: DataConfig) -> Path:
 
 
 def decode_pictures(
-    data: DataConfig, paths: Sequence[Path], recipe: PictureRecipe, on_progress: Callable[[int, int], None]
+    data: DataConfig, paths: Sequence[PictureFile], recipe: PictureRecipe, on_progress: Callable[[int, int], None]
 ) -> Pictures:
     """These pictures, each decoded once, in the cache that the experiment names."""
     return PictureStore.open(cache_folder(data), recipe).ensure(paths, on_progress=on_progress)
@@ -112,7 +112,7 @@ def decode(
     rows, pictures, bad = [metadata.rows[i] for i in usable], decoded.select(usable), list(metadata.bad)
     for i, error in sorted(decoded.errors.items()):
         row = metadata.rows[i]
-        bad.append(Finding(error.kind, str(error), data.metadata, row.line, row.id))
+        bad.append(Finding(error.kind, str(error), metadata.name, row.line, row.id))
     metadata = dataclasses.replace(metadata, rows=rows, bad=bad)
     metadata.refuse_bad(data.max_bad_share)
     groups = group_by(data.split.group_by, rows, pictures.digests)

@@ -21,9 +21,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vectoruniverse.data.decoding import PictureFile
 from vectoruniverse.data.findings import FaultError, Rows
 from vectoruniverse.data.locate import Finder, by_file, by_id, on_disk
 from vectoruniverse.data.normalise import canonical, closest, listed, one_spelling
+from vectoruniverse.data.shards.base import KEY
+from vectoruniverse.data.shards.find import PackedFormat, Place, find_shards, is_pattern, open_shards
+from vectoruniverse.data.shards.manifest import refuse_other_counts
+from vectoruniverse.data.shards.table import PackedTable, read_shards
 from vectoruniverse.data.table import Table, read_table
 from vectoruniverse.data.text_file import refuse_unreadable
 from vectoruniverse.data.text_table import part_named
@@ -37,6 +42,9 @@ LAYOUTS: Mapping[str, Mapping[str, str]] = {
 }
 """Layout → role → its usual column."""
 
+PACKED_TITLES = ("text", "caption", "title")
+"""Where shards have the columns of no layout: the title is the first of these."""
+
 Template = Sequence[tuple[str, str | None]]
 """Literals, each with the name of the cell that follows it."""
 
@@ -49,7 +57,7 @@ class Row:
         line: physical line where the record begins, 1-based.
         id: unique name; in layouts without an id column the picture's path as written, with ``#2``, ``#3``, ... where
             one picture has several texts.
-        path: the picture, links followed.
+        path: the picture, links followed, or its place in a shard.
         title: the title cell, or "" where the file has none.
         labels: the label cell, split, each in canonical form; in order, each once.
         text: the filled-in template.
@@ -59,7 +67,7 @@ class Row:
 
     line: int
     id: str
-    path: Path
+    path: PictureFile
     title: str
     labels: tuple[str, ...]
     text: str
@@ -72,11 +80,13 @@ class Metadata(Rows[Row]):
     """The rows of a metadata file that pass the filters, in file order.
 
     Attributes:
+        name: what findings call the file.
         root: the data folder, links followed.
         label_column: column of the labels, where there is one.
         placeholders: names that a template of texts may hold.
     """
 
+    name: str
     root: Path
     label_column: str | None
     placeholders: Sequence[str]
@@ -101,14 +111,26 @@ def read_metadata(data: DataConfig) -> Metadata:
         found.refuse_bad(0.0)
         what = "no row passes data.include and data.exclude" if table.records else "there is a header, but no row"
         raise FaultError(what, kind="unreadable_table", file=file, remedy="Check the file and the filters.")
-    facts = (file, found.rows, found.bad, found.doubts)
+    facts = (file, found.rows, found.bad, found.doubts, found.parts)
     known = _placeholders(table.header, reader.names)
-    return Metadata(*facts, root=_root(data), label_column=reader.names.get("labels"), placeholders=known)
+    root = file if found.parts else _root(data)
+    labels = reader.names.get("labels")
+    return Metadata(*facts, name=table.name, root=root, label_column=labels, placeholders=known)
 
 
 def open_table(data: DataConfig, *, pictures: bool = True) -> tuple[Table, _Reader]:
-    """The table of a folder, and how its records become rows; without ``pictures`` none is looked for."""
+    """The table of a folder, or of shards, and how its records become rows; without ``pictures`` none is looked for."""
+    packed = read_packed(data)
+    if packed is not None:
+        if not _has_layout(packed.table, data):
+            packed = packed.with_keys()
+        names = find_columns(packed.table, data, packed=True)
+        template = parse_template(data.text, _placeholders(packed.table.header, names))
+        return packed.table, _Reader(data, packed.table, names, template, _no_picture, packed)
     folder = on_disk(Path(data.root).expanduser())
+    if is_pattern(data.root):
+        message, remedy = "is a pattern, which names no folder of pictures", "Name a folder, or another data.format."
+        raise ConfigError(f"{data.root} {message}", key="data.root", remedy=remedy)
     file, root = refuse_unreadable(folder / data.metadata, key="data.root and data.metadata"), _root(data)
     table = read_table(file, data.encoding, name=data.metadata)
     names = find_columns(table, data)
@@ -118,6 +140,31 @@ def open_table(data: DataConfig, *, pictures: bool = True) -> tuple[Table, _Read
         by_name = "file" not in names
         find = by_id(root, data.images, names["id"]) if by_name else by_file(root, file.parent, names["file"])
     return table, _Reader(data, table, names, template, find)
+
+
+def read_packed(data: DataConfig) -> PackedTable | None:
+    """The samples of shards, where ``data.root`` names some; None where it is a folder of pictures.
+
+    Raises:
+        ConfigError: what it names cannot be told, or a package to read it is absent.
+        DataError: a shard is damaged.
+    """
+    place = packed_place(data)
+    if place is None:
+        return None
+    shards = open_shards(place, image=data.columns.image, separator=data.label_separator)
+    found = read_shards(shards, place.folder)
+    if place.manifest is not None:
+        refuse_other_counts(place.folder, place.manifest, found.table.parts, len(found.table.records))
+    return found
+
+
+def packed_place(data: DataConfig) -> Place | None:
+    """Where shards are that ``data.root`` names; errors as of ``find_shards``."""
+    if data.format == "folder":
+        return None
+    form: PackedFormat | None = None if data.format == "auto" else data.format
+    return find_shards(on_disk(Path(data.root).expanduser()), form, table=data.metadata)
 
 
 def _no_picture(columns: Mapping[str, str]) -> Path:
@@ -135,10 +182,11 @@ def read_rows(data: DataConfig) -> Metadata:
     return metadata
 
 
-def find_columns(table: Table, data: DataConfig) -> Mapping[str, str]:
-    """Column of each role that this file has."""
-    asked = {role: canonical(name) for role, name in data.columns if name is not None}
-    names = {**LAYOUTS[_detect(table, asked) if data.layout == "auto" else data.layout], **asked}
+def find_columns(table: Table, data: DataConfig, *, packed: bool = False) -> Mapping[str, str]:
+    """Column of each role that this file has; where ``packed`` samples have those of no layout, keys are their ids."""
+    asked = _asked(data)
+    usual = _packed_columns(table, data) if packed else LAYOUTS[_layout(table, data)]
+    names = {**usual, **asked}
     for role, name in list(names.items()):
         if name in table.header:
             continue
@@ -150,6 +198,32 @@ def find_columns(table: Table, data: DataConfig) -> Mapping[str, str]:
             )
         del names[role]
     return names
+
+
+def _layout(table: Table, data: DataConfig) -> str:
+    return _detect(table, _asked(data)) if data.layout == "auto" else data.layout
+
+
+def _packed_columns(table: Table, data: DataConfig) -> Mapping[str, str]:
+    """Columns of a layout, where packed samples have them; else their keys, and the usual names of titles."""
+    found = LAYOUTS[_layout(table, data)] if _has_layout(table, data) else {"id": KEY}
+    if found.get("title") in table.header or data.layout != "auto":
+        return found
+    return {**found, "title": next((name for name in PACKED_TITLES if name in table.header), PACKED_TITLES[0])}
+
+
+def _asked(data: DataConfig) -> dict[str, str]:
+    """Columns by role, as they are named in the experiment."""
+    return {role: canonical(name) for role, name in data.columns if name is not None and role != "image"}
+
+
+def _has_layout(table: Table, data: DataConfig) -> bool:
+    """Whether a column says which row is which: one that is asked for, or that of a layout."""
+    if data.layout != "auto" or {"id", "file"} & _asked(data).keys():
+        return True
+    return any(
+        columns[role] in table.header for columns in LAYOUTS.values() for role in ("id", "file") if role in columns
+    )
 
 
 def _detect(table: Table, asked: Mapping[str, str]) -> str:
@@ -224,8 +298,10 @@ class _Reader:
         names: Mapping[str, str],
         template: Template,
         find: Finder,
+        packed: PackedTable | None = None,
     ) -> None:
         """``names``: columns by role (id, file, title, labels); ``template``: literals, each with a placeholder."""
+        self._table, self._packed = table, packed
         self._separator, self._template, self.names, self.find = data.label_separator, template, names, find
         self._split = _split_column(data.split.column, table)
         self._include = _wanted("data.include", data.include, table.header)
@@ -233,17 +309,28 @@ class _Reader:
         self._lines: dict[tuple[str, str], int] = {}  # of the first row with this id, or this picture and text
         self._counts: dict[str, int] = {}  # texts seen under each id that is taken
 
+    def picture(self, line: int, columns: Mapping[str, str]) -> PictureFile:
+        """The picture of a record.
+
+        Raises:
+            FaultError: there is none that can be used.
+        """
+        return self.find(columns) if self._packed is None else self._packed.picture(line)
+
     def id(self, columns: Mapping[str, str]) -> str:
         written = columns[self.names.get("id", self.names.get("file", ""))].strip()
         return unicodedata.normalize("NFC", written)
 
     def row(self, line: int, columns: Mapping[str, str]) -> Row | None:
+        if self._packed is not None:  # a damaged sample counts whatever filters say, for its cells may be unknown
+            self._packed.picture(line)
         labels = self.labels(columns)
         if not self._passes(columns, labels):
             return None
         title, text = self._title(columns), self.text(columns, labels)
         split = part_named(None if self._split is None else columns[self._split])
-        return self._unique(Row(line, self.id(columns), self.find(columns), title, labels, text, columns, split))
+        picture = self.picture(line, columns)
+        return self._unique(Row(line, self.id(columns), picture, title, labels, text, columns, split))
 
     def _title(self, columns: Mapping[str, str]) -> str:
         return columns[self.names["title"]].strip() if "title" in self.names else ""
@@ -273,7 +360,8 @@ class _Reader:
         first = self._lines.setdefault((row.id, canonical(row.text) if several_texts else ""), row.line)
         if first != row.line:
             what = "picture and text" if several_texts else "id"
-            raise FaultError(f"the same {what} as in line {first}", kind="duplicate_id", other_line=first)
+            where = self._table.told(first)
+            raise FaultError(f"the same {what} as in {where}", kind="duplicate_id", other_line=first)
         unique = row.id
         while unique in self._counts:
             self._counts[row.id] += 1

@@ -30,14 +30,24 @@ class ColumnsConfig(Section):
     file: str | None = Field(None, description="Picture path (imagefolder: `file_name`; open_clip: `filepath`).")
     title: str | None = Field(None, description="Title (id: `Title`; imagefolder: `text`; open_clip: `title`).")
     labels: str | None = Field(None, description="Labels, one or several in a cell (id: `Category`; others: none).")
+    image: str | None = Field(
+        None,
+        description="Of packed data, the column that holds pictures, or in tar files the ending of their members; "
+        "null: the only one there is.",
+    )
 
 
 class DataConfig(Section):
-    """A folder of pictures and its metadata file."""
+    """Pictures and their texts: a folder of pictures and its metadata file, or files that hold many samples each."""
 
     root: str = Field(
-        description="Folder that holds the metadata file and the pictures; relative to the working directory, else to "
-        "the experiment file."
+        description="Folder of a metadata file and pictures, or packed files: their folder, one of them, or a pattern "
+        "such as `shard-{000000..000010}.tar`; relative to the working directory, else to the experiment file."
+    )
+    format: Literal["auto", "folder", "parquet", "webdataset", "datasets"] = Field(
+        "auto",
+        description="`folder`: a metadata file beside pictures; packed: `parquet` files with a column of picture "
+        "bytes, `webdataset` tar files, or what Hugging Face `datasets` saved; `auto`: told by what is there.",
     )
     metadata: str = Field("metadata.csv", description="Metadata file, relative to root.")
     encoding: Encoding = Field("utf-8", description="Encoding of the metadata file, as in `cp949` or `utf-16`.")

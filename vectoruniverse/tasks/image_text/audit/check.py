@@ -12,6 +12,7 @@ from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.data.findings import KINDS, FaultError, Finding
 from vectoruniverse.data.locate import CHANNEL
 from vectoruniverse.data.normalise import canonical
+from vectoruniverse.data.shards.manifest import changed_shards
 from vectoruniverse.data.splits import Split
 from vectoruniverse.errors import DataError
 from vectoruniverse.tasks.image_text.audit import near, picture_checks, row_checks
@@ -19,7 +20,7 @@ from vectoruniverse.tasks.image_text.audit.picture_checks import Seen, seen
 from vectoruniverse.tasks.image_text.audit.report import DataReport
 from vectoruniverse.tasks.image_text.audit.stats import DataStats, TokenCounter, data_stats
 from vectoruniverse.tasks.image_text.data import decode_pictures, divide_pictures, group_by
-from vectoruniverse.tasks.image_text.metadata import Metadata, Row, read_metadata
+from vectoruniverse.tasks.image_text.metadata import Metadata, Row, packed_place, read_metadata
 from vectoruniverse.tasks.image_text.settings import DataConfig
 
 Progress = Callable[[str, int, int], None]
@@ -54,7 +55,7 @@ def check_data(
     recipe = PictureRecipe(size, data.fit or "crop", max_pixels=data.max_pixels)
     decoded = decode_pictures(data, [row.path for row in found.rows], recipe, partial(on_progress, "pictures"))
     usable = decoded.usable()
-    pictures = seen(data.metadata, [found.rows[i] for i in usable], decoded.select(usable))
+    pictures = seen(found.name, [found.rows[i] for i in usable], decoded.select(usable))
     alike, flat = _compare(pictures, on_progress)
     groups = group_by(data.split.group_by, pictures.rows, pictures.decoded.digests)
     split, divided = _divide(pictures, groups, alike, data)
@@ -63,23 +64,24 @@ def check_data(
         *found.bad,
         *found.doubts,
         *(
-            picture_checks.picture_finding(found.rows[i], error, found.root, data.metadata)
+            picture_checks.picture_finding(found.rows[i], error, found.root, found.name)
             for i, error in decoded.errors.items()
         ),
         *_row_findings(found, pictures.rows, data, stats),
-        *row_checks.part_label_findings(pictures.rows, data.metadata, split),
+        *row_checks.part_label_findings(pictures.rows, found.name, split),
         *picture_checks.header_findings(pictures, found.root, size),
         *picture_checks.flat_findings(pictures, flat, found.root),
         *picture_checks.same_picture_findings(pictures),
         *picture_checks.same_title_findings(pictures),
         *picture_checks.near_findings(pictures, alike),
         *_orphans(found, data),
+        *_changed(data, partial(on_progress, "shards checked")),
         *divided,
     ]
     return DataReport(
         root=str(Path(data.root).expanduser()),
-        metadata=data.metadata,
-        findings=_in_order(findings),
+        metadata=found.name,
+        findings=tuple(one.located(found.parts) for one in _in_order(findings)),
         rows_usable=len(usable),
         rows_unusable=len(found.bad) + len(decoded.errors),
         stats=stats,
@@ -105,10 +107,10 @@ def _row_findings(found: Metadata, rows: Sequence[Row], data: DataConfig, stats:
     column = canonical(data.split.group_by or "") or (CHANNEL if rows and CHANNEL in rows[0].columns else None)
     separator = data.label_separator
     return [
-        *row_checks.title_findings(found.rows, data.metadata),
-        *row_checks.length_findings(rows, data.metadata, stats.text_tokens, stats.max_tokens),
-        *row_checks.label_findings(rows, data.metadata, column=found.label_column, separator=separator),
-        *row_checks.group_findings(rows, data.metadata, column),
+        *row_checks.title_findings(found.rows, found.name),
+        *row_checks.length_findings(rows, found.name, stats.text_tokens, stats.max_tokens),
+        *row_checks.label_findings(rows, found.name, column=found.label_column, separator=separator),
+        *row_checks.group_findings(rows, found.name, column),
     ]
 
 
@@ -116,9 +118,19 @@ def _orphans(found: Metadata, data: DataConfig) -> list[Finding]:
     """Pictures that no row names, be it a row that a filter drops."""
     if data.include or data.exclude:
         found = read_metadata(data.model_copy(update={"include": {}, "exclude": {}}))
+    if found.parts:  # every sample is a row
+        return []
     root = Path(data.root).expanduser()
     folder = root / data.images
     return list(picture_checks.orphan_findings(found, folder if folder.is_dir() else root))
+
+
+def _changed(data: DataConfig, tell: Callable[[int, int], None]) -> list[Finding]:
+    """Shards that are not as they were written, where their manifest tells."""
+    place = packed_place(data)
+    if place is None or place.manifest is None:
+        return []
+    return changed_shards(place.folder, place.manifest, tell)
 
 
 def _compare(pictures: Seen, tell: Progress) -> tuple[list[list[int]], list[int]]:
@@ -146,7 +158,7 @@ def _divide(
     try:
         split = divide_pictures(pictures.rows, groups, data.split)
     except DataError as error:
-        return None, [Finding("no_split", error.message, data.metadata)]
+        return None, [Finding("no_split", error.message, pictures.file)]
     return split, list(picture_checks.leak_findings(pictures, alike, split))
 
 

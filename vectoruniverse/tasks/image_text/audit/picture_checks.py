@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import unicodedata
@@ -14,7 +15,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vectoruniverse.data.decoding import FORMATS, PictureError, pillow_warnings_silenced
+from vectoruniverse.data.decoding import (
+    FORMATS,
+    PictureError,
+    PictureFile,
+    picture_suffix,
+    pillow_warnings_silenced,
+)
 from vectoruniverse.data.findings import Finding, Place
 from vectoruniverse.data.locate import on_disk
 from vectoruniverse.data.pair_items import number
@@ -77,7 +84,7 @@ def header_findings(pictures: Seen, root: Path, size: int) -> Iterator[Finding]:
             if header is None:  # decoded a moment ago, so somebody is changing it; the next check tells
                 continue
             width, height, form = header
-            named = suffixes.get(path.suffix.lower(), form)
+            named = suffixes.get(picture_suffix(path), form)
             if named != form:
                 reason = f"{_below(path, root)} is {form} by its content and {named} by its name"
                 yield Finding("wrong_suffix", reason, *pictures.place(position))
@@ -86,12 +93,16 @@ def header_findings(pictures: Seen, root: Path, size: int) -> Iterator[Finding]:
                 yield Finding("tiny_picture", reason, *pictures.place(position))
 
 
-def _header(path: Path) -> tuple[int, int, str] | None:
+def _header(path: PictureFile) -> tuple[int, int, str] | None:
     """Width, height and format."""
-    with contextlib.suppress(Exception), Image.open(path, formats=FORMATS) as image:
+    with contextlib.suppress(Exception), Image.open(_opened(path), formats=FORMATS) as image:
         # MPO: a JPEG that holds further pictures, as phones make them
         return *image.size, "JPEG" if image.format == "MPO" else str(image.format)
     return None
+
+
+def _opened(path: PictureFile) -> Path | io.BytesIO:
+    return path if isinstance(path, Path) else io.BytesIO(path.read())
 
 
 def examine_squares(pictures: Seen) -> Iterator[tuple[Looks, list[bool]]]:
@@ -190,5 +201,5 @@ def _grouped(keys: Sequence[Hashable]) -> list[list[int]]:
     return [found for found in positions.values() if len(found) > 1]
 
 
-def _below(path: Path, root: Path) -> str:
-    return os.path.relpath(path, root)
+def _below(path: PictureFile, root: Path) -> str:
+    return os.path.relpath(path, root) if isinstance(path, Path) else str(path)
