@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import importlib.machinery
+import importlib.util
 import json
 import math
 import subprocess
@@ -14,6 +17,15 @@ import pytest
 import torch
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+def script_of(name: str) -> ModuleType:
+    """A script as a module."""
+    loader = importlib.machinery.SourceFileLoader(name, str(SCRIPTS / name))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(module)
+    return module
+
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
 
@@ -47,11 +59,40 @@ def test_a_part_runs_from_the_command_line_and_tells_what_it_measured(tmp_path):
     assert all(value >= 0 for one in told["measured"] for round_ in one["rounds"] for value in round_.values())
 
 
+def test_what_was_measured_before_an_interruption_is_not_measured_again(bench, monkeypatch, tmp_path):
+    rounds = bench("rounds")
+    cases = [rounds.Case("p", "g", name, {"folder": "new"}) for name in ("we", "they")]
+    measured, kept = [], []
+    monkeypatch.setattr(rounds, "measure", lambda case: measured.append(case.name) or {"seconds": float(len(measured))})
+    before = [
+        {"case": {**dataclasses.asdict(cases[0]), "settings": {"folder": "old"}}, "rounds": [{"seconds": 9.0}]},
+        {"case": dataclasses.asdict(cases[1]), "rounds": []},
+    ]
+    found = rounds.run_rounds(cases, 2, lambda _: kept.append(1), before)
+    assert measured == ["they", "we", "they"] and len(kept) == 3
+    assert [one.rounds for one in found] == [[{"seconds": 9.0}, {"seconds": 2.0}], [{"seconds": 1.0}, {"seconds": 3.0}]]
+
+
+def test_a_benchmark_does_not_go_on_with_what_another_machine_measured(bench, tmp_path):
+    script = script_of("benchmark")
+    here = {"processor": "P", "flags": "avx2", "load before": "3.0"}
+    assert script.told_before(None, here) == {} == script.told_before(tmp_path / "told.json", here)
+    (tmp_path / "told.json").write_text(json.dumps({"machine": {**here, "load before": "0.1"}, "checks": {"p": 1}}))
+    assert script.told_before(tmp_path / "told.json", here)["checks"] == {"p": 1}
+    with pytest.raises(SystemExit, match=r"told.json was measured with flags: avx2, and here it is amx_bf16"):
+        script.told_before(tmp_path / "told.json", {**here, "flags": "amx_bf16"})
+
+
 def test_contestants_of_training_compute_the_same_loss_and_gradient_of_the_same_rows(bench, material):
     training = bench("training")
     found = training.same_work(material, 4)
     assert all(math.isfinite(found[name]["loss"]) for name in training.CONTESTANTS)
-    assert 0.8 < found["gflop_per_pair"] / gflop_of_a_pair(material) < 1.2
+    need = {name.removeprefix("vectoruniverse, "): flops for name, flops in found["gflop_per_pair"].items()}
+    whole = need.pop("vectoruniverse")
+    assert 0.8 < whole / gflop_of_a_pair(material) < 1.2
+    assert list(need) == [*training.LESS]
+    assert need["patch dropout 0.5"] < 0.8 * need["patch dropout 0.25"] < 0.8 * whole
+    assert need["upper third, trunk kept"] < 0.7 * need["upper third"] < 0.7 * whole
 
 
 def gflop_of_a_pair(material) -> float:
@@ -84,7 +125,7 @@ def test_contestants_that_compute_something_else_are_refused(bench):
 
 def test_every_contestant_trains_and_its_adapter_moves(bench, material):
     training = bench("training")
-    for name in training.CONTESTANTS:
+    for name in (*training.CONTESTANTS, *(f"vectoruniverse, {less}" for less in training.LESS)):
         contestant = training.build(name, material, 3, "fp32")
         before = [one.detach().clone() for one in contestant.trained()]
         assert len(contestant.epochs(2)) == 2

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
+from bench.machine import device
 from bench.material import Material
 from bench.peers import plain_epochs, trainable, with_adapter
 
@@ -25,7 +26,7 @@ def notes_loss(image: Tensor, text: Tensor, image2: Tensor, text2: Tensor, tempe
     )
     rows, anisotropy = len(image), []
     for i in range(rows):
-        sum_i = torch.zeros(())
+        sum_i = torch.zeros((), device=image.device)
         for j in range(rows):
             if i != j:
                 sum_i = sum_i + cosine_similarity(image[i], image[j], dim=0)
@@ -43,7 +44,7 @@ class NotesLoop:
         self._rows, self._batch, self._format = material.rows(), batch, number_format
         self._processor = AutoImageProcessor.from_pretrained(material.model, backend="pil")
         self._tokenizer = AutoTokenizer.from_pretrained(material.model)
-        self._model = with_adapter(CLIPModel.from_pretrained(material.model), material)
+        self._model = with_adapter(CLIPModel.from_pretrained(material.model), material).to(device())
         self._size = self._model.config.vision_config.image_size
         self._generator = np.random.default_rng(0)
 
@@ -64,7 +65,7 @@ class NotesLoop:
         paths, texts = zip(*(self._rows[row] for row in rows), strict=True)
         pixels = self._processor([self._augment(Image.open(path)) for path in paths], return_tensors="pt")
         tokens = self._tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")
-        return {"pixel_values": pixels.pixel_values, "input_ids": tokens.input_ids}
+        return {"pixel_values": pixels.pixel_values.to(device()), "input_ids": tokens.input_ids.to(device())}
 
     def _augment(self, picture: Image.Image) -> Image.Image:
         larger = round(self._size * 256 / 224)

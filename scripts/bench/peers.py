@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, Trainer, TrainerCallback, TrainingArguments
 
-from bench.machine import FORMATS, clock
+from bench.machine import FORMATS, clock, device
 from bench.material import Material
 
 
@@ -60,7 +60,8 @@ class HfTrainer:
             "output_dir": str(material.folder / "hf"),
             "per_device_train_batch_size": batch,
             "bf16": number_format == "bf16",
-            "use_cpu": True,
+            "fp16": number_format == "fp16",
+            "use_cpu": device().type == "cpu",
             "learning_rate": 1e-4,
             "report_to": "none",
             "save_strategy": "no",
@@ -71,7 +72,9 @@ class HfTrainer:
 
     def loss(self, rows: Sequence[int]) -> Tensor:
         """Of these rows."""
-        return self._model(**self._data.collate([self._data[row] for row in rows])).loss
+        batch = self._data.collate([self._data[row] for row in rows])
+        self._model.to(device())
+        return self._model(**_sent(batch)).loss
 
     def trained(self) -> list[nn.Parameter]:
         """Parameters."""
@@ -114,9 +117,9 @@ class SentenceTransformers:
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
         self._rows, self._batch, self._format = material.rows(), batch, number_format
-        self._model = sentence_transformers.SentenceTransformer(str(material.model), device="cpu")
+        self._model = sentence_transformers.SentenceTransformer(str(material.model), device=device().type)
         clip = self._model[0].model
-        with_adapter(clip, material)  # in place
+        with_adapter(clip, material).to(device())  # in place
         self._loss = MultipleNegativesRankingLoss(
             self._model,
             scale=float(clip.logit_scale.exp()),
@@ -128,7 +131,8 @@ class SentenceTransformers:
         """Of these rows."""
         paths, texts = zip(*(self._rows[row] for row in rows), strict=True)
         pictures = [Image.open(path) for path in paths]
-        return self._loss([self._model.preprocess(pictures), self._model.preprocess(list(texts))], None)
+        features = [self._model.preprocess(pictures), self._model.preprocess(list(texts))]
+        return self._loss([_sent(one) for one in features], None)
 
     def trained(self) -> list[nn.Parameter]:
         """Parameters."""
@@ -150,14 +154,23 @@ def plain_epochs(
 ) -> Iterator[float]:
     """Seconds of each epoch of a loop as everybody writes it: shuffle, loss under autocast, clip, AdamW."""
     optimizer, generator = torch.optim.AdamW(trained, lr=1e-4), np.random.default_rng(0)
+    kind, dtype = device().type, FORMATS[number_format]
+    scaler = torch.amp.GradScaler(kind, enabled=dtype == torch.float16)
     for _ in range(count):
         started = clock()
         order = generator.permutation(rows)
         for begin in range(0, rows, batch):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=FORMATS[number_format] == torch.bfloat16):
+            with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
                 value = loss(order[begin : begin + batch].tolist())
             optimizer.zero_grad()
-            value.backward()
+            scaler.scale(value).backward()
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
         yield clock() - started
+
+
+def _sent(batch: dict[str, Any]) -> dict[str, Any]:
+    """Its tensors on the device that models train on."""
+    return {key: value.to(device()) if torch.is_tensor(value) else value for key, value in batch.items()}

@@ -57,15 +57,31 @@ def measure(case: Case) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run_rounds(cases: Sequence[Case], rounds: int, after_each: Callable[[list[Measured]], None]) -> list[Measured]:
-    """Every contestant once a round, one after the other, so that what else the machine does meets all alike."""
-    found = [Measured(case) for case in cases]
+def run_rounds(
+    cases: Sequence[Case],
+    rounds: int,
+    after_each: Callable[[list[Measured]], None],
+    before: Sequence[Mapping[str, Any]] = (),
+) -> list[Measured]:
+    """Every contestant once a round, one after the other, so that what else the machine does meets all alike.
+
+    What was measured ``before``, as ``after_each`` was given it, is not measured again.
+    """
+    done = {_name_of(told["case"]): told["rounds"] for told in before}
+    found = [Measured(case, list(done.get(_name_of(asdict(case)), []))) for case in cases]
     for number in range(rounds):
         for one in found:
+            if len(one.rounds) > number:
+                continue
             print(f"round {number + 1}/{rounds}  {one.case.part}: {one.case.group}, {one.case.name}", file=sys.stderr)
             one.rounds.append(measure(one.case))
             after_each(found)
     return found
+
+
+def _name_of(case: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What a case is known by; settings name folders, which are new at each start."""
+    return case["part"], case["group"], case["name"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +110,7 @@ def table(found: Sequence[Measured], columns: Sequence[Column]) -> str:
 
 
 def _ratio(one: Measured, first: Measured) -> str:
-    pairs = zip(one.rounds, first.rounds, strict=True)
+    pairs = zip(one.rounds, first.rounds, strict=False)  # a round may be cut off
     ratios = [
         mine["seconds"] / theirs["seconds"] for mine, theirs in pairs if "seconds" in mine and "seconds" in theirs
     ]

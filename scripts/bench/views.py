@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from bench.machine import peak_mib
+from bench.machine import training_peak_mib
 from bench.material import Material
 from bench.rounds import Case, Column, Measured, table
 
-CONTESTANTS = ("vectoruniverse", "the original notes' loop")
+OURS, NOTES = "vectoruniverse", "the original notes' loop"
+FORMATS = {OURS: "fp32", f"{OURS}, precision auto": "auto", NOTES: "fp32"}
+"""Of each contestant; the notes know no other."""
 COLUMNS = (
     Column("pairs/s", "pairs", ".2f"),
     Column("pairs/s, first epoch", "pairs_first", ".2f"),
@@ -29,9 +32,10 @@ def check(options: Namespace) -> Case:
 def cases(options: Namespace, facts: dict[str, Any]) -> list[Case]:
     settings = {"folder": str(options.work), "epochs": options.epochs}
     return [
-        Case("views", f"two views, fp32, batch {batch}", name, {**settings, "batch": batch})
+        Case("views", f"two views, batch {batch}", name, {**settings, "batch": batch})
         for batch in options.batch
-        for name in CONTESTANTS
+        for name in FORMATS
+        if re.search(options.only, name)
     ]
 
 
@@ -39,17 +43,17 @@ def measure(case: Case) -> dict[str, float]:
     if case.group == "check":
         return same_loss()
     material, batch = Material(Path(case.settings["folder"])), case.settings["batch"]
-    if case.name == "vectoruniverse":
-        from bench.ours import TWO_VIEWS, Ours
-
-        contestant: Any = Ours(material, batch, "fp32", TWO_VIEWS)
-    else:
+    if case.name == NOTES:
         from bench.notes_loop import NotesLoop
 
-        contestant = NotesLoop(material, batch, "fp32")
+        contestant: Any = NotesLoop(material, batch, FORMATS[NOTES])
+    else:
+        from bench.ours import TWO_VIEWS, Ours
+
+        contestant = Ours(material, batch, FORMATS[case.name], TWO_VIEWS)
     seconds, rows = contestant.epochs(case.settings["epochs"]), len(material.rows())
     later = sum(seconds[1:]) / len(seconds[1:])
-    return {"seconds": later, "pairs": rows / later, "pairs_first": rows / seconds[0], "memory": peak_mib()}
+    return {"seconds": later, "pairs": rows / later, "pairs_first": rows / seconds[0], "memory": training_peak_mib()}
 
 
 def same_loss() -> dict[str, float]:
@@ -67,7 +71,7 @@ def same_loss() -> dict[str, float]:
     theirs = float(notes_loss(*views.values()))
     if abs(ours - theirs) > 1e-4 * abs(theirs):
         raise SystemExit(f"the original notes' loop computes another loss: {theirs} and not {ours}")
-    return {"vectoruniverse": ours, "the original notes' loop": theirs}
+    return {OURS: ours, NOTES: theirs}
 
 
 def page(found: list[Measured], facts: dict[str, Any]) -> str:
