@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import importlib.machinery
 import importlib.util
+import itertools
 import json
 import math
 import subprocess
@@ -23,6 +24,7 @@ def script_of(name: str) -> ModuleType:
     """A script as a module."""
     loader = importlib.machinery.SourceFileLoader(name, str(SCRIPTS / name))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    sys.modules[name] = module  # where its records look for their types
     loader.exec_module(module)
     return module
 
@@ -183,3 +185,69 @@ def test_what_needs_more_memory_than_is_free_is_left_out(bench, monkeypatch):
 
     monkeypatch.setitem(losses.LOSSES, "greedy", greedy)
     assert losses.measure(rounds.Case("losses", "N", "greedy", {"rows": 4})) == {}
+
+
+def test_without_a_gpu_its_check_says_so_and_ends_with_2(bench, monkeypatch, capsys):
+    script = script_of("check_gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["check_gpu"])
+    with pytest.raises(SystemExit) as ended:
+        script.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "no GPU is reached" in said and "CUDA" in said and "--device cpu" in said
+
+
+def test_a_check_tells_tests_and_figures_and_what_was_cut_off_in_one_file(bench, monkeypatch, tmp_path, capsys):
+    script = script_of("check_gpu")
+    junit = (
+        '<testsuites><testsuite><testcase classname="tests.t" name="good"/>'
+        '<testcase classname="tests.t" name="bad"><failure message="1 != 2"/></testcase>'
+        '<testcase classname="tests.t" name="old"><skipped message="only emulates bf16"/></testcase>'
+        "</testsuite></testsuites>"
+    )
+    case = {"part": "training", "group": "fp32, batch 4", "name": "vectoruniverse", "settings": {}}
+    told = {"machine": {}, "checks": {}, "measured": [{"case": case, "rounds": [{"pairs": 12.5, "share": 0.75}]}]}
+
+    def run(command, until):
+        for argument, following in itertools.pairwise([*command, ""]):
+            if argument.startswith("--junit-xml="):
+                Path(argument.partition("=")[2]).write_text(junit)
+                return 1
+            if argument == "--json":
+                Path(following).write_text(json.dumps(told))
+        return None  # the time was up
+
+    monkeypatch.setattr(script, "run", run)
+    monkeypatch.setattr(sys, "argv", ["check_gpu", "--device", "cpu", "--out", str(tmp_path / "card.json")])
+    with pytest.raises(SystemExit) as ended:
+        script.main()
+    assert ended.value.code == 1
+    found = script.GpuCheck.model_validate_json((tmp_path / "card.json").read_text(encoding="utf-8"))
+    assert found.tests == {"passed": 1, "failed": 1, "skipped": 1} and not found.complete and not found.is_well
+    assert found.troubles == {"tests.t.bad": "failed: 1 != 2", "tests.t.old": "skipped: only emulates bf16"}
+    assert found.benchmarks[0]["measured"] == told["measured"] and found.environment.packages["torch"]
+    said = capsys.readouterr().out
+    assert "vectoruniverse: 12.5 pairs/s, 75% of the peak" in said and "not all was measured in time" in said
+    good = found.model_copy(update={"complete": True, "tests": {"passed": 1, "failed": 0, "skipped": 0}})
+    assert good.is_well
+
+
+def test_tests_that_did_not_come_to_their_end_have_failed(bench, tmp_path):
+    counts, troubles = script_of("check_gpu").tests_told(tmp_path / "none.xml")
+    assert counts["failed"] == 1 and troubles
+
+
+@pytest.mark.parametrize("capability", [(7, 0), (9, 0)])
+def test_a_card_is_measured_in_a_format_that_it_has_and_by_arguments_that_the_benchmark_knows(
+    bench, monkeypatch, capability
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    check, benchmark = script_of("check_gpu"), script_of("benchmark")
+    for options in (*check.benchmarks("cuda"), *check.benchmarks("cpu")):
+        monkeypatch.setattr(sys, "argv", ["benchmark", *options])
+        told = benchmark.arguments()
+        if told.device == "cuda" and "training" in told.parts:
+            assert ("bf16" in told.formats) == (capability == (9, 0)) and ("fp16" in told.formats) == (
+                capability == (7, 0)
+            )

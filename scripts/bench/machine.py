@@ -103,9 +103,9 @@ def describe() -> dict[str, str]:
     flags = set(cpu.get("flags", "").split())
     gpu = {}
     if device().type == "cuda":
-        found, driver = torch.cuda.get_device_properties(device()), _driver()
+        found = torch.cuda.get_device_properties(device())
         capability = f"compute capability {found.major}.{found.minor}"
-        gpu = {"gpu": f"{found.name}, {found.total_memory / 2**30:.0f} GiB, {capability}, driver {driver}"}
+        gpu = {"gpu": f"{found.name}, {found.total_memory / 2**30:.0f} GiB, {capability}, driver {driver()}"}
     return {
         "date": time.strftime("%Y-%m-%d"),
         "processor": f"{cpu.get('model name', platform.machine())}, {os.cpu_count()} cores",
@@ -118,7 +118,7 @@ def describe() -> dict[str, str]:
     }
 
 
-def _driver() -> str:
+def driver() -> str:
     """Version of NVIDIA's driver, which torch does not tell."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:

@@ -33,7 +33,7 @@ COLUMNS = (
 
 def check(options: Namespace) -> Case:
     """Every contestant's loss and gradient of the same rows."""
-    return Case("training", "check", "all", {"folder": str(options.work), "batch": options.batch[0]})
+    return Case("training", "check", "all", {"folder": str(options.work), "batch": min(16, *options.batch)})
 
 
 def cases(options: Namespace, facts: dict[str, Any]) -> list[Case]:

@@ -66,7 +66,7 @@ def test_devices_are_known_on_a_system_without_the_resource_module():
     assert (said.stdout, said.stderr) == ("None\n", "")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_cuda_precision_follows_the_hardware():
     real_bf16 = torch.cuda.get_device_capability() >= (8, 0)
     assert choose_compute("cuda").dtype == (torch.bfloat16 if real_bf16 else torch.float16)

@@ -405,7 +405,7 @@ def test_a_fused_optimizer_learns_what_the_plain_one_does():
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_cuda_itself_sees_no_wait_between_told_steps():
     class OnCuda(Line):
         def __init__(self):

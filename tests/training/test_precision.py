@@ -233,7 +233,7 @@ def test_every_task_measures_its_own_model(name, width, measured):
     assert settings["trained"] == experiment.adapter.trains_everything
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_a_gpu_is_measured_in_every_format_it_has(config):
     record = measure_precision(load_experiment(config, ["train.device=cuda"]))
     assert record.usual == device.formats_of(torch.device("cuda"))[0]
