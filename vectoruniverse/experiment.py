@@ -51,6 +51,7 @@ from vectoruniverse.tasks.sharing import RunTimes, TimedTask
 from vectoruniverse.tasks.table import evaluated_base, setup
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.contract import Trackers
+from vectoruniverse.training.blocks import passed_as_asked
 from vectoruniverse.training.build import build_schedule, build_trackers, check_tracking, schedule_misfit
 from vectoruniverse.training.checkpoint import Checkpoint, latest, take_up
 from vectoruniverse.training.device import peak_memory
@@ -166,7 +167,8 @@ def dry_run(experiment: Experiment, display: Display) -> Plan:
     rows = batches(task.train_rows, batch_size, experiment.seed, 0, prepared.strata)[0]
     for module in task.modules():
         module.train()
-    first, again = trainer.train_step(rows, 0), trainer.train_step(rows, 0)
+    with passed_as_asked(prepared.model, experiment.train, prepared.compute.device):
+        first, again = trainer.train_step(rows, 0), trainer.train_step(rows, 0)
     seconds = len(rows) / again["pairs_per_second"]
     warnings = _warnings(prepared, steps)
     for said in warnings:
@@ -211,14 +213,15 @@ def find_lr(experiment: Experiment, display: Display, *, steps: int = PROBE_STEP
     }
     unguarded = dataclasses.replace(prepared, experiment=experiment.model_copy(update=watching))
     try:
-        return LrFinder(
-            prepared.task,
-            lambda schedule: _build_trainer(unguarded, prepared.task, Observer(display.warn), schedule),
-            batch_size=experiment.train.batch_size,
-            seed=experiment.seed,
-            min_share=experiment.guard.min_share,
-            tell=lambda done, total, detail: display.advance("learning rates", done, total, detail),
-        ).find(experiment.train.lr, steps)
+        with passed_as_asked(prepared.model, experiment.train, prepared.compute.device):
+            return LrFinder(
+                prepared.task,
+                lambda schedule: _build_trainer(unguarded, prepared.task, Observer(display.warn), schedule),
+                batch_size=experiment.train.batch_size,
+                seed=experiment.seed,
+                min_share=experiment.guard.min_share,
+                tell=lambda done, total, detail: display.advance("learning rates", done, total, detail),
+            ).find(experiment.train.lr, steps)
     finally:
         prepared.release()
 
@@ -337,7 +340,10 @@ def _fit(prepared: Prepared, task: TimedTask, session: Session, checkpoint: Chec
     )
     if checkpoint is not None:
         trainer.restore(checkpoint)
-    with session.interruption.deferred():  # from here on a signal ends the step first, and leaves a checkpoint
+    with (
+        passed_as_asked(prepared.model, experiment.train, prepared.compute.device),
+        session.interruption.deferred(),  # from here on a signal ends the step first, and leaves a checkpoint
+    ):
         trainer.fit()
     return trainer
 

@@ -179,6 +179,16 @@ class TrainConfig(Section):
         "auto", description="Compute type; auto: the fastest here, as a block of the model is timed."
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto: cuda, else mps, else cpu.")
+    activation_checkpointing: bool = Field(
+        False,
+        description="Keep the inputs of each transformer block alone and compute the rest again on the way back "
+        "(PyTorch's checkpoint): less memory for about a third more time; same loss and gradient.",
+    )
+    compile: bool = Field(
+        False,
+        description="torch.compile the transformer blocks while training, once for all batches; the first step takes "
+        "a minute or so longer.",
+    )
     log_every: int = Field(10, ge=1, le=1_000_000_000, description="Steps between two lines in metrics.jsonl.")
 
 
@@ -403,6 +413,9 @@ class Experiment(Section):
             raise ValueError("model.scratch has random weights: adapter.method must be full")
         if self.revision is not None and not (isinstance(self.model, str) and "/" in self.model):
             raise ValueError("revision needs a Hugging Face name in model")
+        if self.adapter.method == "prefix" and (self.train.compile or self.train.activation_checkpointing):
+            key = "compile" if self.train.compile else "activation_checkpointing"
+            raise ValueError(f"train.{key}: a prefix comes into the blocks by hooks, which cannot be passed so")
         if self.eval.keep == "blend" and (self.starts_random or self.draws_base):
             raise ValueError(
                 "eval.keep: blend needs a way from the base to what is trained; a prefix, a new head and a model of "

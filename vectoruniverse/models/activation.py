@@ -34,7 +34,7 @@ class QuickGelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, the same shape."""
-        if torch.is_grad_enabled() and x.requires_grad:
+        if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():  # which fuses it itself
             activated: Tensor = _QuickGelu.apply(x)  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return activated
         return x * torch.sigmoid(SLOPE * x)
