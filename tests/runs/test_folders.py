@@ -333,14 +333,17 @@ def test_the_latest_is_the_latest_that_the_command_can_use(tmp_path: Path) -> No
     done = named_run(tmp_path, "clip-20260102-0000-bbbb", "2026-01-02T00:00:00+00:00")
     failed = named_run(tmp_path, "clip-20260103-0000-cccc", "2026-01-03T00:00:00+00:00")
     diverged = named_run(tmp_path, "clip-20260104-0000-dddd", "2026-01-04T00:00:00+00:00")
-    for run, state in ((stopped, "interrupted"), (failed, "failed"), (diverged, "stopped")):
+    unread = named_run(tmp_path, "clip-20260105-0000-eeee", "2026-01-05T00:00:00+00:00")
+    for run, state in ((stopped, "interrupted"), (failed, "failed"), (diverged, "stopped"), (unread, "failed")):
         run.set_state(state)
     stopped.config_file.touch()
     done.adapter.mkdir()
+    (diverged.checkpoints / "step-00000001").mkdir(parents=True)
+    (diverged.checkpoints / "step-00000001" / "manifest.json").touch()
     for reference in ("latest", "clip"):
         assert find_trained_run(tmp_path, reference) == done
         assert find_run(tmp_path, reference, among="resumable") == stopped, "the failed one has no config"
-        assert find_run(tmp_path, reference) == diverged
+        assert find_run(tmp_path, reference) == diverged, "the newest has no checkpoint"
     with pytest.raises(ConfigError, match="no adapter yet"):
         find_trained_run(tmp_path, failed.name)
     stopped.set_state("finished")

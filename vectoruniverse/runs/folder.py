@@ -69,6 +69,11 @@ class Run:
         match = RUN_NAME.fullmatch(self.name)
         return match["experiment"] if match else self.name
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has come as far as a checkpoint."""
+        return self.adapter.is_dir() or any(self.checkpoints.glob("step-*/manifest.json"))
+
     def write_text(self, name: str, text: str) -> Path:
         """Replace the file ``name`` of the run as a whole and return its path."""
         path = self.path / name
@@ -138,6 +143,18 @@ class Run:
         holder = self.read_state()
         who = "another process" if holder.pid is None else f"process {holder.pid} on {holder.host}"
         return LockedError(f"{who} works on this run", file=self.path, remedy="wait for it, or end that process first")
+
+
+@contextlib.contextmanager
+def making_runs(runs_dir: Path) -> Iterator[None]:
+    """Keep other processes from making runs in a folder, which takes them a moment: they are waited for.
+
+    Raises:
+        ConfigError: ``runs_dir`` cannot be written.
+    """
+    _make_folder(runs_dir)
+    with lock_file(runs_dir / ".new.lock", wait=True):
+        yield
 
 
 def create_run(runs_dir: Path, experiment: str, files: Mapping[str, str] | None = None) -> Run:

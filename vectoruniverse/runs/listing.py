@@ -68,7 +68,8 @@ def find_run(
     Args:
         runs_dir: folder of the runs.
         reference: a path; a full name; `latest`; the name of an experiment, for its latest run; a unique prefix.
-        among: which runs count for the latest, where there are such; a name or path gives its run whatever its state.
+        among: which runs count for the latest, where there are such, those first that have come as far as a checkpoint;
+            a name or path gives its run whatever its state.
         kind: what is looked for, as messages call it.
 
     Raises:
@@ -80,7 +81,8 @@ def find_run(
     runs = [summary.run for summary in summaries]
     named = [run for run in runs if run.name == reference]
     of_it = [summary for summary in summaries if reference in ("latest", summary.run.experiment)]
-    latest = [summary.run for summary in _among(of_it, among) or of_it][-1:]
+    usable = [summary.run for summary in _among(of_it, among) or of_it]
+    latest = ([run for run in usable if run.is_trained] or usable)[-1:]
     matches = named or latest or [run for run in runs if reference and run.name.startswith(reference)]
     if len(matches) == 1:
         return matches[0]
