@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.experiment import resume, train
+from vectoruniverse.experiment import train_or_go_on
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.terminal import Display
@@ -76,7 +76,7 @@ def killed_at(call: int, work: Callable[[], object], folder: Path) -> int:
 
 
 def faults_of_a_kill(call: int, experiment: Experiment, runs_dir: Path, expected: Path) -> list[str]:
-    """What is wrong after a kill before one call, once the run was taken up again as a person would.
+    """What is wrong after a kill before one call, once the same command was given again.
 
     Args:
         call: which call.
@@ -84,14 +84,13 @@ def faults_of_a_kill(call: int, experiment: Experiment, runs_dir: Path, expected
         runs_dir: an empty folder.
         expected: the run left in peace.
     """
-    quiet = Display(quiet=True)
 
-    def begin() -> None:
-        train(experiment, runs_dir=runs_dir, display=quiet)
+    def command() -> None:
+        train_or_go_on(experiment, runs_dir=runs_dir, display=Display(quiet=True))
 
-    killed_at(call, begin, runs_dir)
+    killed_at(call, command, runs_dir)
     unfinished = list_runs(runs_dir)
-    again = _forked((lambda: resume("latest", runs_dir=runs_dir, display=quiet)) if unfinished else begin)
+    again = _forked(command)
     faults = [] if again == 0 else [f"cannot go on: {[one.state for one in unfinished]}"]
     (summary,) = list_runs(runs_dir)
     if summary.state != "finished":

@@ -445,7 +445,7 @@ def test_a_learning_rate_that_blows_up_ends_with_exit_code_4(experiment, tmp_pat
     wild = {"epochs": 3, "batch_size": 12, "lr": 1e30, "precision": "fp32", "device": "cpu", "clip_grad_norm": None}
     with pytest.raises(DivergedError, match=r"not finite .*; its rows: ([\w-]+, ){4}[\w-]+ and 7 more$"):
         train(experiment(train=wild), runs_dir=tmp_path / "runs", display=quiet())
-    run = Run(next((tmp_path / "runs").iterdir()))
+    run = Run(next((tmp_path / "runs").glob("[!.]*")))
     assert run.read_state().state == "stopped"
     assert load_checkpoint(pointed(run.checkpoints, "last")).step == 0, "the one before it is intact"
     assert DivergedError.exit_code == 4

@@ -8,7 +8,7 @@ import pytest
 
 from tests.killing import count_calls, faults_of_a_kill, tiny
 from tests.models.models import save_clip
-from vectoruniverse.experiment import train
+from vectoruniverse.experiment import train, train_or_go_on
 from vectoruniverse.terminal import Display
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL and fork")
@@ -21,7 +21,7 @@ def test_killed_anywhere_a_run_goes_on_to_the_same_end(shapes, tmp_path):
     experiment = tiny(tmp_path, shapes, save_clip(tmp_path / "clip"))
     expected = train(experiment, runs_dir=tmp_path / "expected", display=Display(quiet=True)).run.path
     counted = tmp_path / "counted"
-    calls = count_calls(lambda: train(experiment, runs_dir=counted, display=Display(quiet=True)), counted)
+    calls = count_calls(lambda: train_or_go_on(experiment, runs_dir=counted, display=Display(quiet=True)), counted)
     assert calls > 40, "the calls are seen"
     sample = sorted({1 + round(i * (calls - 1) / (SAMPLE - 1)) for i in range(SAMPLE)})
     faults = {call: faults_of_a_kill(call, experiment, tmp_path / f"killed-{call}", expected) for call in sample}

@@ -29,7 +29,7 @@ from vectoruniverse.report.tables import trained_table
 from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.files import record_text
-from vectoruniverse.runs.folder import Run, create_run
+from vectoruniverse.runs.folder import Run, create_run, making_runs
 from vectoruniverse.runs.listing import find_run
 from vectoruniverse.tasks.base import Prepared, Shared
 from vectoruniverse.tasks.identity import BASE_FILE, check_adapters_base, describe_base, run_experiment
@@ -47,6 +47,7 @@ from vectoruniverse.tasks.results import (
     write_results,
 )
 from vectoruniverse.tasks.rows import reported_part
+from vectoruniverse.tasks.same_run import changes_since, find_same, identity, refuse_begun
 from vectoruniverse.tasks.sharing import RunTimes, TimedTask
 from vectoruniverse.tasks.table import evaluated_base, setup
 from vectoruniverse.terminal import Display
@@ -73,7 +74,47 @@ from vectoruniverse.training.task import Task
 from vectoruniverse.training.threads import threads_of_run
 
 
-def train(experiment: Experiment, *, runs_dir: Path, display: Display, shared: Shared | None = None) -> Outcome:
+def train_or_go_on(experiment: Experiment, *, runs_dir: Path, display: Display, force: bool = False) -> Outcome | Run:
+    """The run of the experiment to its end: one that has begun goes on, and only where there is none a new one is made.
+
+    Args:
+        experiment: what to run.
+        runs_dir: where the runs are.
+        display: what a person sees.
+        force: whether runs that have finished or diverged do not count.
+
+    Returns:
+        What was found; the run where it had finished before.
+
+    Raises:
+        LockedError: another process is at it.
+        DivergedError: it diverged before, and would again.
+        UserError, InterruptedTraining: as of ``train``.
+    """
+    started = time.monotonic()
+    check_tracking(experiment)
+    with display, Interruption(display.warn) as interruption:
+        same = find_same(experiment, runs_dir, display, force=force)
+        if same is None:
+            return train(experiment, runs_dir=runs_dir, display=display, once=True, force=force)
+        if same.state == "finished":
+            return same.run
+        with same.run.lock(), threads_of_run(same.run.read_state().threads):
+            if same.run.read_state().state == "finished":  # by another process, since it was looked for
+                return same.run
+            display.say(same.words)
+            return _execute(same.experiment, same.run, display, interruption, same.shared, started)
+
+
+def train(
+    experiment: Experiment,
+    *,
+    runs_dir: Path,
+    display: Display,
+    shared: Shared | None = None,
+    once: bool = False,
+    force: bool = False,
+) -> Outcome:
     """A new run of the experiment, to its end.
 
     Args:
@@ -81,32 +122,42 @@ def train(experiment: Experiment, *, runs_dir: Path, display: Display, shared: S
         runs_dir: where the run folder goes.
         display: what a person sees.
         shared: what another run of the same base and data has loaded already; it is left as it was found.
+        once: whether to leave it to another process that has begun the same run meanwhile.
+        force: with ``once``: whether runs that have finished or diverged do not count.
 
     Raises:
+        LockedError: another process has.
         UserError: whatever the user can mend; ``state.json`` of the run tells it too, once there is one: data that
             cannot be read leave no run behind.
         InterruptedTraining: somebody asked to stop; ``resume`` goes on from there.
     """
     started = time.monotonic()
     check_tracking(experiment)
-    with display, Interruption(display.warn) as interruption, threads_of_run(None):
-        base = describe_base(experiment)
+    with display, Interruption(display.warn) as interruption, threads_of_run(None), contextlib.ExitStack() as held:
+        base, asked = describe_base(experiment), experiment
         check_adapters_base(experiment, base)
         measured = None
         if shared is None:  # else whoever loaded it has settled that
             experiment, measured = settle_precision(experiment, display.say)
             shared = setup(experiment).share(experiment, display)
         text = dump_experiment(experiment)
-        base = base.model_copy(update={"settings": file_fingerprint(text, Path("config.yaml"))})
+        data = shared.data.fingerprint()
+        earlier, changes = changes_since(asked, runs_dir, base, shared.data)
+        told = {"settings": file_fingerprint(text, Path("config.yaml")), "identity": identity(asked, base)}
         files = {
             "config.yaml": text,
             "environment.json": record_text(environment(precision=measured)),
-            BASE_FILE: record_text(base),
-            DATA_FILE: shared.data.fingerprint() + "\n",
+            BASE_FILE: record_text(base.model_copy(update=told | {"earlier": earlier, "changes": changes})),
+            DATA_FILE: data + "\n",
         }
-        run = create_run(runs_dir, experiment.name, files)
-        with run.lock():
-            return _execute(experiment, run, display, interruption, shared, started)
+        with making_runs(runs_dir):
+            if once:
+                refuse_begun(asked, runs_dir, base, data, force=force)
+            run = create_run(runs_dir, experiment.name, files)
+            held.enter_context(run.lock())
+        if changes:
+            display.say(f"since {earlier}: {', '.join(changes)}")
+        return _execute(experiment, run, display, interruption, shared, started)
 
 
 def resume(reference: str, *, runs_dir: Path, display: Display, shared: Shared | None = None) -> Outcome | None:

@@ -147,7 +147,7 @@ def test_a_run_that_does_not_learn_says_so_in_terminal_and_page_with_a_command_t
     file = write(tmp_path, "image_text", models["clip"], data, LORA, epochs=3, lr=1e-12, log_every=1)
     done = vu("train", "--config", str(file), "--set", "loss=info_nce", "--runs-dir", "runs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (run,) = (tmp_path / "runs").iterdir()
+    (run,) = (tmp_path / "runs").glob("[!.]*")
     signs = [line for line in done.stdout.splitlines() if line.startswith("Learning: ")]
     assert signs[0].startswith("Learning: the loss stayed above chance: mean 2.")
     assert signs[-1].endswith(f"; try: vu find-lr --config runs/{run.name}/config.yaml")

@@ -78,7 +78,10 @@ def test_each_rank_takes_the_rate_that_trials_on_validation_rows_chose_with_the_
         assert cell.settings == {"train.lr": chosen}
         assert f"lr: {chosen}" in Run(tmp_path / "runs" / cell.run).config_file.read_text()
     assert read_sweep(tmp_path / "runs" / record.name / "sweep.json") == record
-    assert {run.name for run in (tmp_path / "runs").iterdir()} == {record.name, *(cell.run for cell in record.cells)}
+    assert {run.name for run in (tmp_path / "runs").glob("[!.]*")} == {
+        record.name,
+        *(cell.run for cell in record.cells),
+    }
 
 
 def test_named_rates_are_tried_for_every_rank_and_no_others_unless_the_best_lies_at_an_end(file, tmp_path):

@@ -60,7 +60,7 @@ def pictures(folder):
 
 @pytest.fixture
 def run(folder):
-    (found,) = (folder / "runs").iterdir()
+    (found,) = (folder / "runs").glob("[!.]*")
     return found
 
 
@@ -361,7 +361,7 @@ def test_rows_that_were_learned_from_are_called_so_and_never_better(tmp_path):
     done = vu("train", "-c", str(file))
     assert done.returncode == 0 and "training rows, best epoch" in done.stdout and "held-out" not in done.stdout
     assert "28 training and 0 validation rows" in done.stderr
-    (run,) = (tmp_path / "runs").iterdir()
+    (run,) = (tmp_path / "runs").glob("[!.]*")
     record = json.loads((run / "evaluation.json").read_text())
     low = record["intervals"]["recall@5"]["difference"][1]
     assert low > 0 and record["evaluated_on"] == "training", "it would be called better"

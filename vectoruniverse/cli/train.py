@@ -25,6 +25,7 @@ from vectoruniverse.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from vectoruniverse.experiment import Plan
+    from vectoruniverse.runs.folder import Run
     from vectoruniverse.tasks.results import Outcome
 
 
@@ -48,6 +49,10 @@ def train(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with a run from its last checkpoint; `latest` works too.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train again what has finished or diverged; what was interrupted goes on.")
+    ] = False,
+    new: Annotated[bool, typer.Option("--new", help="Make a new run, whatever there is.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Load everything, try two updates, print the plan.")
     ] = False,
@@ -59,20 +64,24 @@ def train(
 ) -> None:
     """Train an adapter and evaluate it against its base on rows that nothing was chosen on.
 
+    The same command again goes on with a run that was interrupted, killed or failed, and says so where it has finished.
+    Another setting, row, base or version makes a new run, which says what has changed.
+
     With --folds, a run for each fold: every row is tested once, by a model that did not learn from it.
     """
     del max_time  # tells_errors holds the command to it
     given = bool(overrides or set_json or alpha_per_rank)
-    _check_options(config, resume, folds, dry_run=dry_run, with_settings=given)
+    _check_options(config, resume, folds, dry_run=dry_run, with_settings=given, again=force or new)
     from vectoruniverse import experiment as runner
+    from vectoruniverse.runs.folder import Run
+    from vectoruniverse.runs.listing import find_run
     from vectoruniverse.tasks.experiments import load_experiment
 
     display = open_display(quiet)
+    outcome: Outcome | Run
     if resume is not None:
-        outcome = runner.resume(resume, runs_dir=runs_dir, display=display)
-        if outcome is None:
-            _print_finished(resume, runs_dir, quiet, as_json)
-            return
+        resumed = runner.resume(resume, runs_dir=runs_dir, display=display)
+        outcome = find_run(runs_dir, resume, among="resumable") if resumed is None else resumed
     else:
         assert config is not None
         settings = _settings(config, overrides, set_json, alpha_per_rank)
@@ -85,19 +94,25 @@ def train(
                 plan = runner.dry_run(loaded, display)
             _print_plan(plan, as_json)
             return
-        outcome = runner.train(loaded, runs_dir=runs_dir, display=display)
-    if as_json or not quiet:
+        if new:
+            outcome = runner.train(loaded, runs_dir=runs_dir, display=display)
+        else:
+            outcome = runner.train_or_go_on(loaded, runs_dir=runs_dir, display=display, force=force)
+    if isinstance(outcome, Run):
+        _print_finished(outcome, quiet, as_json)
+    elif as_json or not quiet:
         _print_outcome(outcome, as_json)
 
 
 def _check_options(
-    config: str | None, resume: str | None, folds: int | None, *, dry_run: bool, with_settings: bool
+    config: str | None, resume: str | None, folds: int | None, *, dry_run: bool, with_settings: bool, again: bool
 ) -> None:
     """Refuse options that do not go together."""
     if (config is None) == (resume is None):
         raise UserError("give either --config FILE or --resume RUN", remedy="vu train --config quickstart.yaml")
-    if resume is not None and (with_settings or dry_run or folds):
-        raise UserError("--resume goes on with the run's own config; settings, --dry-run and --folds do not go with it")
+    if resume is not None and (with_settings or dry_run or folds or again):
+        said = "settings, --dry-run, --folds, --force and --new do not go with it"
+        raise UserError(f"--resume goes on with the run's own config; {said}")
     if folds is not None and dry_run:
         raise UserError("--dry-run plans one run; leave out --folds: each of its runs learns from about as many rows")
 
@@ -137,13 +152,11 @@ def _from_json(text: str) -> list[str]:
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
 
-def _print_finished(reference: str, runs_dir: Path, quiet: bool, as_json: bool) -> None:
-    from vectoruniverse.runs.listing import find_run
-
+def _print_finished(run: Run, quiet: bool, as_json: bool) -> None:
     if as_json:
-        print_json({"run": str(find_run(runs_dir, reference, among="resumable").path), "state": "finished"})
+        print_json({"run": str(run.path), "state": "finished"})
     elif not quiet:
-        typer.echo(f"already finished; see it with: vu eval {reference}")
+        typer.echo(f"{run.name} has already finished; see it with: vu eval {run.name}; train it again with: --force")
 
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:

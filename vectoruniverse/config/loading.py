@@ -136,7 +136,7 @@ def fingerprint(experiment: Experiment) -> str:
     Two experiments of one fingerprint learn the same from the same data. Left out are ``NOT_IN_FINGERPRINT``: name,
     tracking, logging, cache, device, evaluation batch. ``data.root`` counts as it is written, not by what it holds.
     """
-    return _digest(experiment.model_dump(mode="json"), NOT_IN_FINGERPRINT)
+    return _digest(_without(experiment.model_dump(mode="json"), NOT_IN_FINGERPRINT))
 
 
 def file_fingerprint(text: str, file: Path) -> str:
@@ -148,22 +148,32 @@ def file_fingerprint(text: str, file: Path) -> str:
         ConfigError: it is no YAML.
     """
     settings = parse(text, str(file)).value
-    if not isinstance(settings, dict):
-        settings = {}
-    place = ("model",) if isinstance(settings.get("model"), str) else ()  # the files of a base are held to of their own
-    return _digest(settings, (*EDITABLE, *place))
+    return _digest(result_settings(settings if isinstance(settings, dict) else {}))
 
 
-def _digest(settings: dict[str, Any], without: Sequence[str]) -> str:
-    for path in without:
+def result_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that a result depends on: without ``EDITABLE``, and without where the base model lies.
+
+    The files of a base are held to of their own.
+    """
+    return _without(settings, (*EDITABLE, *(("model",) if isinstance(settings.get("model"), str) else ())))
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without(settings: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The same dictionary, rid of dotted keys."""
+    for path in keys:
         *sections, key = path.split(".")
         section: Any = settings
         for name in sections:
             section = section.get(name) if isinstance(section, dict) else None
         if isinstance(section, dict):
             section.pop(key, None)  # not every task has every key
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return settings
 
 
 def _config_folders() -> list[Path]:

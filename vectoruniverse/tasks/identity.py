@@ -40,6 +40,9 @@ class BaseRecord(Record):
         commit: of a hub's name, where known.
         files: of a folder, each file that is loaded → its SHA-256.
         settings: fingerprint of the run's ``config.yaml``; None where an earlier version made the run.
+        identity: equal for runs that differ in nothing but perhaps their data; see ``tasks.same_run``.
+        earlier: the latest run of the same experiment name when this one began.
+        changes: what was not as it had been in that one, in words.
     """
 
     version: Literal[1] = 1
@@ -47,6 +50,9 @@ class BaseRecord(Record):
     commit: str | None = None
     files: dict[str, str] = Field(default_factory=dict)
     settings: str | None = None
+    identity: str | None = None
+    earlier: str | None = None
+    changes: list[str] = Field(default_factory=list)
 
     def difference(self, other: BaseRecord) -> str | None:
         """What of ``other`` is not as it was, in words; None where all that is known agrees."""
@@ -75,8 +81,7 @@ def describe_base(experiment: Experiment) -> BaseRecord:
     source = open_source(model, revision, beside=beside)
     if source.commit is not None:
         return BaseRecord(model=model, commit=source.commit)
-    files = {name: _sha256(source.folder / name) for name in _loaded_files(source.folder)}
-    return BaseRecord(model=model, files=files)
+    return BaseRecord(model=model, files=hashes_of(source.folder))
 
 
 def run_experiment(run: Run, settings: Sequence[str] = (), *, trained_model_only: bool = False) -> Experiment:
@@ -143,6 +148,11 @@ def recorded_base(run_folder: Path) -> BaseRecord | None:
     if not (file.exists() or file.is_symlink()):
         return None
     return read_record(file, BaseRecord, inside=run_folder)
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a model's folder that is loaded, by name; none where there is no such folder."""
+    return {name: _sha256(folder / name) for name in _loaded_files(folder)}
 
 
 def _loaded_files(folder: Path) -> list[str]:

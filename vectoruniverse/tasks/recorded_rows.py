@@ -209,6 +209,29 @@ def find_rows(record: RowRecord, rows: Sequence[NamedRow]) -> FoundRows:
     )
 
 
+def row_changes(record: RowRecord, rows: Sequence[NamedRow]) -> list[str]:
+    """What has become of a run's rows, in words: how many were added, removed, relabelled or changed, and which.
+
+    Relabelled is a row that holds what it held, of which something else is right: a text or a label.
+    """
+    found = find_rows(record, rows)
+    gone = list(dict.fromkeys(row for side in SIDES for row in found.gone[side]))
+    changed = list(dict.fromkeys(row for side in SIDES for row in found.changed[side]))
+    now = {(row.id, row.content) for row in rows}
+    relabelled = [row for row in changed if (row.id, row.content) in now]
+    others = [row for row in changed if row not in {*relabelled}]
+    known = {row.id for row in (*record.train, *record.val, *record.test)}
+    added = [row for row in rows if row.id not in known] if not record.others else []
+    told = [f"{counted(found.new, 'row')} added{_in_brackets(added)}"] if found.new else []
+    for what, which in (("removed", gone), ("relabelled", relabelled), ("changed", others)):
+        told += [f"{counted(len(which), 'row')} {what}{_in_brackets(which)}"] if which else []
+    return told
+
+
+def _in_brackets(rows: Sequence[NamedRow]) -> str:
+    return f" ({_named(rows)})" if rows else ""
+
+
 def _same(row: NamedRow, other: NamedRow) -> bool:
     return (row.content, row.truth) == (other.content, other.truth)
 
