@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,8 +29,12 @@ from vectoruniverse.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vectoruniverse.sweep.engines import Engine
     from vectoruniverse.sweep.grid import Grid
     from vectoruniverse.sweep.runner import SweepOutcome
+    from vectoruniverse.terminal import Display
+
+    Machines = Callable[[Display], contextlib.AbstractContextManager[Engine | None]]
 
 SeedsOption = Annotated[
     str | None, typer.Option(metavar="S,S,…", help="Seeds of every value; without it the experiment's own.")
@@ -44,6 +50,28 @@ RatesOption = Annotated[
         "experiment's own, for ranks from where the scaling rule of alpha points to; LR,LR,…: these; fixed: the "
         "experiment's own for all.",
     ),
+]
+EngineOption = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="What trains the cells. local: this process, one after another; ray: the machines of a cluster."),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Head of the Ray cluster; auto: that of this machine; without it this machine becomes one of its own.",
+    ),
+]
+CpusOption = Annotated[
+    float | None,
+    typer.Option(min=0.01, help="Processors of a cell on Ray; without it a machine's, divided by its GPUs."),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(min=0, help="GPUs of a cell on Ray, or a share of one; without it one where there are any."),
+]
+RetriesOption = Annotated[
+    int, typer.Option(min=0, help="Times that Ray starts a cell again whose worker or machine died.")
 ]
 AgentOption = Annotated[
     Path | None,
@@ -62,6 +90,11 @@ def sweep(
     folds: FoldsOption = None,
     overrides: SetOption = [],
     out: OutOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    cpus_per_cell: CpusOption = None,
+    gpus_per_cell: GpusOption = None,
+    retries: RetriesOption = 3,
     wandb_sweep: AgentOption = None,
     max_time: MaxTimeOption = None,
     runs_dir: RunsOption = Path("runs"),
@@ -81,7 +114,8 @@ def sweep(
     if wandb_sweep is not None:
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
         return
-    run_grid(grid, out, runs_dir, quiet, as_json)
+    machines = _machines(engine, address, cpus_per_cell, gpus_per_cell, retries)
+    run_grid(grid, out, runs_dir, quiet, as_json, machines)
 
 
 @tells_errors
@@ -107,6 +141,11 @@ def sweep_rank(
     ] = True,
     overrides: SetOption = [],
     out: OutOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    cpus_per_cell: CpusOption = None,
+    gpus_per_cell: GpusOption = None,
+    retries: RetriesOption = 3,
     wandb_sweep: AgentOption = None,
     max_time: MaxTimeOption = None,
     runs_dir: RunsOption = Path("runs"),
@@ -136,7 +175,19 @@ def sweep_rank(
     if wandb_sweep is not None:
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
         return
-    run_grid(grid, out, runs_dir, quiet, as_json)
+    machines = _machines(engine, address, cpus_per_cell, gpus_per_cell, retries)
+    run_grid(grid, out, runs_dir, quiet, as_json, machines)
+
+
+def _machines(engine: str, address: str | None, cpus: float | None, gpus: float | None, retries: int) -> Machines:
+    """What makes the engine that was asked for, once there is a display."""
+    if engine == "local":
+        if address is not None or cpus is not None or gpus is not None:
+            raise UserError("--address, --cpus-per-cell and --gpus-per-cell go with --engine ray")
+        return lambda display: contextlib.nullcontext()
+    from vectoruniverse.sweep.on_ray import OnRay, Resources
+
+    return lambda display: OnRay(address, Resources(cpus, gpus, retries), display)
 
 
 def _rates(lrs: str) -> str | None:
@@ -159,12 +210,14 @@ def _write_for_agents(
     typer.echo(f"{counted(len(grid.cells), 'cell')} in {file}; go on with: wandb sweep {shlex.quote(str(file))}")
 
 
-def run_grid(grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: bool) -> None:
+def run_grid(
+    grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: bool, machines: Machines | None = None
+) -> None:
     """Run a sweep and print its answer; exit code 1 where cells failed."""
     from vectoruniverse.sweep.runner import run_sweep
 
-    with open_display(quiet) as display:
-        outcome = run_sweep(grid, runs_dir=runs_dir, out=out, display=display)
+    with open_display(quiet) as display, machines(display) if machines else contextlib.nullcontext() as engine:
+        outcome = run_sweep(grid, runs_dir=runs_dir, out=out, display=display, engine=engine)
     if as_json:
         print_json(outcome.record.model_dump())
     else:

@@ -18,8 +18,8 @@ from vectoruniverse.sweep.engines import Engine
 from vectoruniverse.sweep.findings import finished_facts
 from vectoruniverse.sweep.folder import SweepFolder
 from vectoruniverse.sweep.pooling import Finished
+from vectoruniverse.sweep.sharing import Bases
 from vectoruniverse.tasks.sharing import sharing_key
-from vectoruniverse.terminal import Display
 from vectoruniverse.training.interruption import InterruptedTraining
 
 AGAIN = "run the same command again to go on"
@@ -32,7 +32,7 @@ class CellRuns:
         folder: of the sweep.
         runs_dir: where the runs are, but for trials, which are in the folder.
         engine: what brings cells to their ends.
-        display: what a person sees.
+        bases: what cells start from, as far as this process holds it.
         metric: that they are compared by.
         group: of the cells' runs at Weights & Biases.
         changed: called when a cell has come to its end.
@@ -46,13 +46,14 @@ class CellRuns:
         folder: SweepFolder,
         runs_dir: Path,
         engine: Engine,
-        display: Display,
+        bases: Bases,
         *,
         metric: str,
         group: str,
         changed: Callable[[], object],
     ) -> None:
-        self._folder, self._runs_dir, self._engine, self._display = folder, runs_dir, engine, display
+        self._folder, self._runs_dir, self._engine, self._bases = folder, runs_dir, engine, bases
+        self._display = bases.display
         self._metric, self._group, self._changed = metric, group, changed
         self._told: dict[Kind, dict[CellKey, CellRecord]] = {"value": {}, "trial": {}, "beside": {}}
         self.trained: list[tuple[float, float]] = []
@@ -115,8 +116,11 @@ class CellRuns:
     def _attempt(self, jobs: Sequence[Job]) -> list[tuple[Job, Run]]:
         """Attempt cells, and put down how each ended; gives those that another process is training."""
         held = []
+        for job in jobs:  # so that the record has them in this order, in whatever order they end
+            if job.cell.key not in self._told[job.cell.kind]:
+                self.note(job.cell, "pending")
         try:
-            for job, ending in self._engine.attempts(jobs, lambda job: self.note(job.cell, "running")):
+            for job, ending in self._engine.attempts(jobs, self._bases, lambda job: self.note(job.cell, "running")):
                 if ending.state == "held":
                     assert ending.run is not None, "another process holds its lock"
                     held.append((job, Run(job.runs_dir / ending.run)))

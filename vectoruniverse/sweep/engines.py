@@ -16,8 +16,13 @@ Begun = Callable[[Job], object]
 class Engine(Protocol):
     """Brings cells to their ends."""
 
-    def attempts(self, jobs: Sequence[Job], begun: Begun) -> Iterator[tuple[Job, Ending]]:
+    def attempts(self, jobs: Sequence[Job], bases: Bases, begun: Begun) -> Iterator[tuple[Job, Ending]]:
         """Attempt each cell; yields them as they end, in whatever order.
+
+        Args:
+            jobs: the cells.
+            bases: what this process holds of what they start from.
+            begun: told where it is known that an attempt begins.
 
         Raises:
             InterruptedTraining, KeyboardInterrupt: somebody asked to stop; what was interrupted has been yielded.
@@ -26,21 +31,14 @@ class Engine(Protocol):
 
 
 class InThisProcess:
-    """One cell after another; the base and data that they share are loaded once.
+    """One cell after another; the base and data that they share are loaded once."""
 
-    Args:
-        bases: holds what cells start from.
-    """
-
-    def __init__(self, bases: Bases) -> None:
-        self._bases = bases
-
-    def attempts(self, jobs: Sequence[Job], begun: Begun) -> Iterator[tuple[Job, Ending]]:
+    def attempts(self, jobs: Sequence[Job], bases: Bases, begun: Begun) -> Iterator[tuple[Job, Ending]]:
         """Attempt each cell in its turn."""
         for job in jobs:
             begun(job)
             try:
-                ending = attempt(job, self._bases)
+                ending = attempt(job, bases)
             except (InterruptedTraining, KeyboardInterrupt):
                 yield job, Ending("interrupted", unfinished_run(job))
                 raise

@@ -75,7 +75,7 @@ def run_sweep(
     name = f"{grid.base.name}-sweep-{grid.fingerprint(data)[:8]}"
     folder = SweepFolder(out or runs_dir / name, name)
     with folder.lock(), Interruption():  # so that SIGTERM is raised as Ctrl-C is, wherever it comes
-        record = _Sweep(grid, folder, runs_dir, display, bases, engine or InThisProcess(bases), measured).run()
+        record = _Sweep(grid, folder, runs_dir, display, bases, engine or InThisProcess(), measured).run()
         publish(folder, record, display)
         return SweepOutcome(folder, record)
 
@@ -105,7 +105,7 @@ class _Sweep:
             folder,
             runs_dir,
             engine,
-            display,
+            bases,
             metric=self._metric,
             group=group,
             changed=lambda: self._write("running"),
