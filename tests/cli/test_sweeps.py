@@ -85,3 +85,30 @@ def test_mistakes_are_told_in_two_lines_before_anything_is_made(arguments, says,
     assert done.returncode == 2
     assert says in done.stderr and len(done.stderr.splitlines()) <= 3
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_part_of_the_cells_is_listed_and_the_whole_command_answers(config, tmp_path):  # noqa: F811
+    command = ("sweep-rank", "-c", config(), "--ranks", "1,2", "--lrs", "fixed", "--no-pattern", "-q")
+    parts = [vu(*command, "--part", f"{number}/2", cwd=tmp_path) for number in (0, 1)]
+    assert [part.returncode for part in parts] == [0, 0] and "finished" in parts[0].stdout
+    assert "behind the best" not in parts[1].stdout
+    whole = vu(*command, cwd=tmp_path)
+    assert whole.returncode == 0 and "behind the best" in whole.stdout
+    assert len(json.loads(vu("runs", "--json", cwd=tmp_path).stdout)) == 2
+
+
+def test_a_sweep_on_ray_prints_the_same_answer_as_a_local_one(config, tmp_path):  # noqa: F811
+    pytest.importorskip("ray")
+    command = ("sweep-rank", "-c", config(), "--ranks", "1,2", "--lrs", "fixed", "--no-pattern")
+    there = vu(*command, "--engine", "ray", "--cpus-per-cell", "1", "--runs-dir", "there", cwd=tmp_path)
+    assert there.returncode == 0, there.stderr
+    here = vu(*command, "--runs-dir", "here", cwd=tmp_path)
+    assert "finished on" in there.stderr and "Traceback" not in there.stderr
+
+    def answer(text):
+        """Without times and places."""
+        return [
+            line for line in text.splitlines() if not any(own in line for own in ("│", " s, ", "in there", "in here"))
+        ]
+
+    assert "behind the best" in there.stdout and answer(there.stdout) == answer(here.stdout)

@@ -29,6 +29,7 @@ from vectoruniverse.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vectoruniverse.report.sweep.parts import CellRecord
     from vectoruniverse.sweep.engines import Engine
     from vectoruniverse.sweep.grid import Grid
     from vectoruniverse.sweep.runner import SweepOutcome
@@ -51,27 +52,52 @@ RatesOption = Annotated[
         "experiment's own for all.",
     ),
 ]
+_MACHINES = "Where cells are trained"
 EngineOption = Annotated[
     Literal["local", "ray"],
-    typer.Option(help="What trains the cells. local: this process, one after another; ray: the machines of a cluster."),
+    typer.Option(
+        help="What trains the cells. local: this process, one after another; ray: the machines of a cluster.",
+        rich_help_panel=_MACHINES,
+    ),
 ]
 AddressOption = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT",
         help="Head of the Ray cluster; auto: that of this machine; without it this machine becomes one of its own.",
+        rich_help_panel=_MACHINES,
     ),
 ]
 CpusOption = Annotated[
     float | None,
-    typer.Option(min=0.01, help="Processors of a cell on Ray; without it a machine's, divided by its GPUs."),
+    typer.Option(
+        min=0.01,
+        help="Processors of a cell on Ray; without it a machine's, divided by its GPUs.",
+        rich_help_panel=_MACHINES,
+    ),
 ]
 GpusOption = Annotated[
     float | None,
-    typer.Option(min=0, help="GPUs of a cell on Ray, or a share of one; without it one where there are any."),
+    typer.Option(
+        min=0,
+        help="GPUs of a cell on Ray, or a share of one; without it one where there are any.",
+        rich_help_panel=_MACHINES,
+    ),
 ]
 RetriesOption = Annotated[
-    int, typer.Option(min=0, help="Times that Ray starts a cell again whose worker or machine died.")
+    int,
+    typer.Option(
+        min=0, help="Times that Ray starts a cell again whose worker or machine died.", rich_help_panel=_MACHINES
+    ),
+]
+PartOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Train the I-th of N parts of the cells, counted from 0, as an element of a job array; the same command "
+        "without --part then gives the answer.",
+        rich_help_panel=_MACHINES,
+    ),
 ]
 AgentOption = Annotated[
     Path | None,
@@ -95,6 +121,7 @@ def sweep(
     cpus_per_cell: CpusOption = None,
     gpus_per_cell: GpusOption = None,
     retries: RetriesOption = 3,
+    part: PartOption = None,
     wandb_sweep: AgentOption = None,
     max_time: MaxTimeOption = None,
     runs_dir: RunsOption = Path("runs"),
@@ -113,6 +140,9 @@ def sweep(
     grid = make_grid(config, overrides, [parse_over(text) for text in over], chosen, rates=_rates(lrs), folds=folds)
     if wandb_sweep is not None:
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
+        return
+    if part is not None:
+        _run_part(part, grid, out, runs_dir, quiet, as_json)
         return
     machines = _machines(engine, address, cpus_per_cell, gpus_per_cell, retries)
     run_grid(grid, out, runs_dir, quiet, as_json, machines)
@@ -146,6 +176,7 @@ def sweep_rank(
     cpus_per_cell: CpusOption = None,
     gpus_per_cell: GpusOption = None,
     retries: RetriesOption = 3,
+    part: PartOption = None,
     wandb_sweep: AgentOption = None,
     max_time: MaxTimeOption = None,
     runs_dir: RunsOption = Path("runs"),
@@ -175,8 +206,32 @@ def sweep_rank(
     if wandb_sweep is not None:
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
         return
+    if part is not None:
+        _run_part(part, grid, out, runs_dir, quiet, as_json)
+        return
     machines = _machines(engine, address, cpus_per_cell, gpus_per_cell, retries)
     run_grid(grid, out, runs_dir, quiet, as_json, machines)
+
+
+def _run_part(part: str, grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: bool) -> None:
+    """Train some of the cells; exit code 1 where one failed."""
+    from vectoruniverse.sweep.part import Part, run_part
+
+    chosen = Part.parse(part)
+    with open_display(quiet) as display:
+        cells = run_part(grid, chosen, runs_dir=runs_dir, out=out, display=display)
+    if as_json:
+        print_json({"part": part, "cells": [cell.model_dump() for cell in cells]})
+    else:
+        print_table(f"part {part}", ("cell", "state", "run"), [(one.name, one.state, one.run or "") for one in cells])
+    _complain_of([cell for cell in cells if cell.state in ("failed", "stopped")])
+
+
+def _complain_of(failed: Sequence[CellRecord]) -> None:
+    for cell in failed:
+        complain(f"{cell.name} failed: {cell.message}", None)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _machines(engine: str, address: str | None, cpus: float | None, gpus: float | None, retries: int) -> Machines:
@@ -222,10 +277,7 @@ def run_grid(
         print_json(outcome.record.model_dump())
     else:
         _print(outcome)
-    for cell in outcome.record.failed:
-        complain(f"{cell.name} failed: {cell.message}", None)
-    if outcome.record.failed:
-        raise typer.Exit(1)
+    _complain_of(outcome.record.failed)
 
 
 def _print(outcome: SweepOutcome) -> None:

@@ -27,7 +27,7 @@ from vectoruniverse.report.sweep.record import SweepRecord
 from vectoruniverse.runs.records import ForgettingRecord, PrecisionRecord
 from vectoruniverse.sweep.analysis import analyse_adapters
 from vectoruniverse.sweep.cell_runs import AGAIN, CellRuns
-from vectoruniverse.sweep.cells import Cell, at_rate
+from vectoruniverse.sweep.cells import Cell
 from vectoruniverse.sweep.engines import Engine, InThisProcess
 from vectoruniverse.sweep.findings import base_of, compare_beside, evaluation_of, rivals_of_best, statistics
 from vectoruniverse.sweep.folder import SweepFolder
@@ -35,9 +35,8 @@ from vectoruniverse.sweep.forgetting import forgetting_of_sweep
 from vectoruniverse.sweep.grid import RANK, Grid
 from vectoruniverse.sweep.pattern import pattern_cell, recommend
 from vectoruniverse.sweep.published import publish
-from vectoruniverse.sweep.rates import full_rate
 from vectoruniverse.sweep.sharing import Bases
-from vectoruniverse.sweep.tuning import NoRateError, Tuner
+from vectoruniverse.sweep.tuning import NoRateError, Tuner, at_fixed_rates
 from vectoruniverse.terminal import Display, counted
 from vectoruniverse.training.interruption import InterruptedTraining, Interruption
 from vectoruniverse.training.precision import settle_precision
@@ -71,13 +70,17 @@ def run_sweep(
     bases = Bases(display)
     settled, measured = settle_precision(grid.base, display.say)
     first = grid.in_precision(settled.train.precision).cells[0].experiment
-    data = bases.of(first).data.fingerprint() if grid.one_base else ""
-    name = f"{grid.base.name}-sweep-{grid.fingerprint(data)[:8]}"
-    folder = SweepFolder(out or runs_dir / name, name)
+    folder = place_of_sweep(grid, bases.of(first).data.fingerprint() if grid.one_base else "", runs_dir, out)
     with folder.lock(), Interruption():  # so that SIGTERM is raised as Ctrl-C is, wherever it comes
         record = _Sweep(grid, folder, runs_dir, display, bases, engine or InThisProcess(), measured).run()
         publish(folder, record, display)
         return SweepOutcome(folder, record)
+
+
+def place_of_sweep(grid: Grid, data: str, runs_dir: Path, out: Path | None) -> SweepFolder:
+    """Where a sweep is written, by what its cells have in common; ``data`` is the fingerprint of what they share."""
+    name = f"{grid.base.name}-sweep-{grid.fingerprint(data)[:8]}"
+    return SweepFolder(out or runs_dir / name, name)
 
 
 class _Sweep:
@@ -152,7 +155,7 @@ class _Sweep:
     def _at_their_rates(self, cells: Sequence[Cell]) -> list[Cell]:
         """Each at the learning rate that its value deserves, where those are chosen; without one a cell has failed."""
         if self._tuner is None:
-            return [at_rate(one, full_rate(one.experiment.train.lr)) if one.kind == "beside" else one for one in cells]
+            return at_fixed_rates(cells)
         at_rates, without = self._tuner.rates_of(cells)
         for cell, reason in without:
             self._runs.note(cell, "failed", message=f"no learning rate was chosen: {reason}")

@@ -15,6 +15,7 @@ from vectoruniverse.sweep.rates import (
     Budget,
     Ladder,
     first_rungs,
+    full_rate,
     in_order,
     make_budget,
     parse_rates,
@@ -113,3 +114,8 @@ class Tuner:
         rungs = {self._ladder.rate(rung): rung for rung in range(-40, 41)}
         choices = [one for one in self.record.choices if RANK in one.values and one.rate in rungs and one.fold == fold]
         return {choice.values[RANK]: rungs[choice.rate] for choice in choices}
+
+
+def at_fixed_rates(cells: Sequence[Cell]) -> list[Cell]:
+    """Each at its experiment's learning rate, full fine-tuning at a share of that, where nothing is searched."""
+    return [at_rate(one, full_rate(one.experiment.train.lr)) if one.kind == "beside" else one for one in cells]
