@@ -16,6 +16,7 @@ from vectoruniverse.cli import (
     evaluate,
     exports,
     guide,
+    launch,
     rates,
     reports,
     runs,
@@ -66,6 +67,12 @@ app.command("sweep-rank", rich_help_panel=SWEEPS, epilog="Example: vu sweep-rank
 app.command("sweep", rich_help_panel=SWEEPS, epilog="Example: vu sweep -c quickstart.yaml --over train.lr=1e-3,2e-3")(
     sweeps.sweep
 )
+app.command(
+    "launch",
+    rich_help_panel=SWEEPS,
+    context_settings={"allow_interspersed_args": False},
+    epilog="Example: vu launch --print slurm --time 4h train --config clip_lora_r8.yaml",
+)(launch.launch)
 app.command("report", rich_help_panel=SWEEPS, epilog="Example: vu report quickstart-sweep-44f8929b")(reports.report)
 app.command("compare", rich_help_panel=SWEEPS, epilog="Example: vu compare RUN RUN --out compared.html")(
     reports.compare

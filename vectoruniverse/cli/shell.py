@@ -124,20 +124,20 @@ _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _TIME = re.compile("".join(rf"(?:(?P<{unit}>\d{{1,9}}){unit})?" for unit in _UNITS))
 
 
-def seconds_of(max_time: str | None) -> float | None:
+def seconds_of(time: str | None, option: str = "--max-time") -> float | None:
     """Seconds of a time such as ``1d``, ``3h30m`` or ``600``.
 
     Raises:
         ConfigError: it is none.
     """
-    if max_time is None:
+    if time is None:
         return None
-    text = max_time.strip().lower()
+    text = time.strip().lower()
     match = _TIME.fullmatch(f"{text}s" if text.isdecimal() else text)
     seconds = sum(int(number) * _UNITS[unit] for unit, number in match.groupdict("0").items()) if match else 0
     if not 0 < seconds < _LONGEST:
-        remedy = "as in --max-time 3h30m, 90m, 1d or 600 (seconds); days, hours, minutes, seconds in this order"
-        raise ConfigError(f"{max_time[:40]!r} is no time above 0 and below a year", file="--max-time", remedy=remedy)
+        remedy = f"as in {option} 3h30m, 90m, 1d or 600 (seconds); days, hours, minutes, seconds in this order"
+        raise ConfigError(f"{time[:40]!r} is no time above 0 and below a year", file=option, remedy=remedy)
     return float(seconds)
 
 
