@@ -417,6 +417,7 @@ def _build_trainer(prepared: Prepared, task: Task, observer: Observer, schedule:
         strata=prepared.strata,
         miner=prepared.miner,
         row_names=prepared.row_names,
+        ahead=prepared.ahead,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vectoruniverse.training.loop import batches
-from vectoruniverse.training.strata import Strata
+from vectoruniverse.training.strata import Blocks, Strata
 
 
 @pytest.mark.parametrize("run", [1, 4])
@@ -50,3 +50,22 @@ def test_the_rows_of_a_stratum_are_drawn_to_other_batches_each_epoch():
     of_row = np.repeat(np.arange(10), 10)
     first = {row for epoch in range(30) for row in batches(100, 20, 0, epoch, Strata(of_row))[0].tolist()}
     assert first == set(range(100))
+
+
+def test_blocks_come_some_at_a_time_each_once_with_their_rows_shuffled_anew_each_epoch():
+    of_row = np.repeat(np.arange(10), 12)
+    orders = []
+    for epoch in range(3):
+        order = np.concatenate(batches(120, 16, 0, epoch, Blocks(of_row, together=2)))
+        assert sorted(order) == list(range(120))
+        windows = [{*of_row[order[start : start + 24]].tolist()} for start in range(0, 120, 24)]
+        assert sorted(block for window in windows for block in window) == list(range(10)), "two whole blocks at a time"
+        assert len({*of_row[order[:12]].tolist()}) == 2, "which are mixed"
+        orders.append((tuple(map(frozenset, windows)), tuple(order)))
+    assert len({windows for windows, _ in orders}) == 3 and len({order for _, order in orders}) == 3
+
+
+def test_blocks_that_are_all_together_leave_the_order_as_it_is_drawn():
+    of_row = np.arange(100) % 7
+    one, other = batches(100, 9, 3, 4, Blocks(of_row, together=7)), batches(100, 9, 3, 4)
+    assert all(np.array_equal(*pair) for pair in zip(one, other, strict=True))

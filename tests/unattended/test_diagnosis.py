@@ -17,6 +17,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from tests.data.packing import pack
 from vectoruniverse.cli import app
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.tasks.experiments import load_experiment
@@ -125,6 +126,13 @@ def test_pictures_need_a_square_of_bytes_for_each_line_of_the_table(experiment):
     assert disk._picture_bytes(read.experiment) == 33 * 64 * 64 * 3
     larger = experiment(data={"root": read.experiment.data.root, "cache_size": 512})
     assert disk._picture_bytes(larger.experiment) == 33 * 512 * 512 * 3
+
+
+def test_pictures_of_shards_need_one_for_each_row_and_none_where_they_are_not_kept(experiment, shapes, tmp_path):
+    place = str(pack(shapes, tmp_path / "packed", "webdataset"))
+    assert disk._picture_bytes(experiment(data={"root": place}).experiment) == 32 * 64 * 64 * 3
+    streamed = experiment(data={"root": place, "store": "off", "cache_size": 2048})
+    assert disk._picture_bytes(streamed.experiment) == disk._LEAST
 
 
 def test_a_model_that_is_trained_in_full_needs_room_for_its_checkpoints(experiment, monkeypatch):

@@ -7,6 +7,8 @@ A store (see ``record_store``) is a folder ``<cache_dir>/<recipe key>/`` of
 - ``files.jsonl``: path, size and times of files seen, so that an unchanged file is not read again to be hashed;
 - ``lock``: held while a chunk of pictures is looked up, decoded and written.
 
+Where decoded pictures would not fit (``streamed``), such a store holds the digest of each in place of its pixels.
+
 What is stored depends on no limit: a picture's size is held to ``max_pixels`` whenever it is asked for, so which
 pictures are used does not depend on who decoded them first.
 
@@ -48,12 +50,19 @@ from vectoruniverse.data.decoding import (
 from vectoruniverse.data.journal import JsonLines
 from vectoruniverse.data.record_store import POLL_SECONDS, RecordStore, make_folder
 from vectoruniverse.data.shards.base import Stamp
+from vectoruniverse.data.streamed import StreamedPictures
 from vectoruniverse.errors import ConfigError
 
 CHUNK_BYTES = 32 * 2**20  # decoded pixels that wait in memory to be written
 CHUNK_ROWS = 128
 
 _PICTURES, _FILES, _WHAT = "pictures.u8", "files.jsonl", "picture cache"
+_DIGESTS, _DIGEST_BYTES = "digests.u8", 16
+
+
+def pixel_digest(picture: NDArray[np.uint8]) -> bytes:
+    """Digest of a decoded picture: files that decode to the same pixels are one picture to the model."""
+    return hashlib.blake2b(picture.tobytes(), digest_size=_DIGEST_BYTES).digest()
 
 
 def default_cache_dir() -> Path:
@@ -92,6 +101,19 @@ class Pictures:
         """These pictures, none of them bad, in this order."""
         return Pictures([self.digests[i] for i in indices], {}, self._slots[indices], self._records)
 
+    def content(self, index: int) -> bytes:
+        """Digest of a decoded picture."""
+        return pixel_digest(self.take(np.array([index])))
+
+    def ahead(self, indices: NDArray[np.integer]) -> None:
+        """Nothing: what will be asked for is there already."""
+
+    def reading_order(self) -> None:
+        """None: any order costs the same."""
+
+    def blocks(self) -> None:
+        """None: any picture costs the same."""
+
     def take(self, indices: NDArray[np.integer] | slice) -> NDArray[np.uint8]:
         """Copy pictures out of the store: indices (B,) → RGB bytes (B, S, S, 3). Bad pictures have none."""
         slots = self._slots[indices]
@@ -99,6 +121,9 @@ class Pictures:
         pictures: NDArray[np.uint8] = self._records[slots]
         return pictures
 
+
+DecodedPictures = Pictures | StreamedPictures
+"""Pictures that are kept, or decoded whenever they are read."""
 
 _Square = tuple[NDArray[np.uint8], tuple[int, int]]
 """A decoded picture, and the width and height that it had, pixels."""
@@ -117,22 +142,24 @@ class _Outcome:
 class PictureStore(RecordStore):
     """Decoded pictures of one recipe on disk; several processes may use the same folder at once."""
 
-    def __init__(self, folder: Path, recipe: PictureRecipe) -> None:
+    def __init__(self, folder: Path, recipe: PictureRecipe, *, pixels: bool = True) -> None:
         """Use ``open``, which also makes the folder."""
-        super().__init__(folder, _PICTURES, (recipe.size, recipe.size, 3), noted=("width", "height"), what=_WHAT)
+        shape = (recipe.size, recipe.size, 3) if pixels else (_DIGEST_BYTES,)
+        super().__init__(folder, _PICTURES if pixels else _DIGESTS, shape, noted=("width", "height"), what=_WHAT)
+        self._pixels = pixels
         self._recipe, self._files = recipe, JsonLines(folder / _FILES)
         self._seen: dict[str, tuple[Stamp, str]] = {}  # place → size and times, sha256
 
     @classmethod
-    def open(cls, cache_dir: Path, recipe: PictureRecipe) -> PictureStore:
-        """Open, or make, the store of a recipe below ``cache_dir``.
+    def open(cls, cache_dir: Path, recipe: PictureRecipe, *, pixels: bool = True) -> PictureStore:
+        """Open, or make, the store of a recipe below ``cache_dir``; without ``pixels`` it holds digests of them.
 
         Raises:
             ConfigError: the folder cannot be made or written.
         """
-        folder = cache_dir / recipe.key
-        make_folder(folder, (_PICTURES, "index.jsonl", _FILES), _WHAT)
-        return cls(folder, recipe)
+        folder = cache_dir / (recipe.key if pixels else f"{recipe.key}-digests")
+        make_folder(folder, (_PICTURES if pixels else _DIGESTS, "index.jsonl", _FILES), _WHAT)
+        return cls(folder, recipe, pixels=pixels)
 
     def ensure(
         self,
@@ -141,6 +168,27 @@ class PictureStore(RecordStore):
         on_progress: Callable[[int, int], None] | None = None,
         workers: int | None = None,
     ) -> Pictures:
+        """See ``settle``; what is settled can be taken out of the store."""
+        digests, errors, slots = self.settle(paths, on_progress=on_progress, workers=workers)
+        return Pictures(digests, errors, slots, self._records)
+
+    def digest_only(
+        self, paths: Sequence[PictureFile], *, on_progress: Callable[[int, int], None] | None = None
+    ) -> StreamedPictures:
+        """See ``settle``; of a store without pixels."""
+        assert not self._pixels, "a store of pixels has them already"
+        digests, errors, slots = self.settle(paths, on_progress=on_progress)
+        contents = np.zeros((len(slots), _DIGEST_BYTES), np.uint8)
+        contents[slots >= 0] = self._records[slots[slots >= 0]]
+        return StreamedPictures(paths, digests, errors, contents, self._recipe)
+
+    def settle(
+        self,
+        paths: Sequence[PictureFile],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        workers: int | None = None,
+    ) -> tuple[list[str | None], dict[int, PictureError], NDArray[np.int64]]:
         """Decode what the store lacks of these pictures; checks the crc32 of what it has.
 
         Args:
@@ -165,7 +213,7 @@ class PictureStore(RecordStore):
         digests = [outcome.digest for outcome in outcomes]
         errors = {index: outcome.error for index, outcome in enumerate(outcomes) if outcome.error is not None}
         slots = np.array([-1 if digest is None else self._known[digest].slot for digest in digests], np.int64)
-        return Pictures(digests, errors, slots, self._records)
+        return digests, errors, slots
 
     def _settle(self, chunk: Sequence[PictureFile], pool: ThreadPoolExecutor) -> list[_Outcome]:
         with self._writing():
@@ -194,7 +242,9 @@ class PictureStore(RecordStore):
             digest = hashlib.sha256(content).hexdigest()
             square = None
             if not self._serves(digest, path):
-                square = (decode_content(content, path, self._recipe), picture_size(content))
+                pixels = decode_content(content, path, self._recipe)
+                record = pixels if self._pixels else np.frombuffer(pixel_digest(pixels), np.uint8)
+                square = (record, picture_size(content))
         except PictureError as error:
             return _Outcome(error=error)
         row = {"path": picture_place(path), "size": size, "mtime_ns": mtime, "ctime_ns": ctime, "sha256": digest}

@@ -25,7 +25,7 @@ from vectoruniverse.report.run import Findings
 from vectoruniverse.runs.records import BlendRecord, ForgettingRecord
 from vectoruniverse.tasks.rows import Data, RowChoice
 from vectoruniverse.terminal import Display
-from vectoruniverse.training.strata import Miner, Strata
+from vectoruniverse.training.strata import Blocks, Miner, Strata
 from vectoruniverse.training.task import Task
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -79,6 +79,10 @@ class Prepared(ABC):
         """What people call the training rows at these positions."""
         named = self.data.named_rows()
         return [str(named[i]) for i in self.data.split.train[rows]]
+
+    def ahead(self, rows: np.ndarray) -> None:
+        """That the training rows at these positions are those of the next step: they may be read meanwhile."""
+        del rows  # which are in memory, or no slower to read later
 
     def release(self) -> None:
         """Make what is shared the base again."""
@@ -136,7 +140,7 @@ class Prepared(ABC):
         return None
 
     @property
-    def strata(self) -> Strata | None:
+    def strata(self) -> Strata | Blocks | None:
         """Kinds of training rows that are spread evenly over the batches; None: rows are shuffled."""
         return None
 

@@ -32,7 +32,7 @@ from vectoruniverse.training.checkpoint import Checkpoint
 from vectoruniverse.training.interruption import InterruptedTraining
 from vectoruniverse.training.optim import Schedule
 from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
-from vectoruniverse.training.strata import Miner, Strata
+from vectoruniverse.training.strata import Blocks, Miner, Strata
 from vectoruniverse.training.task import StepLoss, Task
 from vectoruniverse.training.updates import MAX_SKIPPED, RowNames, Update, diverged, on_host
 
@@ -125,7 +125,9 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
     return max(1, min(-(-rows // batch_size), rows // 2))
 
 
-def batches(rows: int, batch_size: int, seed: int, epoch: int, strata: Strata | None = None) -> list[np.ndarray]:
+def batches(
+    rows: int, batch_size: int, seed: int, epoch: int, strata: Strata | Blocks | None = None
+) -> list[np.ndarray]:
     """Positions of the rows of each batch: a new order every epoch, every row once, sizes that differ by one at most.
 
     Even sizes matter to contrastive losses: a small last batch would be a much easier task. ``strata`` are spread over
@@ -147,14 +149,18 @@ class Trainer:
         observer: Observer,
         *,
         scaler: torch.amp.GradScaler,
-        strata: Strata | None = None,
+        strata: Strata | Blocks | None = None,
         miner: Miner | None = None,
         row_names: RowNames = lambda rows: [],
+        ahead: Callable[[np.ndarray], None] = lambda rows: None,
     ) -> None:
-        """Bind a task to its optimizer, before the first step; ``restore`` goes on from a checkpoint."""
+        """Bind a task to its optimizer, before the first step; ``restore`` goes on from a checkpoint.
+
+        ``ahead`` is told, before a step, the rows of the one after it, which may be read meanwhile.
+        """
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
         self.experiment, self.observer, self.scaler, self.strata = experiment, observer, scaler, strata
-        self._miner, self._row_names = miner, row_names
+        self._miner, self._row_names, self._ahead = miner, row_names, ahead
         self._order: Tensor | None = None  # of the rows of the epoch, where the model decided it
         self.position = Position()
         self._best: tuple[int, Evaluation] | None = None  # with its step, where this process evaluated it
@@ -219,7 +225,9 @@ class Trainer:
             if self._is_due(epoch) and self._is_out_of_patience(epoch):
                 break
             begun = position.step - epoch * per_epoch
-            for rows in self._batches(epoch, begun=begun > 0)[begun:]:
+            plan = self._batches(epoch, begun=begun > 0)[begun:]
+            for rows, following in zip(plan, [*plan[1:], plan[-1][:0]], strict=True):
+                self._ahead(following)
                 told = position.step % train.log_every == 0 or (position.step + 1) % per_epoch == 0
                 values = self.train_step(rows, epoch, read=told)
                 self.observer.on_step(position.step, values)

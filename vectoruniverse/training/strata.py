@@ -44,5 +44,30 @@ class Strata:
         return order[together[np.argsort(run % steps, kind="stable")]]
 
 
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Which rows lie together, in shards that are read from end to end: an epoch shuffles blocks, and rows within some.
+
+    Attributes:
+        of_row: (N,) int64; rows with the same number are in one block.
+        together: how many blocks are shuffled as one, and so are at hand at a time.
+    """
+
+    of_row: NDArray[np.int64]
+    together: int
+
+    def among(self, rows: NDArray[np.int64]) -> Blocks:
+        """The blocks of the rows at these positions (M,), in this order."""
+        return replace(self, of_row=self.of_row[rows])
+
+    def deal(self, order: NDArray[np.int64], steps: int) -> NDArray[np.int64]:
+        """An order of all rows (N,): blocks by the first of their rows in the given order, ``together`` at a time, and
+        the rows of these as they are in it; the same for any number of ``steps``.
+        """
+        del steps
+        blocks = number(self.of_row[order].tolist())
+        return order[np.argsort(blocks // self.together, kind="stable")]
+
+
 Miner = Callable[[int], Strata]
 """Finds the strata of an epoch by the model as it is when that begins."""

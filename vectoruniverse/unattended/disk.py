@@ -8,7 +8,9 @@ import tempfile
 from pathlib import Path
 
 from vectoruniverse.config.places import place_of
-from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
+from vectoruniverse.data.shards.manifest import MANIFEST_FILE, ShardManifest
+from vectoruniverse.runs.files import read_record
+from vectoruniverse.tasks.image_text.settings import DataConfig, ImageTextExperiment
 from vectoruniverse.unattended.check import Asked, Check
 from vectoruniverse.unattended.services import cached_folder
 
@@ -80,14 +82,25 @@ def _run_bytes(asked: Asked) -> int:
 
 
 def _picture_bytes(experiment: ImageTextExperiment) -> int:
-    """An upper bound for the decoded pictures: a square of RGB bytes for each line of the table."""
-    table = place_of(experiment) / experiment.data.metadata
+    """An upper bound for the decoded pictures: a square of RGB bytes for each row, where they are kept."""
+    from vectoruniverse.tasks.image_text.data import keeps_decoded
+
+    rows, side = (
+        _most_rows(place_of(experiment), experiment.data),
+        experiment.data.cache_size or _input_side(experiment),
+    )
+    return _LEAST if rows is None or not keeps_decoded(experiment.data, rows, side) else rows * side * side * 3
+
+
+def _most_rows(place: Path, data: DataConfig) -> int | None:
+    """Lines of the table, or rows by the shards' manifest; None where neither is there."""
+    table = place / data.metadata
+    if (place / MANIFEST_FILE).is_file():
+        return read_record(place / MANIFEST_FILE, ShardManifest).rows
     if not table.is_file():  # the quickstart's is drawn by its first run
-        return _LEAST
+        return None
     with table.open("rb") as stream:
-        lines = sum(block.count(b"\n") for block in iter(lambda: stream.read(2**20), b""))
-    side = experiment.data.cache_size or _input_side(experiment)
-    return lines * side * side * 3
+        return sum(block.count(b"\n") for block in iter(lambda: stream.read(2**20), b""))
 
 
 def _input_side(experiment: ImageTextExperiment) -> int:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vectoruniverse.data.findings import FaultError
 
@@ -75,6 +76,13 @@ class Sample:
     picture: str | FaultError
 
 
+class Block(NamedTuple):
+    """Samples that are read together: how many, and about how many bytes their pictures have."""
+
+    rows: int
+    bytes: int
+
+
 class Shard(ABC):
     """One file, or one folder, of samples.
 
@@ -106,8 +114,8 @@ class Shard(ABC):
         """
 
     @abstractmethod
-    def blocks(self) -> list[int]:
-        """Numbers of samples that are read at once, in order; empty where any sample costs the same by itself."""
+    def blocks(self) -> list[Block]:
+        """Samples that lie together and are best read together, in order."""
 
     def broken(self, reason: str, *, rows: int = 0, remedy: str | None = None) -> FaultError:
         """That this shard cannot be read."""

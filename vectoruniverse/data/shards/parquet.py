@@ -12,13 +12,14 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vectoruniverse.data.shards.base import Sample, Shard
+from vectoruniverse.data.shards.base import Block, Sample, Shard
 from vectoruniverse.data.shards.columns import Columns, find_columns
 
 MAX_BLOCK = 64 * 2**20
@@ -37,8 +38,8 @@ _TEXT_ROWS = 4096
 class Kept:
     """The last row groups that were read, by shard and number, up to so many bytes; safe in threads."""
 
-    def __init__(self, limit: int = KEPT_BYTES) -> None:
-        self._limit, self._bytes = limit, 0
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit, self._bytes = KEPT_BYTES if limit is None else limit, 0
         self._found: OrderedDict[tuple[str, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -158,11 +159,8 @@ class ParquetShard(Shard):
         self._streamed = group, first, array, rest
         return first, array
 
-    def blocks(self) -> list[int]:
+    def blocks(self) -> list[Block]:
         """Row groups."""
-        return [self._starts[i + 1] - self._starts[i] for i in range(len(self._bytes))]
-
-    @property
-    def largest_block(self) -> int:
-        """Bytes of the largest row group's pictures."""
-        return max(self._bytes, default=0)
+        return [
+            Block(end - start, size) for (start, end), size in zip(pairwise(self._starts), self._bytes, strict=True)
+        ]

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from vectoruniverse.data.findings import FaultError
-from vectoruniverse.data.shards.base import Sample, Shard
+from vectoruniverse.data.shards.base import Block, Sample, Shard
 from vectoruniverse.data.shards.columns import find_columns
 from vectoruniverse.data.shards.find import STATE_FILE
 from vectoruniverse.runs.files import check_regular, read_bytes
 
 _ROWS = 4096
+_BLOCK = 8 * 2**20  # bytes that are read together
 SPLIT = "split"
 """Column that says of which part a row is, where the folder has parts and no such column."""
 
@@ -65,9 +66,12 @@ class SavedShard(Shard):
         array = self._rows[number : number + 1][self._columns.image]
         return self._columns.content(array, 0)
 
-    def blocks(self) -> list[int]:
-        """None: any row lies in mapped memory."""
-        return []
+    def blocks(self) -> list[Block]:
+        """Rows next to each other, some megabytes of them."""
+        total = len(self._rows)
+        row_bytes = self._rows.data.nbytes // max(1, len(self._rows.data)) + 1
+        rows = max(1, _BLOCK // row_bytes)
+        return [Block(min(rows, total - start), rows * row_bytes) for start in range(0, total, rows)]
 
 
 def _files_of(folder: Path) -> list[str]:

@@ -15,11 +15,12 @@ from typing import IO, Any, cast
 
 from vectoruniverse.data.decoding import MAX_FILE_BYTES
 from vectoruniverse.data.findings import FaultError
-from vectoruniverse.data.shards.base import KEY, MAX_CELL, PICTURE_SUFFIXES, Sample, Shard
+from vectoruniverse.data.shards.base import KEY, MAX_CELL, PICTURE_SUFFIXES, Block, Sample, Shard
 from vectoruniverse.data.shards.cells import cells_of
 
 _MAX_HEADER = 2**20  # bytes of one extended header, which tarfile reads as a whole
 _MAX_NAME = 4096  # characters
+_BLOCK = 8 * 2**20  # bytes that are read together
 _END = b"\0" * 1024  # two empty blocks
 
 
@@ -148,9 +149,15 @@ class TarShard(Shard):
             raise self.broken("was cut off while it was read")
         return content
 
-    def blocks(self) -> list[int]:
-        """None: a member is read where it lies."""
-        return []
+    def blocks(self) -> list[Block]:
+        """Members next to each other, some megabytes of them."""
+        found, rows, size = list[Block](), 0, 0
+        for length in self._places[1::2]:
+            rows, size = rows + 1, size + length
+            if size >= _BLOCK:
+                found.append(Block(rows, size))
+                rows = size = 0
+        return [*found, Block(rows, size)] if rows else found
 
 
 class _Bounded:

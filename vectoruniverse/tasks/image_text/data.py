@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,14 @@ from vectoruniverse.data.findings import Finding
 from vectoruniverse.data.normalise import canonical, caseless, shown, spellings
 from vectoruniverse.data.pair_items import PairItems, number
 from vectoruniverse.data.splits import Split, count_shared, divide, group_rows
-from vectoruniverse.data.thumbnails import Pictures, PictureStore, default_cache_dir
+from vectoruniverse.data.thumbnails import DecodedPictures, PictureStore, default_cache_dir
 from vectoruniverse.tasks.image_text.metadata import Metadata, Row, group_values
 from vectoruniverse.tasks.image_text.settings import DataConfig
 from vectoruniverse.tasks.rows import Data, NamedRow, RowChoice, digest, shares, tell_doubts, tell_marked
 from vectoruniverse.terminal import Display
+
+MOST_STORED = 64 * 2**30
+"""Bytes of decoded pictures, above which ``data.store: auto`` keeps none of them: 450,000 of 224 pixels."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class ImageTextData(Data[DataConfig, Row]):
     """Usable rows, their decoded pictures, row by row, and their division."""
 
     table: Metadata
-    pictures: Pictures
+    pictures: DecodedPictures
 
     @property
     def source(self) -> str:
@@ -59,11 +61,7 @@ class ImageTextData(Data[DataConfig, Row]):
     def items(self) -> PairItems:
         """Which rows hold the same picture, down to the last stored pixel, or the same text."""
         texts = number([caseless(row.text) for row in self.rows])
-        return PairItems(number([self._content(i) for i in range(len(self.rows))]), texts)
-
-    def _content(self, row: int) -> bytes:
-        """Digest of a stored picture: files that decode to the same pixels are one picture to the model."""
-        return hashlib.blake2b(self.pictures.take(np.array([row])).tobytes(), digest_size=16).digest()
+        return PairItems(number([self.pictures.content(i) for i in range(len(self.rows))]), texts)
 
     def train_texts(self) -> list[str]:
         """Texts of the training rows."""
@@ -92,9 +90,16 @@ def cache_folder(data: DataConfig) -> Path:
 
 def decode_pictures(
     data: DataConfig, paths: Sequence[PictureFile], recipe: PictureRecipe, on_progress: Callable[[int, int], None]
-) -> Pictures:
-    """These pictures, each decoded once, in the cache that the experiment names."""
-    return PictureStore.open(cache_folder(data), recipe).ensure(paths, on_progress=on_progress)
+) -> DecodedPictures:
+    """These pictures, each decoded once, in the cache that the experiment names; or decoded whenever they are read."""
+    if keeps_decoded(data, len(paths), recipe.size):
+        return PictureStore.open(cache_folder(data), recipe).ensure(paths, on_progress=on_progress)
+    return PictureStore.open(cache_folder(data), recipe, pixels=False).digest_only(paths, on_progress=on_progress)
+
+
+def keeps_decoded(data: DataConfig, rows: int, side: int) -> bool:
+    """Whether decoded pictures of so many rows are kept: a function of the experiment and its data alone."""
+    return data.store == "on" or (data.store == "auto" and rows * side * side * 3 <= MOST_STORED)
 
 
 def decode(
@@ -135,7 +140,7 @@ def divide_pictures(rows: Sequence[Row], groups: Sequence[str], config: SplitCon
     return divide([row.id for row in rows], [row.split for row in rows], groups, file=file, **shares(config))
 
 
-def _named(rows: Sequence[Row], pictures: Pictures) -> list[NamedRow]:
+def _named(rows: Sequence[Row], pictures: DecodedPictures) -> list[NamedRow]:
     return [
         NamedRow(row.id, str(picture)[:16], digest(row.text, sorted(row.labels)))
         for row, picture in zip(rows, pictures.digests, strict=True)

@@ -30,6 +30,12 @@ class PictureSource(Protocol):
     def select(self, indices: NDArray[np.int64]) -> PictureSource:
         """These pictures, in this order."""
 
+    def ahead(self, indices: NDArray[np.int64]) -> None:
+        """That these will be asked for next."""
+
+    def reading_order(self) -> NDArray[np.int64] | None:
+        """Positions (N,) in the order in which they are best read; None: any."""
+
 
 class PictureViews:
     """Training pictures as a step sees them; every draw is a function of seed, epoch, row and view.
@@ -70,6 +76,10 @@ class PictureViews:
         self.count = count if self.are_random else 1
         self.mean = torch.tensor(encoder.picture.mean, device=encoder.device)
         self.std = torch.tensor(encoder.picture.std, device=encoder.device)
+
+    def ahead(self, rows: NDArray[np.int64]) -> None:
+        """That the views of these rows come next."""
+        self._pictures.ahead(rows)
 
     def encode(self, rows: NDArray[np.int64], epoch: int) -> list[Tensor]:
         """Unit vectors of each view, V times (B, E), from one pass over all views."""

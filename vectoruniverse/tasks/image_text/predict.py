@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vectoruniverse.data.decoding import PictureRecipe
 from vectoruniverse.data.findings import Finding
 from vectoruniverse.data.normalise import listed
-from vectoruniverse.data.thumbnails import Pictures
+from vectoruniverse.data.thumbnails import DecodedPictures
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.label_rules import Predicted, Probes, label_values, predict
 from vectoruniverse.models.dual import DualEncoder
@@ -59,7 +59,7 @@ class PredictedLabels(Predicted):
 class Squares:
     """Decoded pictures of rows, by the line of the row; they stay on disk until they are taken."""
 
-    pictures: Pictures
+    pictures: DecodedPictures
     places: Mapping[int, int]
 
     def take(self, lines: Sequence[int], part: slice) -> NDArray[np.uint8]:

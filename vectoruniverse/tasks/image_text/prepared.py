@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from vectoruniverse.adapters.apply import draws_dropout
 from vectoruniverse.adapters.methods import write_beside
 from vectoruniverse.config.losses import loss_pairs, loss_words, positive_pairs
+from vectoruniverse.data.streamed import StreamedPictures
 from vectoruniverse.data.views import Augmentation
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.evaluation.label_report import LabelReport
@@ -32,7 +34,7 @@ from vectoruniverse.tasks.image_text.rivals import label_probes, training_rows
 from vectoruniverse.tasks.image_text.settings import ForgettingConfig, ImageTextExperiment, ViewsConfig
 from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs, TrainingParts
 from vectoruniverse.tasks.text_rows import truncated_words
-from vectoruniverse.training.strata import Miner, Strata
+from vectoruniverse.training.strata import Blocks, Miner, Strata
 
 SNIPPETS = {
     "lora": """
@@ -103,13 +105,17 @@ class PreparedImageText(Prepared):
     fusion: nn.Module | None
     learned: LearnedLabels | None
     frozen: Frozen | None
-    strata: Strata | None
+    strata: Strata | Blocks | None
 
     @property
     def miner(self) -> Miner | None:
         """Pairs near rows, where the experiment asks for hard negatives."""
         config = self.experiment.train.hard_negatives
         return None if config is None else partial(hard_strata, self.task, config, self.experiment.seed)
+
+    def ahead(self, rows: np.ndarray) -> None:
+        """See ``Prepared``."""
+        self.task.ahead(rows)
 
     def save(self, folder: Path) -> None:
         """Write what was trained on the encoder, and the fusion beside it."""
@@ -229,6 +235,8 @@ class PreparedImageText(Prepared):
     def _what_is_read(self) -> tuple[str, ...]:
         kept = count_kept(self.encoder.patches, self.experiment.views.patch_dropout)
         read = () if kept is None else (f"training reads {kept} of the {self.encoder.patches} patches of a picture",)
+        if isinstance(self.data.pictures, StreamedPictures):
+            read = (*read, "pictures are decoded whenever they are read (data.store)")
         return read if self.frozen is None else (*read, self.frozen.words)
 
     def findings(self, comparison: Comparison) -> Findings:

@@ -16,13 +16,15 @@ from vectoruniverse.tasks.image_text.labels import too_few_labels
 from vectoruniverse.tasks.image_text.metadata import Row
 from vectoruniverse.tasks.image_text.negatives import group_numbers
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
-from vectoruniverse.training.strata import Strata
+from vectoruniverse.training.strata import Blocks, Strata
 
 ROWS_OF_A_GROUP = 4
 """How many rows of a group stand together in a batch, with ``train.sampler: groups``."""
 
 
-def training_strata(experiment: ImageTextExperiment, data: ImageTextData, negatives: Negatives) -> Strata | None:
+def training_strata(
+    experiment: ImageTextExperiment, data: ImageTextData, negatives: Negatives
+) -> Strata | Blocks | None:
     """How the training rows are dealt out to batches; None where they are shuffled.
 
     Args:
@@ -31,14 +33,32 @@ def training_strata(experiment: ImageTextExperiment, data: ImageTextData, negati
         negatives: which training rows hold the same picture or text.
 
     Raises:
-        ConfigError: no label tells training rows apart, or no two of them are of one group.
+        ConfigError: no label tells training rows apart, or no two of them are of one group, or rows that are to share
+            a batch may lie anywhere in shards.
+        DataError: a row group is too large to be shuffled.
     """
+    found = data.pictures.select(data.split.train).blocks()
+    if found is not None:
+        _refuse_scattered(experiment)
+        return Blocks(*found)
     rows, asked = [data.rows[i] for i in data.split.train], experiment.train.sampler
     if asked == "labels":
         return Strata(_rarest_labels(rows))
     if asked == "groups":
         return Strata(_groups(rows, experiment.data.split.group_by), run=ROWS_OF_A_GROUP)
     return Strata(_duplicates(negatives)) if asked == "no_duplicates" else None
+
+
+def _refuse_scattered(experiment: ImageTextExperiment) -> None:
+    """Raise where the rows of a batch would lie all over the shards, so that each costs a block of them."""
+    asked = {
+        "train.sampler": experiment.train.sampler != "shuffle",
+        "train.hard_negatives": experiment.train.hard_negatives,
+    }
+    for key, needed in asked.items():
+        if needed:
+            message = "rows that are to share a batch may lie anywhere in the shards, which are read in order"
+            raise ConfigError(message, key=key, remedy="leave it out, or set data.store to on")
 
 
 def _rarest_labels(rows: Sequence[Row]) -> NDArray[np.int64]:

@@ -79,6 +79,11 @@ class DataConfig(Section):
     cache_size: int | None = Field(
         None, ge=8, le=2048, description="Side of the decoded pictures, pixels; null takes the model's input size."
     )
+    store: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Keep decoded pictures on disk (`on`), or decode them whenever they are read (`off`), for data too "
+        "large for that; `auto`: off where they would take more than 64 GiB.",
+    )
     cache_dir: str | None = Field(None, description="Decoded pictures; null: `$VU_CACHE` or `~/.cache/vectoruniverse`.")
 
 

@@ -273,8 +273,24 @@ class ImageTextTask:
 
     def embed(self, pairs: Pairs) -> Embeddings:
         """Unit vectors of every row, unaugmented and without dropout."""
-        images = self.encoder.embed_squares(pairs.pictures.take, len(pairs), batch_size=self._eval_batch)
-        return Embeddings(images, self._embed_texts(pairs.tokens))
+        return Embeddings(self._embed_pictures(pairs.pictures, len(pairs)), self._embed_texts(pairs.tokens))
+
+    def _embed_pictures(self, pictures: PictureSource, count: int) -> Tensor:
+        """Unit vectors of ``count`` pictures, in their order, which need not be that in which they are read."""
+        order, size = pictures.reading_order(), self._eval_batch
+        if order is None:
+            return self.encoder.embed_squares(pictures.take, count, batch_size=size)
+
+        def take(part: slice) -> np.ndarray:
+            found = pictures.take(order[part])
+            pictures.ahead(order[part.stop : part.stop + size])
+            return found
+
+        return self.encoder.embed_squares(take, count, batch_size=size)[np.argsort(order)]
+
+    def ahead(self, rows: np.ndarray) -> None:
+        """That these training rows are those of the next step, which may be read meanwhile."""
+        self._pictures.ahead(rows)
 
     def labels(self, pairs: Pairs) -> Labels | None:
         """The rows' labels, with the unit vectors of their texts."""

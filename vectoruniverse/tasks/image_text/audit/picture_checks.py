@@ -26,7 +26,7 @@ from vectoruniverse.data.findings import Finding, Place
 from vectoruniverse.data.locate import on_disk
 from vectoruniverse.data.pair_items import number
 from vectoruniverse.data.splits import Split
-from vectoruniverse.data.thumbnails import Pictures
+from vectoruniverse.data.thumbnails import DecodedPictures
 from vectoruniverse.tasks.image_text.audit.near import Looks, looks
 from vectoruniverse.tasks.image_text.metadata import Metadata, Row
 
@@ -50,7 +50,7 @@ class Seen:
 
     file: str
     rows: Sequence[Row]
-    decoded: Pictures
+    decoded: DecodedPictures
     squares: Sequence[int]
     distinct: Sequence[int]
 
@@ -63,7 +63,7 @@ class Seen:
         return [position for position, square in enumerate(self.squares) if square in squares]
 
 
-def seen(file: str, rows: Sequence[Row], decoded: Pictures) -> Seen:
+def seen(file: str, rows: Sequence[Row], decoded: DecodedPictures) -> Seen:
     """Number the distinct pictures in the order in which rows show them."""
     squares = number(decoded.digests)
     return Seen(file, rows, decoded, squares.tolist(), np.unique(squares, return_index=True)[1].tolist())
