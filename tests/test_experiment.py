@@ -34,6 +34,7 @@ from vectoruniverse.tasks.image_text.rivals import row_limit
 from vectoruniverse.tasks.image_text.task import ImageTextTask
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics
+from vectoruniverse.training import observer
 from vectoruniverse.training.build import schedule_misfit
 from vectoruniverse.training.checkpoint import load_checkpoint, pointed
 from vectoruniverse.training.interruption import InterruptedTraining
@@ -397,6 +398,18 @@ def test_a_run_whose_last_checkpoint_was_damaged_goes_on_from_the_one_before_to_
     assert resumed.adapted == whole.adapted
     steps = [line["step"] for line in read_metrics(resumed.run.metrics_file) if "train/loss" in line]
     assert steps == list(range(1, 9)), "what was logged is told once"
+
+
+def test_between_epochs_that_take_long_a_run_saves_now_and_then(experiment, tmp_path, monkeypatch):
+    whole = train(experiment(), runs_dir=tmp_path / "whole", display=quiet())
+    saved = []
+    monkeypatch.setattr(observer, "SAVE_SECONDS", 0.0)
+    save = RunObserver.save
+    monkeypatch.setattr(RunObserver, "save", lambda *given, **how: (saved.append(given[1].step), save(*given, **how)))
+    often = train(experiment(), runs_dir=tmp_path / "often", display=quiet())
+    assert saved == [0, 1, 2, 2, 3, 4, 4]
+    assert often.adapted == whole.adapted
+    assert len(list(often.run.checkpoints.glob("step-*"))) <= 3
 
 
 def _wait_for_steps(runs_dir: Path, count: int) -> None:

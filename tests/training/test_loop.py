@@ -71,7 +71,8 @@ class Line:
 
 
 class Recorder:
-    def __init__(self, stop_at=None):
+    def __init__(self, stop_at=None, save_every=None):
+        self.save_every = save_every
         self.steps, self.evaluations, self.warnings, self.saves, self.stop_at = [], [], [], [], stop_at
 
     def on_step(self, step, values):
@@ -89,6 +90,9 @@ class Recorder:
             for group, named in checkpoint.tensors.items()
         }
         self.saves.append((Checkpoint(checkpoint.step, tensors, checkpoint.state), is_best))
+
+    def is_save_due(self):
+        return self.save_every is not None and len(self.steps) % self.save_every == 0
 
     def at_once(self):
         return contextlib.nullcontext()
@@ -173,6 +177,19 @@ def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_does(sto
     assert len(rest.steps) == 12 - stop_at
     assert torch.equal(again.model.weight, straight.model.weight)
     assert torch.equal(again.model.bias, straight.model.bias)
+
+
+def test_a_process_that_is_killed_goes_on_from_within_an_epoch_where_a_save_was_due():
+    whole, seen = Line(), Recorder(save_every=2)
+    trainer(whole, seen, epochs=2).fit()
+    within = [saved for saved, _ in seen.saves if saved.step % 3]
+    assert [saved.step for saved in within] == [2, 4], "of epochs of 3 steps"
+    for saved in within:
+        task = Line()
+        loop = trainer(task, Recorder(), epochs=2)
+        loop.restore(saved)
+        loop.fit()
+        assert all(torch.equal(a, b) for a, b in zip(whole.trained().values(), task.trained().values(), strict=True))
 
 
 def test_an_epoch_whose_end_was_cut_off_is_evaluated_on_resume():

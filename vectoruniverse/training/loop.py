@@ -115,6 +115,10 @@ class Observer:
         """Whether a person or the system asked to stop."""
         return False
 
+    def is_save_due(self) -> bool:
+        """Whether so much was done since the last checkpoint that it should not be lost."""
+        return False
+
     def at_once(self) -> AbstractContextManager[object]:
         """Within it whoever asks to stop is not noted for ``interrupted``: a ``KeyboardInterrupt`` is raised."""
         return contextlib.nullcontext()
@@ -233,14 +237,20 @@ class Trainer:
                 self.observer.on_step(position.step, values)
                 if self.observer.interrupted():
                     self._stop()
+                if self.observer.is_save_due():
+                    self._save()
             if self._is_due(epoch + 1):
                 self._evaluate(epoch + 1)
         return position
 
-    def _stop(self) -> NoReturn:
-        """Save, and end training."""
+    def _save(self) -> None:
+        """Save where training stands, between evaluations."""
         self._read()
         self.observer.save(self.checkpoint(), is_best=False)
+
+    def _stop(self) -> NoReturn:
+        """Save, and end training."""
+        self._save()
         raise InterruptedTraining(f"stopped at step {self.position.step}")
 
     @contextlib.contextmanager

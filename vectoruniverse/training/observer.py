@@ -15,6 +15,9 @@ from vectoruniverse.training.checkpoint import Checkpoint, point, prune, save_ch
 from vectoruniverse.training.interruption import Interruption
 from vectoruniverse.training.loop import Observer
 
+SAVE_SECONDS = 600.0
+"""A process that is killed without a word loses so much training at most, and the longest epoch no more."""
+
 
 class RunObserver(Observer):
     """Writes everything down where it belongs."""
@@ -38,7 +41,7 @@ class RunObserver(Observer):
         self._run, self._trackers, self._display = run, trackers, display
         self._interruption, self._times = interruption, times
         self._step = self._save = 0.0  # seconds of the longest step and save of this process
-        self._lap = time.monotonic()
+        self._lap = self._saved = time.monotonic()
         self._shown: dict[str, float] = {}  # of each number the last one, since not all are measured at every step
 
     def on_step(self, step: int, values: Mapping[str, float]) -> None:
@@ -62,7 +65,7 @@ class RunObserver(Observer):
         point(folder, save_checkpoint(folder, checkpoint), *(("last", "best") if is_best else ("last",)))
         prune(folder)
         self._run.note(**self._times())  # a killed process is counted up to here
-        self._lap = time.monotonic()
+        self._lap = self._saved = time.monotonic()
         self._save = max(self._save, self._lap - started)
 
     def interrupted(self) -> bool:
@@ -71,6 +74,10 @@ class RunObserver(Observer):
         self._step, self._lap = max(self._step, now - self._lap), now
         self._interruption.reserve(self._step + 2 * self._save)
         return bool(self._interruption)
+
+    def is_save_due(self) -> bool:
+        """Whether the last checkpoint is ten minutes old."""
+        return self._lap - self._saved > SAVE_SECONDS
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
