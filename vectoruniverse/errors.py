@@ -6,8 +6,26 @@ one or two lines and leaves with its ``exit_code``. Whatever else escapes is a b
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import ClassVar
+
+_OBEYED = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories of what a terminal obeys or cannot encode: controls, halves of pairs, line ends."""
+_TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""What turns the direction of the text after it."""
+
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    r"""The text with what a terminal would obey as escapes such as ``\x1b``; names and titles are strangers' text."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c.encode("unicode_escape").decode()
+        if c not in keep and (unicodedata.category(c) in _OBEYED or c in _TURNING)
+        else c
+        for c in text
+    )
 
 
 class UserError(ValueError):

@@ -17,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
+from vectoruniverse.errors import printable
+
 _LINE_EVERY_SECONDS = 30.0
 """Without a terminal, a long stage says where it stands this often and no oftener."""
 _ANY_WIDTH = 100_000
@@ -77,11 +79,11 @@ class Display:
     def say(self, text: str) -> None:
         """One plain line; square brackets in it are text and not markup."""
         if not self.quiet:
-            self.console.print(escape(text), soft_wrap=True)
+            self.console.print(escape(printable(text)), soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """One line that stands out."""
-        self.console.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
+        self.console.print(f"[yellow]warning:[/yellow] {escape(printable(text))}", soft_wrap=True)
 
     def warn_once(self, text: str) -> None:
         """The same, but nothing where this display has said it already, as of the cells of a sweep."""
@@ -114,7 +116,7 @@ class Display:
             self._progress.start()
         if stage not in self._bars:
             self._bars[stage] = self._progress.add_task(escape(stage), total=total, detail="")
-        self._progress.update(self._bars[stage], completed=done, total=total, detail=escape(detail))
+        self._progress.update(self._bars[stage], completed=done, total=total, detail=escape(printable(detail)))
 
     def _advance_line(self, stage: str, done: int, total: int, detail: str) -> None:
         now = time.monotonic()
@@ -142,7 +144,8 @@ def show_table(console: Console, title: str, columns: Sequence[str], rows: Seque
     width = console.width
     try:
         console.width = width if console.is_terminal else _ANY_WIDTH
-        console.print(FittedTable(title, columns, rows), crop=False)
+        shown = [[printable(cell) for cell in row] for row in rows]
+        console.print(FittedTable(printable(title), columns, shown), crop=False)
     finally:
         console.width = width
 

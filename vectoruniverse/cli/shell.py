@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec, cast
 
 import typer
 
-from vectoruniverse.errors import ConfigError, ResourceError, UserError
+from vectoruniverse.errors import ConfigError, ResourceError, UserError, printable
 from vectoruniverse.training.interruption import (
     InterruptedTraining,
     Interruption,
@@ -113,9 +113,9 @@ def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
 def complain(message: str, remedy: str | None) -> None:
     """Tell on standard error what is wrong, and what to do about it."""
     try:
-        typer.echo(f"vu: {message}", err=True)
+        typer.echo(f"vu: {printable(message)}", err=True)
         if remedy:
-            typer.echo(f"    → {remedy}", err=True)
+            typer.echo(f"    → {printable(remedy)}", err=True)
     except OSError:  # nobody can read it; the exit code still tells
         _drop_unwritten()
 

@@ -90,7 +90,8 @@ def find_config(config: Path | str) -> Path:
         ConfigError: there is no such file; tells the closest name, and for a bare one those in ``configs/``.
     """
     path = Path(config)
-    bare, name = path.name == str(config), str(config) if str(config).isprintable() else shown(str(config))
+    bare, text = path.name == str(config), str(config)
+    name = text if text.isprintable() and len(text) <= 1_000 else shown(text)
     for candidate in [path, *(folder / path for folder in _config_folders() if bare)]:
         try:
             if candidate.is_file():
@@ -99,6 +100,8 @@ def find_config(config: Path | str) -> Path:
             raise ConfigError(f"cannot be read: {error.strerror}", file=name) from None
     if path.is_dir():
         raise ConfigError("is a folder, not an experiment file", file=path)
+    if path.exists():
+        raise ConfigError("is no regular file", file=path, remedy=_GIVE_A_FILE)
     if not bare:
         raise _missing_in_folder(path, name)
     names = _names(*_config_folders())

@@ -28,6 +28,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vectoruniverse.data.findings import FaultError
 from vectoruniverse.data.shards.base import Packed, Stamp
+from vectoruniverse.errors import printable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_FILE_BYTES = 128 * 2**20
@@ -55,7 +56,7 @@ class PictureError(FaultError):
     """One picture cannot be used; the message is one line and begins with the file's name."""
 
     def __init__(self, source: PictureFile, reason: str, kind: str = "unusable_row") -> None:
-        super().__init__(_one_line(reason), kind=kind, file=_one_line(str(source)))
+        super().__init__(printable(reason, keep=""), kind=kind, file=printable(str(source), keep=""))
 
 
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
@@ -204,11 +205,6 @@ def pillow_warnings_silenced() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
         yield
-
-
-def _one_line(text: str) -> str:
-    """The text itself, or its escaped form where it holds line ends, terminal codes or undecodable bytes."""
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def picture_size(content: bytes) -> tuple[int, int]:

@@ -31,7 +31,8 @@ def refuse_unreadable(file: Path, *, key: str, max_bytes: int = MAX_BYTES) -> Pa
     """
     found = on_disk(file)
     if not found.is_file():
-        raise FaultError("there is no such file", kind="no_file", file=file, key=key, remedy=f"Check {key}.")
+        said = "is no regular file" if found.exists() else "there is no such file"
+        raise FaultError(said, kind="no_file", file=file, key=key, remedy=f"Check {key}.")
     if (size := found.stat().st_size) > max_bytes:
         message = f"holds {size:,} bytes, more than {max_bytes:,}"
         raise FaultError(message, kind="unreadable_table", file=file, key=key, remedy="Use a part of it.")
