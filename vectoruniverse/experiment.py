@@ -430,7 +430,7 @@ def _conclude(prepared: Prepared, shared: Shared, session: Session, trainer: Tra
     blends = experiment.eval.keep == "blend"
     kept = latest(run.checkpoints, "last" if experiment.eval.keep == "last" else "best", session.display.warn)
     assert kept is not None, "the first evaluation writes a checkpoint"
-    restore_parameters(prepared.task.trained(), kept.tensors["model"])
+    restore_parameters(prepared.task.trained(), kept.tensors["model"], kept.path)
     blend = prepared.choose_scale("val") if blends else None
     forgetting = prepared.forgotten("val", 1.0 if blend is None else blend.scale)
     if blend is not None:

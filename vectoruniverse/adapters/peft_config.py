@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from vectoruniverse.adapters.patterns import check_patterns
 from vectoruniverse.errors import ConfigError, DataError
+from vectoruniverse.runs.records import finite
 
 MAX_CONFIG_BYTES = 1_000_000
 
@@ -100,12 +101,14 @@ def read_peft_config(file: Path) -> PeftConfig:
 def read_json(file: Path) -> object:
     """What a small JSON file holds, or the error that a person can mend."""
     try:
-        if not file.is_file() or file.stat().st_size > MAX_CONFIG_BYTES:
-            raise DataError("is missing or no configuration", file=file, remedy="Give a folder in peft's format.")
-        config: object = json.loads(file.read_bytes())
+        content = file.read_bytes() if file.is_file() and file.stat().st_size <= MAX_CONFIG_BYTES else None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", file=file, remedy="Give a readable folder.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    if content is None:
+        raise DataError("is missing or no configuration", file=file, remedy="Give a folder in peft's format.")
+    try:
+        config: object = json.loads(content)
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python reads
         raise DataError("is not valid JSON", file=file, remedy=_REMEDY) from error
     return config
 
@@ -122,7 +125,7 @@ def _checked(config: Mapping[str, Any], file: Path) -> PeftConfig:
     given = {key: config[key] for key in PeftConfig.__dataclass_fields__ if config.get(key) is not None}
     for key, value in given.items():
         if not _VALID[key](value):
-            raise DataError(f"has {value!r}, which cannot be", file=file, key=key, remedy=_REMEDY)
+            raise DataError(f"has {reprlib.repr(value)}, which cannot be", file=file, key=key, remedy=_REMEDY)
     for key in _LISTS & given.keys():
         given[key] = tuple(given[key]) if isinstance(given[key], list) else (given[key],)
     for key in ("target_modules", "exclude_modules"):
@@ -163,7 +166,7 @@ def _is_rank(value: object) -> bool:
 
 
 def _is_alpha(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return (number := finite(value)) is not None and number > 0
 
 
 def _are_names(value: object) -> bool:

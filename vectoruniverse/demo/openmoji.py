@@ -275,7 +275,7 @@ def _reuse(out: Path, size: int, sources: _Sources) -> DemoSummary:
 def _read_marker(out: Path) -> Mapping[str, object]:
     try:
         marker = json.loads((out / _MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return marker if isinstance(marker, dict) else {}
 

@@ -275,7 +275,8 @@ def _checked(name: str, model: nn.Module, report: Mapping[str, Any], may_lack: t
         raise ConfigError(message, key="model", remedy=_CONVERTED)
     for key, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
-            raise ConfigError(f"the weights of {name!r} hold numbers in {key} that are not finite", key="model")
+            message = f"the weights of {name!r} hold numbers in {key} that are not finite"
+            raise ConfigError(message, key="model", remedy="take an intact copy of the model")
     return tuple(missing)
 
 

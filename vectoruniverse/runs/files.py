@@ -58,13 +58,14 @@ def check_regular(path: Path, *, inside: Path | None = None, remedy: str = REMED
     home = path.parent if inside is None else inside
     try:
         real = path.resolve()
-        if not real.is_relative_to(home.resolve()):
-            raise DataError("is a link to a file outside its folder", file=path, remedy=remedy)
-        mode = real.stat().st_mode
+        inside_it = real.is_relative_to(home.resolve())
+        mode = real.stat().st_mode if inside_it else stat.S_IFREG
     except FileNotFoundError:
         return
     except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a name with a NUL
         raise DataError(f"cannot be read: {_reason(error)}", file=path, remedy=remedy) from error
+    if not inside_it:
+        raise DataError("is a link to a file outside its folder", file=path, remedy=remedy)
     if not stat.S_ISREG(mode):
         raise DataError(f"is {_kind(mode)}, not a regular file", file=path, remedy=remedy)
 

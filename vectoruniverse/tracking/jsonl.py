@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vectoruniverse.runs.files import check_regular, open_regular, strict
+from vectoruniverse.runs.records import finite
 from vectoruniverse.tracking.contract import Status, Tracker, Value
 
 
@@ -79,8 +80,8 @@ def _drop_beyond(path: Path, resume_step: int) -> float:
             if record is None or int(record["step"]) > resume_step:
                 continue
             target.write(line)
-            seconds = record.get("seconds")
-            elapsed = float(seconds) if isinstance(seconds, int | float) else elapsed
+            if (seconds := finite(record.get("seconds"))) is not None:
+                elapsed = seconds
         target.flush()
         os.fsync(target.fileno())
     temporary.replace(path)

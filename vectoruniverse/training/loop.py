@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn
 
 import numpy as np
@@ -198,7 +199,7 @@ class Trainer:
         state = trainer_state(checkpoint)
         if state.position.step != checkpoint.step or {"model", "optimizer"} - checkpoint.tensors.keys():
             raise DataError("is not what was saved: its parts differ", file=checkpoint.path, remedy=_DAMAGED)
-        restore_parameters(self._trained, checkpoint.tensors["model"])
+        restore_parameters(self._trained, checkpoint.tensors["model"], checkpoint.path)
         restore_optimizer(self.optimizer, self._names, checkpoint.tensors["optimizer"], state.optimizer)
         if self.scaler.is_enabled():
             if state.scaler.keys() != self.scaler.state_dict().keys():
@@ -424,20 +425,25 @@ def optimizer_names(optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.P
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def restore_parameters(trained: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]) -> None:
-    """Copy saved values into the parameters of the same names.
+def restore_parameters(
+    trained: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor], file: Path | None = None
+) -> None:
+    """Copy saved values, which come from ``file``, into the parameters of the same names.
 
     Raises:
-        DataError: names or shapes differ.
+        DataError: names or shapes differ, or a value is not finite, as no checkpoint that was saved here is.
     """
     different = sorted(trained.keys() ^ saved.keys())
     different += [name for name in trained.keys() & saved.keys() if trained[name].shape != saved[name].shape]
     if different:
         raise DataError(
             f"the checkpoint holds other parameters than this experiment trains: {different[0]} "
-            f"and {len(different) - 1} more differ",
+            f"differs, one of {len(different)}",
+            file=file,
             remedy="resume with the config the run was started with",
         )
+    if bad := [name for name in trained if not bool(torch.isfinite(saved[name]).all())]:
+        raise DataError(f"the checkpoint holds numbers in {bad[0]} that are not finite", file=file, remedy=_DAMAGED)
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(saved[name])

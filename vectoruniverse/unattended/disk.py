@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
 
 from vectoruniverse.config.places import place_of
 from vectoruniverse.data.shards.manifest import MANIFEST_FILE, ShardManifest
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.weights import read_object
 from vectoruniverse.runs.files import read_record
 from vectoruniverse.tasks.image_text.settings import DataConfig, ImageTextExperiment
 from vectoruniverse.unattended.check import Asked, Check
@@ -109,7 +110,7 @@ def _input_side(experiment: ImageTextExperiment) -> int:
         return experiment.model.image_size
     folder = cached_folder(experiment)
     try:
-        side = json.loads((folder / "config.json").read_bytes())["vision_config"]["image_size"] if folder else _SIDE
-    except (OSError, ValueError, KeyError, TypeError):  # an older configuration leaves defaults out
+        side = read_object(folder / "config.json")["vision_config"]["image_size"] if folder else _SIDE
+    except (ConfigError, KeyError, TypeError):  # an older configuration leaves defaults out
         return _SIDE
     return side if isinstance(side, int) else _SIDE

@@ -19,10 +19,9 @@ from filelock import FileLock, Timeout
 
 from vectoruniverse.errors import ConfigError, LockedError, UserError
 from vectoruniverse.runs.environment import without_secrets
-from vectoruniverse.runs.files import read_record
 from vectoruniverse.tracking.weights_and_biases import reason
 from vectoruniverse.unattended.reach import status_of
-from vectoruniverse.unattended.schedule import Place, Schedule
+from vectoruniverse.unattended.schedule import Place, Schedule, read_schedule
 
 LOG_BYTES, LOG_FILES = 2**20, 5
 """A log is this long at most, and this many are kept."""
@@ -50,7 +49,7 @@ def run_job(record: Path) -> int:
         LockedError: its earlier run is still going on.
         UserError: the record, or what it names, is not there.
     """
-    schedule, place = read_record(record, Schedule, inside=record.parent), Place(record.parent)
+    schedule, place = read_schedule(record), Place(record.parent)
     with _log(place.log(schedule.name)) as write:
         try:
             with _alone(place, schedule.name):
@@ -84,7 +83,7 @@ def variables(file: Path, write: Write) -> dict[str, str]:
     found = {}
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
         name, equals, value = line.strip().removeprefix("export ").partition("=")
-        if name.isidentifier() and equals:
+        if name.isidentifier() and equals and "\0" not in value:
             found[name] = _unquoted(value.strip())
         elif line.strip() and not line.lstrip().startswith("#"):
             write(f"--- {file}:{number} is no NAME=VALUE")

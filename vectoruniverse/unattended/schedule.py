@@ -8,8 +8,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
+
+from pydantic import Field
 
 from vectoruniverse.config.loading import find_config
 from vectoruniverse.errors import ConfigError, UserError
@@ -22,6 +24,14 @@ Command = Literal["train", "sweep-rank", "eval"]
 """What can be scheduled; each takes an experiment file."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+_WRITES_IT = "vu schedule add writes it anew"
+
+Name = Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
+"""It names files, so it leads nowhere else."""
+
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+"""What an operating system takes as an argument or a path."""
+
 _ENVIRONMENT = """\
 # Variables for scheduled runs, a NAME=VALUE in each line. You alone can read this file; vu writes nothing into it.
 # WANDB_API_KEY=
@@ -41,11 +51,11 @@ class Schedule(Record):
     """
 
     version: Literal[1] = 1
-    name: str
+    name: Name
     at: str
-    program: str
-    arguments: list[str]
-    folder: str
+    program: Text
+    arguments: list[Text]
+    folder: Text
     ping: str | None = None
 
 
@@ -87,7 +97,7 @@ class Place:
             known = ", ".join(self.names())
             remedy = f"choose one of {known}" if known else "vu schedule add makes one"
             raise ConfigError(f"no schedule is called {name!r}", remedy=remedy)
-        return read_record(self.record(name), Schedule, inside=self.folder)
+        return read_schedule(self.record(name))
 
     def names(self) -> list[str]:
         """Names of all schedules, in their order."""
@@ -112,6 +122,15 @@ class Place:
     def remove(self, name: str) -> None:
         """Delete a schedule; its log, and the file for keys, stay."""
         self.record(name).unlink(missing_ok=True)
+
+
+def read_schedule(file: Path) -> Schedule:
+    """A schedule from its record.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    return read_record(file, Schedule, inside=file.parent, remedy=_WRITES_IT)
 
 
 def make_schedule(
