@@ -67,6 +67,9 @@ def test_full_fine_tuning_that_fails_is_told_in_terminal_page_and_json(config, t
     done = vu(*command, "--no-pattern", cwd=tmp_path)
     assert done.returncode == 0 and "Full fine-tuning, beside" in done.stdout
     assert "failed" not in (folder / "report.html").read_text(encoding="utf-8")
+    again = vu(*(word for word in command if word not in ("-q", "--quiet")), "--no-pattern", cwd=tmp_path)
+    assert again.returncode == 0 and len(again.stdout.splitlines()) == 1
+    assert f"{folder.name} has already finished: " in again.stdout and "--force" in again.stdout
 
 
 @pytest.mark.parametrize(

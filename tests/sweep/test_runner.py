@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.processes import start
+from vectoruniverse import experiment
 from vectoruniverse.errors import ConfigError, DataError, LockedError
 from vectoruniverse.experiment import train
 from vectoruniverse.metrics.intervals import difference_interval
@@ -33,9 +34,9 @@ def quiet():
     return Display(quiet=True)
 
 
-def ranks(file, *values, seeds=(0,), runs, out=None, overrides=()):
+def ranks(file, *values, seeds=(0,), runs, out=None, overrides=(), **options):
     grid = make_grid(file, overrides, [Over("adapter.rank", values)], seeds, "auto")
-    return run_sweep(grid, runs_dir=runs, out=out, display=quiet())
+    return run_sweep(grid, runs_dir=runs, out=out, display=quiet(), **options)
 
 
 def weights(run):
@@ -245,7 +246,7 @@ def test_a_sweep_belongs_to_one_process_and_a_folder_to_one_sweep(config, tmp_pa
     found = ranks(file, 1, runs=tmp_path / "runs", out=out)
     assert found.folder.record_file == out / "sweep.json"
     with found.folder.lock(), pytest.raises(LockedError, match="another process"):
-        ranks(file, 1, runs=tmp_path / "runs", out=out)
+        ranks(file, 1, 2, runs=tmp_path / "runs", out=out)
     with pytest.raises(ConfigError, match="is not the record of"):
         ranks(file, 1, runs=tmp_path / "runs", out=out, overrides=["train.lr=0.5"])
     (out / "sweep.json").write_text("[" * 100_000)
@@ -340,3 +341,36 @@ def test_a_cell_is_trained_anew_on_another_base_of_the_same_name(config, clip, t
     settings.write_text(settings.read_text() + "\n")
     second = ranks(config(model=str(base)), 1, runs=tmp_path / "runs")
     assert second.record.cells[0].run != first.record.cells[0].run
+
+
+def test_a_sweep_that_has_finished_is_told_and_nothing_on_disk_changes(config, tmp_path):
+    file, runs = config(), tmp_path / "runs"
+    first = ranks(file, 1, 2, runs=runs)
+    before = {path: path.lstat().st_mtime_ns for path in runs.rglob("*")}
+    again = ranks(file, 1, 2, runs=runs)
+    assert again.found_before and not first.found_before and again.record == first.record
+    assert {path: path.lstat().st_mtime_ns for path in runs.rglob("*")} == before
+    assert not ranks(file, 1, runs=runs).found_before, "another answer was asked for"
+
+
+def test_a_sweep_begun_again_trains_every_cell_and_goes_on_with_its_own(config, tmp_path, monkeypatch):
+    file, runs = config(), tmp_path / "runs"
+    first = ranks(file, 1, 2, runs=runs)
+    done = {cell.run for cell in first.record.cells}
+    execute, told = experiment._execute, []
+
+    def second_is_stopped(*arguments):
+        told.append(arguments[1].name)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+        return execute(*arguments)
+
+    monkeypatch.setattr(experiment, "_execute", second_is_stopped)
+    with pytest.raises(KeyboardInterrupt):
+        ranks(file, 1, 2, runs=runs, force=True)
+    forced = ranks(file, 1, 2, runs=runs, force=True)
+    now = {cell.run for cell in forced.record.cells}
+    assert not now & done and told[0] in now and len(told) == 3, "the first of its cells was not trained twice"
+    assert ranks(file, 1, 2, runs=runs).record.cells == forced.record.cells
+    fresh = ranks(file, 1, 2, runs=runs, new=True)
+    assert not {cell.run for cell in fresh.record.cells} & (done | now)

@@ -65,6 +65,10 @@ MaxTimeOption = Annotated[
         "with exit code 138; the next call goes on.",
     ),
 ]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Train again what has finished or diverged; what was interrupted goes on.")
+]
+NewOption = Annotated[bool, typer.Option("--new", help="Begin anew, whatever there is.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
 

@@ -13,8 +13,10 @@ import typer
 from vectoruniverse.cli.shell import (
     ConfigOption,
     FoldsOption,
+    ForceOption,
     JsonOption,
     MaxTimeOption,
+    NewOption,
     QuietOption,
     RunsOption,
     SetOption,
@@ -123,6 +125,8 @@ def sweep(
     retries: RetriesOption = 3,
     part: PartOption = None,
     wandb_sweep: AgentOption = None,
+    force: ForceOption = False,
+    new: NewOption = False,
     max_time: MaxTimeOption = None,
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
@@ -130,8 +134,8 @@ def sweep(
 ) -> None:
     """Train one run for each value and seed, and say which value is best and how sure that is.
 
-    Running the same command again goes on where it stopped; more values or seeds run only what is new. Exit code 1:
-    some cells failed, and the others are there.
+    Running the same command again goes on where it stopped, or says that all is done; more values or seeds run only
+    what is new. Exit code 1: some cells failed, and the others are there.
     """
     del max_time  # tells_errors holds the command to it
     from vectoruniverse.sweep.grid import make_grid, parse_over, whole_numbers
@@ -142,10 +146,12 @@ def sweep(
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
         return
     if part is not None:
+        if force or new:
+            raise UserError("--part trains cells of a sweep that others train too; --force and --new do not go with it")
         _run_part(part, grid, out, runs_dir, quiet, as_json)
         return
     machines = _machines(engine, address, cpus_per_cell, gpus_per_cell, retries)
-    run_grid(grid, out, runs_dir, quiet, as_json, machines)
+    run_grid(grid, out, runs_dir, quiet, as_json, machines, force=force, new=new)
 
 
 @tells_errors
@@ -178,6 +184,8 @@ def sweep_rank(
     retries: RetriesOption = 3,
     part: PartOption = None,
     wandb_sweep: AgentOption = None,
+    force: ForceOption = False,
+    new: NewOption = False,
     max_time: MaxTimeOption = None,
     runs_dir: RunsOption = Path("runs"),
     quiet: QuietOption = False,
@@ -186,8 +194,8 @@ def sweep_rank(
     """Train LoRA at several ranks, each at its own learning rate, and say from which rank on more does not help.
 
     Validation rows choose the rates and the best rank; test rows are what the answer is of. Running the same command
-    again goes on where it stopped; more ranks or seeds run only what is new. Exit code 1: some cells failed, and the
-    others are there.
+    again goes on where it stopped, or says that all is done; more ranks or seeds run only what is new. Exit code 1:
+    some cells failed, and the others are there.
     """
     del max_time  # tells_errors holds the command to it
     from vectoruniverse.sweep.grid import RANK, Over, make_grid, whole_numbers
@@ -207,10 +215,12 @@ def sweep_rank(
         _write_for_agents(wandb_sweep, grid, config, overrides, out, runs_dir)
         return
     if part is not None:
+        if force or new:
+            raise UserError("--part trains cells of a sweep that others train too; --force and --new do not go with it")
         _run_part(part, grid, out, runs_dir, quiet, as_json)
         return
     machines = _machines(engine, address, cpus_per_cell, gpus_per_cell, retries)
-    run_grid(grid, out, runs_dir, quiet, as_json, machines)
+    run_grid(grid, out, runs_dir, quiet, as_json, machines, force=force, new=new)
 
 
 def _run_part(part: str, grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: bool) -> None:
@@ -266,18 +276,36 @@ def _write_for_agents(
 
 
 def run_grid(
-    grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: bool, machines: Machines | None = None
+    grid: Grid,
+    out: Path | None,
+    runs_dir: Path,
+    quiet: bool,
+    as_json: bool,
+    machines: Machines | None = None,
+    *,
+    force: bool,
+    new: bool,
 ) -> None:
     """Run a sweep and print its answer; exit code 1 where cells failed."""
     from vectoruniverse.sweep.runner import run_sweep
 
     with open_display(quiet) as display, machines(display) if machines else contextlib.nullcontext() as engine:
-        outcome = run_sweep(grid, runs_dir=runs_dir, out=out, display=display, engine=engine)
+        outcome = run_sweep(grid, runs_dir=runs_dir, out=out, display=display, engine=engine, force=force, new=new)
     if as_json:
         print_json(outcome.record.model_dump())
+    elif outcome.found_before:
+        if not quiet:
+            _print_found_before(outcome)
     else:
         _print(outcome)
     _complain_of(outcome.record.failed)
+
+
+def _print_found_before(outcome: SweepOutcome) -> None:
+    found, folder = outcome.record.compared, outcome.folder
+    answer = "" if found is None else f": {found.answer}"
+    where = folder.page_file if folder.page_file.is_file() else folder.record_file
+    typer.echo(f"{folder.name} has already finished{answer} See {where}; train it again with: --force")
 
 
 def _print(outcome: SweepOutcome) -> None:

@@ -11,8 +11,10 @@ import typer
 from vectoruniverse.cli.outcomes import print_comparison, print_verdict
 from vectoruniverse.cli.shell import (
     FoldsOption,
+    ForceOption,
     JsonOption,
     MaxTimeOption,
+    NewOption,
     QuietOption,
     RunsOption,
     SetOption,
@@ -49,10 +51,8 @@ def train(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with a run from its last checkpoint; `latest` works too.")
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Train again what has finished or diverged; what was interrupted goes on.")
-    ] = False,
-    new: Annotated[bool, typer.Option("--new", help="Make a new run, whatever there is.")] = False,
+    force: ForceOption = False,
+    new: NewOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Load everything, try two updates, print the plan.")
     ] = False,
@@ -85,8 +85,12 @@ def train(
     else:
         assert config is not None
         settings = _settings(config, overrides, set_json, alpha_per_rank)
-        if folds is not None:
-            _train_folds(config, settings, folds, runs_dir, quiet, as_json)
+        if folds is not None:  # a run for each, and what they say together
+            from vectoruniverse.cli.sweeps import run_grid
+            from vectoruniverse.sweep.grid import make_grid
+
+            grid = make_grid(config, settings, [], (), folds=folds)
+            run_grid(grid, None, runs_dir, quiet, as_json, force=force, new=new)
             return
         loaded = load_experiment(config, settings)
         if dry_run:
@@ -115,14 +119,6 @@ def _check_options(
         raise UserError(f"--resume goes on with the run's own config; {said}")
     if folds is not None and dry_run:
         raise UserError("--dry-run plans one run; leave out --folds: each of its runs learns from about as many rows")
-
-
-def _train_folds(config: str, settings: list[str], folds: int, runs_dir: Path, quiet: bool, as_json: bool) -> None:
-    """A run for each fold, and what they say together."""
-    from vectoruniverse.cli.sweeps import run_grid
-    from vectoruniverse.sweep.grid import make_grid
-
-    run_grid(make_grid(config, settings, [], (), folds=folds), None, runs_dir, quiet, as_json)
 
 
 def _settings(config: str, overrides: list[str], set_json: str | None, alpha_per_rank: float | None) -> list[str]:

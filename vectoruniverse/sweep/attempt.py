@@ -1,29 +1,28 @@
 """One attempt at one cell of a sweep, in whatever process that is.
 
-A cell is an ordinary run. It is recognised by the fingerprint of its settings and of its data: finished ones are not
-run again, interrupted ones go on from their last checkpoint, failed ones are tried again.
+A cell is an ordinary run, and known as any other (``tasks.same_run``): finished ones are not run again, interrupted
+ones go on from their last checkpoint, failed ones are tried again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from vectoruniverse import experiment as runner
-from vectoruniverse.config.loading import fingerprint
 from vectoruniverse.errors import DivergedError, LockedError, UserError
-from vectoruniverse.runs.files import read_bytes
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
 from vectoruniverse.sweep.cells import Cell
 from vectoruniverse.sweep.sharing import Bases, peak, reset_peak
 from vectoruniverse.tasks.base import Shared
-from vectoruniverse.tasks.experiments import load_config_of
-from vectoruniverse.tasks.identity import describe_base, recorded_base
+from vectoruniverse.tasks.identity import describe_base
 from vectoruniverse.tasks.recorded_rows import DATA_FILE
 from vectoruniverse.tasks.results import Outcome
+from vectoruniverse.tasks.same_run import same_runs
 from vectoruniverse.training.interruption import InterruptedTraining
 
 
@@ -36,12 +35,14 @@ class Job:
         title: for people.
         runs_dir: where its run is, or is to be.
         group: of its run at Weights & Biases.
+        aside: names of runs that it is not: of the sweep as it was before it was begun again.
     """
 
     cell: Cell
     title: str
     runs_dir: Path
     group: str
+    aside: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def attempt(job: Job, bases: Bases) -> Ending:
     run = None
     try:
         shared = bases.of(job.cell.experiment)
-        run = find_cell_run(job.runs_dir, job.cell, shared.data.fingerprint())
+        run = find_cell_run(job.runs_dir, job.cell, shared.data.fingerprint(), job.aside)
         if run is not None and is_finished(run):
             bases.display.say(f"{job.cell.title}: done already ({run.name})")
             return Ending("finished", run.name)
@@ -83,7 +84,8 @@ def attempt(job: Job, bases: Bases) -> Ending:
     except (InterruptedTraining, KeyboardInterrupt):
         raise
     except LockedError as error:
-        run = run or find_cell_run(job.runs_dir, job.cell, bases.of(job.cell.experiment).data.fingerprint())
+        data = bases.of(job.cell.experiment).data.fingerprint()
+        run = run or find_cell_run(job.runs_dir, job.cell, data, job.aside)
         if run is None:
             raise
         bases.display.say(f"{job.cell.title}: {error.message}")
@@ -115,21 +117,10 @@ def unfinished_run(job: Job) -> str | None:
     return runs[-1].name if runs else None
 
 
-def find_cell_run(runs_dir: Path, cell: Cell, data: str) -> Run | None:
-    """The run of a cell: of the same settings, base and data, the finished one if there is one, else the latest."""
-    wanted, base, found = fingerprint(cell.experiment), describe_base(cell.experiment), []
-    for summary in list_runs(runs_dir):
-        run = summary.run
-        if run.experiment != cell.experiment.name:
-            continue
-        try:
-            same = fingerprint(load_config_of(run)) == wanted
-            seen = read_bytes(run.path / DATA_FILE, limit=256, inside=run.path).decode("ascii").strip()
-            held = recorded_base(run.path)
-        except (UserError, ValueError):  # killed before it was described, or meddled with
-            continue
-        if same and seen == data and (held is None or held.difference(base) is None):
-            found.append(run)
+def find_cell_run(runs_dir: Path, cell: Cell, data: str, aside: Collection[str] = ()) -> Run | None:
+    """The run of a cell, a finished one if there is one, else the latest; ``aside`` are names of those not to take."""
+    base = describe_base(cell.experiment)
+    found = [one.run for one in same_runs(cell.experiment, runs_dir, base, data) if one.run.name not in aside]
     return next((run for run in found if is_finished(run)), found[-1] if found else None)
 
 

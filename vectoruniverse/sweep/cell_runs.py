@@ -36,6 +36,7 @@ class CellRuns:
         metric: that they are compared by.
         group: of the cells' runs at Weights & Biases.
         changed: called when a cell has come to its end.
+        aside: names of runs that no cell takes.
 
     Attributes:
         trained: seconds in training steps, and in evaluations between them, of each cell that was trained.
@@ -51,10 +52,11 @@ class CellRuns:
         metric: str,
         group: str,
         changed: Callable[[], object],
+        aside: Iterable[str] = (),
     ) -> None:
         self._folder, self._runs_dir, self._engine, self._bases = folder, runs_dir, engine, bases
         self._display = bases.display
-        self._metric, self._group, self._changed = metric, group, changed
+        self._metric, self._group, self._changed, self._aside = metric, group, changed, frozenset(aside)
         self._told: dict[Kind, dict[CellKey, CellRecord]] = {"value": {}, "trial": {}, "beside": {}}
         self.trained: list[tuple[float, float]] = []
 
@@ -111,7 +113,7 @@ class CellRuns:
 
     def _job(self, cell: Cell, title: str) -> Job:
         title = cell.title if cell.kind == "trial" else title
-        return Job(cell, title, self._place(cell.kind), self._group)
+        return Job(cell, title, self._place(cell.kind), self._group, self._aside)
 
     def _attempt(self, jobs: Sequence[Job]) -> list[tuple[Job, Run]]:
         """Attempt cells, and put down how each ended; gives those that another process is training."""

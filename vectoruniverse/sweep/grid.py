@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
+from vectoruniverse import __version__
 from vectoruniverse.config.loading import NOT_IN_FINGERPRINT
 from vectoruniverse.config.problems import OVERRIDE
 from vectoruniverse.config.sections import AdapterSettings, Experiment
@@ -23,6 +24,8 @@ from vectoruniverse.report.sweep.values import LR, shown
 from vectoruniverse.sweep.cells import Cell, as_cell, full_cell, learns_from_known, name_of_cell
 from vectoruniverse.sweep.rates import parse_rates
 from vectoruniverse.tasks.experiments import load_experiment
+from vectoruniverse.tasks.identity import describe_base
+from vectoruniverse.tasks.same_run import identity
 from vectoruniverse.training.precision import in_precision
 
 RANK, ALPHA_KEYS = "adapter.rank", ("adapter.alpha", "adapter.rank_stabilized")
@@ -108,7 +111,7 @@ class Grid:
         return replace(self, base=in_precision(self.base, precision), cells=cells, full=full)
 
     def fingerprint(self, data: str) -> str:
-        """SHA-256 of what all cells have in common, ``data`` being the data's where they share it.
+        """SHA-256 of what all cells have in common, ``data`` being the data's where they share it, and of the version.
 
         Not of values and seeds, so that more can be added later.
         """
@@ -121,6 +124,16 @@ class Grid:
         record = [settings, keys, str(self.alpha), data if self.one_base else None]
         record += [] if self.rates is None else [self.rates]
         record += [] if self.folds is None else [{"folds": self.folds}]
+        record += [{"version": __version__}]
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+    def asked(self, data: str) -> str | None:
+        """SHA-256 of all that is asked for; None where cells have data of their own, which ``data`` does not tell."""
+        if not self.one_base:
+            return None
+        start = identity(self.base, describe_base(self.base))
+        cells = [cell.key for cell in (*self.cells, *self.full)]
+        record = [self.fingerprint(data), start, cells, self.pattern, self.base.eval.report]
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

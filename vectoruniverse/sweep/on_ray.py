@@ -189,7 +189,7 @@ def _done(job: Job, bases: Bases) -> Ending | None:
     """How a cell ended that needs no worker."""
     if unfinished_run(job) is None:
         return None
-    run = find_cell_run(job.runs_dir, job.cell, bases.of(job.cell.experiment).data.fingerprint())
+    run = find_cell_run(job.runs_dir, job.cell, bases.of(job.cell.experiment).data.fingerprint(), job.aside)
     if run is None or not is_finished(run):
         return None
     bases.display.say(f"{job.cell.title}: done already ({run.name})")

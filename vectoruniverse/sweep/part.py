@@ -76,7 +76,14 @@ def run_part(grid: Grid, part: Part, *, runs_dir: Path, out: Path | None, displa
     folder = place_of_sweep(grid, data, runs_dir, out)
     group = grid.base.wandb.group or folder.name
     runs = CellRuns(
-        folder, runs_dir, InThisProcess(), bases, metric=grid.base.eval.monitor, group=group, changed=lambda: None
+        folder,
+        runs_dir,
+        InThisProcess(),
+        bases,
+        metric=grid.base.eval.monitor,
+        group=group,
+        changed=lambda: None,
+        aside=() if (earlier := folder.read()) is None else earlier.aside,
     )
     with Interruption():
         runs.run(part.of(at_fixed_rates((*settled.cells, *settled.full))))

@@ -24,8 +24,11 @@ from vectoruniverse.report.sweep.parts import (
     Timing,
 )
 from vectoruniverse.report.sweep.record import SweepRecord
+from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.records import ForgettingRecord, PrecisionRecord
 from vectoruniverse.sweep.analysis import analyse_adapters
+from vectoruniverse.sweep.attempt import is_finished
 from vectoruniverse.sweep.cell_runs import AGAIN, CellRuns
 from vectoruniverse.sweep.cells import Cell
 from vectoruniverse.sweep.engines import Engine, InThisProcess
@@ -44,14 +47,22 @@ from vectoruniverse.training.precision import settle_precision
 
 @dataclass(frozen=True, slots=True)
 class SweepOutcome:
-    """What a sweep found, and where it is written."""
+    """What a sweep found, where it is written, and whether an earlier call had found it all."""
 
     folder: SweepFolder
     record: SweepRecord
+    found_before: bool = False
 
 
 def run_sweep(
-    grid: Grid, *, runs_dir: Path, out: Path | None, display: Display, engine: Engine | None = None
+    grid: Grid,
+    *,
+    runs_dir: Path,
+    out: Path | None,
+    display: Display,
+    engine: Engine | None = None,
+    force: bool = False,
+    new: bool = False,
 ) -> SweepOutcome:
     """Run whatever is not done yet, and write down what the cells say together.
 
@@ -61,6 +72,8 @@ def run_sweep(
         out: the sweep's folder; None: ``<experiment>-sweep-<fingerprint>`` below ``runs_dir``.
         display: what a person sees.
         engine: what brings cells to their ends; None: this process, one after another.
+        force: train every cell again where the sweep has finished; one that has not goes on.
+        new: train every cell again, however the sweep fares.
 
     Raises:
         LockedError: another process works on this sweep.
@@ -70,9 +83,15 @@ def run_sweep(
     bases = Bases(display)
     settled, measured = settle_precision(grid.base, display.say)
     first = grid.in_precision(settled.train.precision).cells[0].experiment
-    folder = place_of_sweep(grid, bases.of(first).data.fingerprint() if grid.one_base else "", runs_dir, out)
+    data = bases.of(first).data.fingerprint() if grid.one_base else ""
+    folder = place_of_sweep(grid, data, runs_dir, out)
+    asked, earlier = grid.asked(data), folder.read()
+    if earlier is not None and not (force or new) and _is_done(earlier, asked, grid, folder, runs_dir):
+        return SweepOutcome(folder, earlier, found_before=True)
     with folder.lock(), Interruption():  # so that SIGTERM is raised as Ctrl-C is, wherever it comes
-        record = _Sweep(grid, folder, runs_dir, display, bases, engine or InThisProcess(), measured).run()
+        if new or (force and earlier is not None and earlier.state == "finished"):
+            _set_aside(grid, folder, runs_dir)
+        record = _Sweep(grid, folder, runs_dir, display, bases, engine or InThisProcess(), measured, asked).run()
         publish(folder, record, display)
         return SweepOutcome(folder, record)
 
@@ -81,6 +100,40 @@ def place_of_sweep(grid: Grid, data: str, runs_dir: Path, out: Path | None) -> S
     """Where a sweep is written, by what its cells have in common; ``data`` is the fingerprint of what they share."""
     name = f"{grid.base.name}-sweep-{grid.fingerprint(data)[:8]}"
     return SweepFolder(out or runs_dir / name, name)
+
+
+def _is_done(record: SweepRecord, asked: str | None, grid: Grid, folder: SweepFolder, runs_dir: Path) -> bool:
+    """Whether all that is asked for has been found, and is still there."""
+    if record.state != "finished" or asked is None or record.asked != asked:
+        return False
+    runs = [Run(runs_dir / Path(str(cell.run)).name) for cell in (*record.cells, *record.beside)]
+    return all(map(is_finished, runs)) and (folder.page_file.is_file() or not grid.base.eval.report)
+
+
+def _set_aside(grid: Grid, folder: SweepFolder, runs_dir: Path) -> None:
+    """Begin the sweep again: no run that there is now is one of its cells, nor for calls that go on with this one."""
+    if (earlier := folder.read()) is None:
+        return
+    names = {cell.experiment.name for cell in (*grid.cells, *grid.full)} | {cell.name for cell in earlier.beside}
+    runs = [one.run for one in list_runs(runs_dir) if one.run.experiment in names]
+    runs += [one.run for one in list_runs(folder.path / "trials")]
+    aside = sorted({run.name for run in runs} | {*earlier.aside})
+    kept: dict[str, object] = {
+        "state": "running",
+        "cells": [],
+        "beside": [],
+        "rates": None,
+        "pattern": None,
+        "adapters": [],
+    }
+    found: dict[str, object] = {
+        "statistics": None,
+        "comparisons": [],
+        "rivals": None,
+        "forgetting": None,
+        "timing": None,
+    }
+    folder.write(earlier.model_copy(update={**kept, **found, "aside": aside}))
 
 
 class _Sweep:
@@ -95,8 +148,10 @@ class _Sweep:
         bases: Bases,
         engine: Engine,
         measured: PrecisionRecord | None,
+        asked: str | None,
     ) -> None:
         earlier = folder.read()
+        self._asked, self._aside = asked, [] if earlier is None else earlier.aside
         if measured is not None:  # what an earlier call chose stays, so that all cells have one format
             held = None if earlier is None else earlier.precision
             measured = held if held is not None and held.device == measured.device else measured
@@ -112,6 +167,7 @@ class _Sweep:
             metric=self._metric,
             group=group,
             changed=lambda: self._write("running"),
+            aside=self._aside,
         )
         self._analysis_seconds = 0.0
         self._adapters: list[AdapterRecord] = []
@@ -248,6 +304,8 @@ class _Sweep:
             forgetting=self._forgetting,
             timing=self._clock() if self._runs.trained else self._timing,
             precision=self._precision,
+            asked=self._asked,
+            aside=self._aside,
         )
         self._folder.write(record)
         return record

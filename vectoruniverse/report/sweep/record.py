@@ -55,6 +55,8 @@ class SweepRecord(Part):
         adapters: one for each seed; empty where not the rank alone is swept.
         forgetting: of the smallest value that is not worse than the best.
         precision: what was measured to choose the format of all cells; None where the experiment names it.
+        asked: fingerprint of all that was asked for; None where that cannot be told beforehand.
+        aside: runs of the sweep as it was before it was begun again, which are none of its cells.
     """
 
     version: Literal[1] = 1
@@ -80,6 +82,8 @@ class SweepRecord(Part):
     forgetting: ForgettingRecord | None
     timing: Timing | None
     precision: PrecisionRecord | None = None
+    asked: str | None = None
+    aside: list[str] = Field([])
 
     @property
     def compared(self) -> Statistics | None:
