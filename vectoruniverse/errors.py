@@ -6,6 +6,7 @@ one or two lines and leaves with its ``exit_code``. Whatever else escapes is a b
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +15,14 @@ _OBEYED = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories of what a terminal obeys or cannot encode: controls, halves of pairs, line ends."""
 _TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """What turns the direction of the text after it."""
+
+_LOGIN = re.compile(r"(?<=:/)(/?)[^/@\s]+:[^/@\s]+(?=@)")
+"""Name and password in a URL, also in one that was taken for a path and lost a slash."""
+
+
+def without_login(text: str) -> str:
+    """The text with name and password of each URL in it hidden."""
+    return _LOGIN.sub(r"\1***", text)
 
 
 def printable(text: str, keep: str = "\n\t") -> str:

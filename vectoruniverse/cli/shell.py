@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec, cast
 
 import typer
 
-from vectoruniverse.errors import ConfigError, ResourceError, UserError, printable
+from vectoruniverse.errors import ConfigError, ResourceError, UserError, printable, without_login
 from vectoruniverse.training.interruption import (
     InterruptedTraining,
     Interruption,
@@ -117,9 +117,9 @@ def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
 def complain(message: str, remedy: str | None) -> None:
     """Tell on standard error what is wrong, and what to do about it."""
     try:
-        typer.echo(f"vu: {printable(message)}", err=True)
+        typer.echo(f"vu: {printable(without_login(message))}", err=True)
         if remedy:
-            typer.echo(f"    → {printable(remedy)}", err=True)
+            typer.echo(f"    → {printable(without_login(remedy))}", err=True)
     except OSError:  # nobody can read it; the exit code still tells
         _drop_unwritten()
 
