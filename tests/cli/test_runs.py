@@ -25,6 +25,7 @@ from vectoruniverse.cli.shell import print_json, seconds_of, tells_errors
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.training.checkpoint import pointed
+from vectoruniverse.training.observer import RunObserver
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -321,22 +322,25 @@ def test_what_is_no_time_is_refused_with_an_example(text):
     assert "3h30m" in refused.value.remedy
 
 
-def test_a_training_stops_by_itself_before_its_time_is_over_and_goes_on(config, tmp_path):
-    runs = ["--runs-dir", str(tmp_path / "runs"), "-q"]
-    started = time.monotonic()
-    said = CliRunner().invoke(app, ["train", "-c", config, "--set", "train.epochs=9999", "--max-time", "3", *runs])
-    assert said.exit_code == 138 and "vu train --resume" in said.stderr
-    assert time.monotonic() - started < 3
+def test_a_training_stops_by_itself_before_its_time_is_over_and_goes_on(config, tmp_path, monkeypatch):
+    command = ["train", "-c", config, "--max-time", "1h30m", "--runs-dir", str(tmp_path / "runs"), "-q"]
+    on_step, left = RunObserver.on_step, []
+
+    def time_is_up(observer, step, values):
+        on_step(observer, step, values)
+        if not left:
+            left.append(signal.getitimer(signal.ITIMER_REAL)[0])
+            signal.setitimer(signal.ITIMER_REAL, 1e-6)
+            time.sleep(0.01)
+
+    monkeypatch.setattr(RunObserver, "on_step", time_is_up)
+    said = CliRunner().invoke(app, command)
+    assert said.exit_code == 138 and "stopped at step 1" in said.stderr
+    assert 4800 < left[0] < 5370, "half a minute is left to leave in"
     (run,) = list_runs(tmp_path / "runs")
-    assert run.state == "interrupted"
-
-    def step():
-        return int(pointed(run.run.checkpoints, "last").name.removeprefix("step-"))
-
-    before = step()
-    said = CliRunner().invoke(app, ["train", "--resume", "latest", "--max-time", "2s", *runs])
-    assert said.exit_code == 138 and step() > before > 0
-    assert list_runs(tmp_path / "runs")[0].state == "interrupted"
+    assert run.state == "interrupted" and pointed(run.run.checkpoints, "last").name == "step-00000001"
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert [one.state for one in list_runs(tmp_path / "runs")] == ["finished"]
 
 
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
