@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib
 import importlib.machinery
@@ -140,6 +141,22 @@ def test_the_original_notes_loop_computes_the_linear_loss_and_trains(bench, mate
     assert found["vectoruniverse"] == pytest.approx(found["the original notes' loop"], rel=1e-5)
     loop = bench("notes_loop").NotesLoop(material, 3, "fp32")
     assert len(loop.epochs(1)) == 1
+
+
+def test_memory_of_a_step_is_told_for_each_way_of_passing_a_batch(bench, tmp_path, monkeypatch):
+    memory, rounds = bench("memory"), bench("rounds")
+    monkeypatch.setattr(memory, "MOST_AT_ONCE", 24)
+    cases = memory.cases(argparse.Namespace(work=tmp_path, memory_rows=[24, 32]), {})
+    whole, again, micro = memory.WAYS
+    assert [(case.settings["batch"], case.name) for case in cases] == [
+        (24, whole),
+        (24, again),
+        (24, micro),
+        (32, micro),
+    ]
+    found = {case.name: memory.measure(case) for case in cases[:2]}
+    assert found[again]["memory"] < found[whole]["memory"], "a step keeps less"
+    assert "24 pairs" in memory.page([rounds.Measured(cases[0], [found[whole]])], {})
 
 
 def test_vectors_are_those_of_sentence_transformers(bench, material):

@@ -83,6 +83,14 @@ def training_peak_mib() -> float:
     return torch.cuda.max_memory_allocated() / 2**20 if device().type == "cuda" else peak_mib()
 
 
+def reset_training_peak() -> float:
+    """As ``reset_peak``, of the device that models train on."""
+    if device().type != "cuda":
+        return reset_peak()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated() / 2**20
+
+
 def reset_peak() -> float:
     """Count the peak from now on, where the system allows it; memory in use now."""
     with contextlib.suppress(OSError):

@@ -50,7 +50,7 @@ class Material:
         return [(self.pictures / row["file_name"], row["text"]) for row in rows]
 
 
-def make(folder: Path, model: str, rows: int) -> Material:
+def make(folder: Path, model: str, rows: int, sides: tuple[int, int] = (1280, 720)) -> Material:
     """Write everything anew; ``model`` is vit-b-32 (random weights) or tiny-clip."""
     made = Material(folder)
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def make(folder: Path, model: str, rows: int) -> Material:
         table.writerow(("file_name", "text", "part"))
         for number, title in enumerate(titles(encoder.tokenizer, rows + HELD_OUT, generator)):
             name = f"{number}.jpg"
-            draw(generator).save(made.pictures / name, quality=85)
+            draw(generator, sides).save(made.pictures / name, quality=85)
             table.writerow((name, title, "train" if number < rows else "val"))
     return made
 
@@ -93,10 +93,10 @@ def _save_adapter(encoder: DualEncoder, folder: Path) -> None:
     peft.get_peft_model(encoder.model, config).save_pretrained(folder)
 
 
-def draw(generator: np.random.Generator) -> Image.Image:
-    """A smooth picture of the size of a thumbnail, 1280 x 720."""
+def draw(generator: np.random.Generator, sides: tuple[int, int] = (1280, 720)) -> Image.Image:
+    """A smooth picture, unless told of the size of a thumbnail."""
     small = generator.integers(0, 256, (9, 16, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((1280, 720), Image.Resampling.BICUBIC)
+    return Image.fromarray(small).resize(sides, Image.Resampling.BICUBIC)
 
 
 def titles(tokenizer: object, count: int, generator: np.random.Generator) -> list[str]:

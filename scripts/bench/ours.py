@@ -77,6 +77,12 @@ class Ours:
         """Parameters."""
         return list(self.task.trained().values())
 
+    def step(self) -> None:
+        """The first update of an epoch."""
+        for module in self.task.modules():
+            module.train()
+        self._trainer.train_step(batches(self.task.train_rows, self.experiment.train.batch_size, 0, 0)[0], 0)
+
     def epochs(self, count: int) -> list[float]:
         """Seconds of each; the first decodes the pictures, which later ones find decoded."""
         for module in self.task.modules():
