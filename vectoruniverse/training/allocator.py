@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Callable
 
 OFF = "VU_KEEP_MEMORY"
 """Environment variable; 0 leaves the allocator alone."""
@@ -44,3 +45,25 @@ def keep_freed_memory() -> bool:
         madvise(begin, _RESERVED - _PAGE, _MADV_HUGEPAGE)  # refused where the system has none: no harm
         free(block)  # stays with the process as the end of its heap, from which tensors are cut from now on
     return bool(kept)
+
+
+def give_back_freed() -> None:
+    """Give the system what lies free between blocks that are in use; the end of the heap stays.
+
+    Blocks of many sizes leave gaps that fit no other, so that a process which keeps what it freed would grow with each
+    micro-batch. Only glibc knows how; elsewhere nothing happens.
+    """
+    if (trim := _malloc_trim()) is not None:
+        trim(_RESERVED)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # another C library
+        return None
+    trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
+    return trim

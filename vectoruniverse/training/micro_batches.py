@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vectoruniverse.training.allocator import give_back_freed
+
 Encode = Callable[[NDArray[np.int64]], list[Tensor]]
 """Rows (B,) → their vectors in each of V views, V times (B, E)."""
 
@@ -29,5 +31,10 @@ def in_micro_batches(encode: Encode, rows: NDArray[np.int64], size: int | None) 
     """
     if size is None or len(rows) <= size:
         return encode(rows)
-    parts = [checkpoint(encode, part, use_reentrant=False) for part in np.array_split(rows, -(-len(rows) // size))]
+
+    def one(some: NDArray[np.int64]) -> list[Tensor]:
+        give_back_freed()  # what the micro-batch before, forth or back, left in pieces
+        return encode(some)
+
+    parts = [checkpoint(one, part, use_reentrant=False) for part in np.array_split(rows, -(-len(rows) // size))]
     return [torch.cat(view) for view in zip(*parts, strict=True)]
