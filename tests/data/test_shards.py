@@ -432,6 +432,21 @@ def test_a_manifest_may_not_name_files_elsewhere(shapes, tmp_path):
         read(out)
 
 
+def test_a_shard_that_was_written_and_not_yet_noted_is_written_again(shapes, tmp_path, monkeypatch):
+    whole = pack(shapes, tmp_path / "whole", "webdataset")
+
+    def killed(file):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "sha256_of", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pack(shapes, tmp_path / "cut", "webdataset")
+    assert (tmp_path / "cut" / "shard-000000.tar").exists()
+    pack(shapes, tmp_path / "cut", "webdataset")
+    assert (whole / "shards.json").read_bytes() == (tmp_path / "cut" / "shards.json").read_bytes()
+
+
 @pytest.mark.parametrize("form", ["parquet", "webdataset"])
 def test_writing_that_was_stopped_goes_on_and_ends_in_the_same_bytes(shapes, tmp_path, form, monkeypatch):
     whole = pack(shapes, tmp_path / "whole", form)

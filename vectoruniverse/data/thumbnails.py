@@ -55,6 +55,7 @@ from vectoruniverse.errors import ConfigError
 
 CHUNK_BYTES = 32 * 2**20  # decoded pixels that wait in memory to be written
 CHUNK_ROWS = 128
+DIGEST_CHUNK_ROWS = 1024
 
 _PICTURES, _FILES, _WHAT = "pictures.u8", "files.jsonl", "picture cache"
 _DIGESTS, _DIGEST_BYTES = "digests.u8", 16
@@ -203,7 +204,7 @@ class PictureStore(RecordStore):
             LockedError: another process held the lock for ten minutes.
         """
         outcomes: list[_Outcome] = []
-        rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // self._record_bytes))
+        rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // self._record_bytes)) if self._pixels else DIGEST_CHUNK_ROWS
         usable_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         with pillow_warnings_silenced(), ThreadPoolExecutor(workers or usable_cores) as pool:
             for start in range(0, len(paths), rows):

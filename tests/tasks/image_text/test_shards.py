@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,22 @@ def test_a_run_is_evaluated_and_predicts_from_shards_as_from_the_folder(shapes, 
     assert len(next(iter(said.values()))) == 32 and all(one == next(iter(said.values())) for one in said.values())
 
 
+def test_a_pattern_of_shards_is_found_beside_the_experiment_file_and_beside_a_run_that_was_moved(
+    config, packed, tmp_path, monkeypatch
+):
+    shutil.copytree(packed["webdataset"], tmp_path / "world" / "shards")
+    file = Path(config(data={"root": "shards/shard-{000000..000003}.tar", "split": SPLIT}))
+    file = file.rename(tmp_path / "world" / file.name)
+    experiment = load_experiment(file)
+    assert experiment.data.root == str(tmp_path / "world" / "shards" / "shard-{000000..000003}.tar")
+    monkeypatch.chdir(tmp_path / "world")
+    run = train(load_experiment(file), runs_dir=Path("runs"), display=QUIET).run
+    (tmp_path / "world").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    _, found = evaluate_run(str(tmp_path / "moved" / run.path), runs_dir=tmp_path, split=None, display=QUIET)
+    assert found.rows == 6
+
+
 def check(place, *more):
     told = invoke("data", "check", place, "--json", "-q", *more)
     return told.exit_code, json.loads(told.output)
@@ -142,6 +159,7 @@ def test_a_damaged_shard_is_told_by_check_and_stops_a_training(config, shapes, t
     (out / "shard-000001.tar").write_bytes((out / "shard-000001.tar").read_bytes()[:5000])
     code, report = check(out)
     assert code == 3 and report["counts"] == {"broken_shard": 1}
+    assert report["findings"][0]["file"] == "shard-000001.tar"
     told = invoke("train", "--config", config(data={"root": str(out)}), "--quiet")
     assert told.exit_code == 3 and "shard-000001.tar" in told.output and "cut off" in told.output
 

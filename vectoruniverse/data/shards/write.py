@@ -262,6 +262,7 @@ def _write_rest(
 ) -> ShardManifest:
     total, held = len(source.pictures), begun
     at = held.rows + held.left_out - source.left_out
+    write_record(out / PARTIAL_FILE, held)  # before the first shard, so that whatever is there is known as our own
     while at < total:
         name = f"shard-{len(held.shards):06d}{ENDINGS[held.format]}"
         at, rows, left_out = _write_shard(out / name, held, source, cut, at, tell)

@@ -58,7 +58,7 @@ def describe(
     data, experiment = _data(root, config, overrides, encoding)
     counter, limit = _token_counter(experiment, display)
     metadata = read_metadata(data)
-    read = {path: _digest(path) for path in {row.path for row in metadata.rows}}
+    read = {path: _digest(path) for path in dict.fromkeys(row.path for row in metadata.rows)}
     rows = [row for row in metadata.rows if read[row.path] is not None]
     groups = group_by(data.split.group_by, rows, [read[row.path] for row in rows])
     split = None

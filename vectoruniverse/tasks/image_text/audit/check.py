@@ -90,16 +90,17 @@ def check_data(
 
 def _unreadable(data: DataConfig, error: DataError) -> DataReport:
     """The report on a folder whose metadata file gives no usable row."""
-    unusable = 0
+    unusable, root, where = 0, Path(data.root).expanduser(), data.metadata
     if isinstance(error, FaultError):
         if error.kind == "no_file":
             raise error
-        found, unusable = Finding(error.kind, error.message, data.metadata, error.line), error.rows
+        if error.kind == "broken_shard" and error.file is not None:
+            where = Path(error.file).name
+        found, unusable = Finding(error.kind, error.message, where, error.line), error.rows
     else:
         elsewhere = "" if error.file is None else f"{error.file}: "
-        found = Finding("unreadable_table", elsewhere + error.message, data.metadata)
-    root = str(Path(data.root).expanduser())
-    return DataReport(root, data.metadata, (found,), 0, unusable, data_stats([]))
+        found = Finding("unreadable_table", elsewhere + error.message, where)
+    return DataReport(str(root), where, (found,), 0, unusable, data_stats([]))
 
 
 def _row_findings(found: Metadata, rows: Sequence[Row], data: DataConfig, stats: DataStats) -> list[Finding]:
