@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vectoruniverse.data.pair_items import PairItems, number
 from vectoruniverse.errors import DataError
+from vectoruniverse.losses.blocks import ELEMENTS
 from vectoruniverse.losses.contrastive import alignment_anisotropy, info_nce, siglip
 from vectoruniverse.losses.negatives import BLOCK, Negatives, Relations, label_sets
 
@@ -140,6 +141,12 @@ LOSSES = {
 }
 
 
+@pytest.fixture(params=[9 * 9, 4 * 9], ids=["at once", "in blocks of 4, 4 and 1 rows"])
+def elements(request, monkeypatch):
+    monkeypatch.setitem(ELEMENTS, "cpu", request.param)
+
+
+@pytest.mark.usefixtures("elements")
 @pytest.mark.parametrize("groups", [False, True])
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("name", LOSSES)
@@ -169,9 +176,11 @@ def test_rows_that_share_nothing_are_negatives_all_as_without_relations(name):
     torch.testing.assert_close(found.total, fast(views).total, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("elements", [4 * 4, 2 * 4])
 @pytest.mark.parametrize("name", LOSSES)
-def test_rows_of_one_text_have_no_negatives_and_nothing_is_pushed(name):
+def test_rows_of_one_text_have_no_negatives_and_nothing_is_pushed(name, elements, monkeypatch):
     """Also in single precision, where an empty sum's logarithm would be infinite and its gradient not a number."""
+    monkeypatch.setitem(ELEMENTS, "cpu", elements)
     fast, _ = LOSSES[name]
     raw = {view: rows.detach().float().requires_grad_() for view, rows in raw_views(4).items()}
     negatives = Negatives(PairItems(np.arange(4), np.zeros(4, dtype=np.int64)))
@@ -179,7 +188,9 @@ def test_rows_of_one_text_have_no_negatives_and_nothing_is_pushed(name):
     found.total.backward()
     assert torch.isfinite(found.total) and all(torch.isfinite(x.grad).all() for x in raw.values() if x.grad is not None)
     pushed = {"siglip": "negative"}.get(name, "anisotropy")
-    assert float(found.parts.get(pushed, found.total.detach() if name == "info_nce" else 1.0)) == pytest.approx(0.0)
+    assert float(found.parts.get(pushed, found.total.detach() if name == "info_nce" else 1.0)) == pytest.approx(
+        0.0, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("use", USES)
@@ -254,6 +265,19 @@ def test_the_linear_form_makes_no_square_matrix(kinds, count):
         share = relations.masked_share()
     assert largest.entries <= max(4 * count * width, BLOCK) < count**2 / 10
     assert math.isfinite(loss.total.item()) and (share == 0.0) == (kinds == "strangers")
+
+
+@pytest.mark.parametrize("kinds", ["strangers", "labelled", "all different"])
+@pytest.mark.parametrize("name", ["info_nce", "siglip", "log_sum_exp", "symmetric"])
+def test_no_loss_of_many_rows_makes_a_square_matrix(name, kinds, monkeypatch):
+    monkeypatch.setitem(ELEMENTS, "cpu", 2**16)
+    monkeypatch.setattr("vectoruniverse.losses.negatives.BLOCK", 2**16)
+    views = {view: rows.detach().float().requires_grad_() for view, rows in raw_views(1_024, width=16).items()}
+    settings = {"info_nce": {"logit_scale": 5.0}, "siglip": {"logit_scale": 5.0, "logit_bias": -2.0}}
+    with Largest() as largest:
+        loss = LOSSES[name][0](views, many_rows(kinds, 1_024), **settings.get(name, {}))
+        loss.total.backward()
+    assert largest.entries <= 2**16 == 1_024**2 / 16
 
 
 def test_labels_are_sets_of_what_tells_rows_apart():

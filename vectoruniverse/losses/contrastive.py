@@ -20,8 +20,10 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import logsigmoid
 
+from vectoruniverse.data.transfer import send
+from vectoruniverse.losses.blocks import log_sum_exps, sum_of_parts
 from vectoruniverse.losses.negatives import Relations
 
 Views = Mapping[str, Tensor]
@@ -85,7 +87,7 @@ def alignment_anisotropy(
         anisotropy_i (linear)      = (1/N) Σ_{j≠i} w_ij Σ_pairs a_i·b_j             (not divided by τ)
 
     and each part is the mean of its rows. The linear form takes O(N·E) memory, and time where rows are of few kinds
-    (``Relations.sum_of_products``). It is minimal, too, when the rows sit on two opposite points, at effective rank 1;
+    (``Relations.sum_of_negatives``). It is minimal, too, when the rows sit on two opposite points, at effective rank 1;
     the log-sum-exp form is not. Only the views of one row are drawn together: q is not used.
 
     Args:
@@ -113,13 +115,12 @@ def alignment_anisotropy(
     chance = None
     if form == "linear":
         rows = len(relations.kind)
-        anisotropy = _sum_over_pairs(views, anisotropy_pairs, relations.sum_of_products) / rows**2
+        anisotropy = _sum_over_pairs(views, anisotropy_pairs, relations.sum_of_negatives) / rows**2
     else:
-        weights, _ = relations.weights(next(iter(views.values())))
         anisotropy = _sum_over_pairs(
             views,
             anisotropy_pairs,
-            lambda a, b: _log_sum_exp_anisotropy(a, b, weights, temperature, symmetric=symmetric),
+            lambda a, b: _log_sum_exp_anisotropy(a, b, relations, temperature, symmetric=symmetric),
         )
         if alignment_weight * len(alignment_pairs) == anisotropy_weight * len(anisotropy_pairs):
             # with every cosine c, the two parts are -K c/τ and K (c/τ + mean ln Σ_j w_ij)
@@ -164,14 +165,19 @@ def info_nce(
     relations = _checked(views, relations)
     if selves := [kind for kind in pairs if len(set(_PAIR_KINDS.get(kind, ()))) == 1]:
         raise ValueError(f"pair kind {selves[0]} contrasts a view with itself: every row is its own best match")
-    negative, positive = relations.weights(next(iter(views.values())))
-    left_out = negative + positive == 0.0  # symmetric, as both are
-    targets = positive / positive.sum(dim=1, keepdim=True)
-    nothing = torch.finfo(targets.dtype).min / 2  # of which the softmax is 0, and that times a target of 0 is 0
+
+    def masked(logits: Tensor, rows: slice) -> Tensor:
+        if relations.all_negatives:
+            return logits
+        negative, positive = relations.weights(logits, rows)
+        return logits.masked_fill(negative + positive == 0.0, -torch.inf)
+
     losses: dict[str, Tensor] = {}
     for kind in pairs:
-        logits = (logit_scale * cosines(*_views_of(views, kind))).masked_fill(left_out, nothing)  # (B, B)
-        losses[kind] = (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
+        a, b = _views_of(views, kind)
+        a = logit_scale * a
+        masses = log_sum_exps(a, b, masked, both_ways=True) / 2
+        losses[kind] = (masses - relations.mean_of_positives(a, b)) / len(a)
     total = torch.stack([losses[kind] for kind in pairs]).mean()
     chance = float(np.log(sum(relations.masses)).mean())  # w_ij + q_ij is 1 for each j of the softmax, else 0
     return LossValue(total, {kind: loss.detach() for kind, loss in losses.items()}, chance)
@@ -205,19 +211,16 @@ def siglip(
         ValueError: fewer than two rows, or a missing view.
     """
     relations = _checked(views, relations)
-    logits = logit_scale * cosines(*_views_of(views, "IT")) + logit_bias  # (B, B)
-    w, q = relations.weights(logits)
-    positive, negative = (-(weights * logsigmoid(s)).sum() / len(s) for weights, s in ((q, logits), (w, -logits)))
-    return LossValue(total=positive + negative, parts={"positive": positive.detach(), "negative": negative.detach()})
+    a, b = _views_of(views, "IT")
 
+    def part(logits: Tensor, rows: slice, bias: Tensor) -> Tensor:
+        logits = logits + bias
+        negative, positive = relations.weights(logits, rows)
+        return -torch.stack([(positive * logsigmoid(logits)).sum(), (negative * logsigmoid(-logits)).sum()])
 
-def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """All cosines (.., A, B) of unit rows (.., A, E) and (B, E).
-
-    They are in the rows' own precision: under autocast they would lose all but 8 bits.
-    """
-    with torch.autocast(a.device.type, enabled=False):
-        return a @ b.T
+    both = sum_of_parts(part, logit_scale * a, b, torch.as_tensor(logit_bias, dtype=a.dtype, device=a.device)) / len(a)
+    positive, negative = both.detach()
+    return LossValue(both.sum(), {"positive": positive, "negative": negative})
 
 
 def _mean_cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -225,16 +228,27 @@ def _mean_cosine(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=1).mean()
 
 
-def _log_sum_exp_anisotropy(a: Tensor, b: Tensor, weights: Tensor, temperature: float, *, symmetric: bool) -> Tensor:
-    """(1/N) Σ_i log Σ_j weights_ij exp(a_i·b_j / τ) of unit rows (B, E) and symmetric weights (B, B)."""
-    alone = ~weights.any(dim=1)
+def _log_sum_exp_anisotropy(
+    a: Tensor, b: Tensor, relations: Relations, temperature: float, *, symmetric: bool
+) -> Tensor:
+    """(1/N) Σ_i log Σ_j w_ij exp(a_i·b_j / τ) of unit rows (B, E); of rows and of columns where symmetric."""
     # the log of an empty sum is -∞ and its gradient NaN: a row without negatives stands in itself, and is left out then
-    logits = cosines(a, b) / temperature + (weights + alone.diag()).log()  # (B, B)
+    alone = None if relations.all_negatives else send(torch.from_numpy(relations.masses[0] == 0.0), a.device)
 
-    def mean(logits: Tensor) -> Tensor:
-        return logits.logsumexp(dim=1).masked_fill(alone, 0.0).mean()
+    def masked(logits: Tensor, rows: slice) -> Tensor:
+        if alone is None:
+            own = torch.zeros_like(logits, dtype=torch.bool)
+            own.diagonal(rows.start).fill_(True)
+            return logits.masked_fill(own, -torch.inf)
+        weights, _ = relations.weights(logits, rows)
+        weights.diagonal(rows.start).copy_(alone[rows])
+        return logits + weights.log()
 
-    return (mean(logits) + mean(logits.T)) / 2 if symmetric else mean(logits)
+    a = a / temperature
+    total = log_sum_exps(a, b, masked, both_ways=symmetric)
+    if alone is not None:
+        total = total - (1 + symmetric) * ((a * b).sum(dim=1) * alone).sum()
+    return total / (1 + symmetric) / len(a)
 
 
 def _sum_over_pairs(views: Views, kinds: Sequence[str], part: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
 from vectoruniverse.data.transfer import send
-from vectoruniverse.losses.contrastive import LossValue, cosines
+from vectoruniverse.losses.blocks import cosines
+from vectoruniverse.losses.contrastive import LossValue
 
 
 def label_kl(

@@ -19,7 +19,7 @@ Shapes: N training rows, B rows of a batch, K kinds of row in it, C labels, E wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -67,19 +67,39 @@ class Relations:
         labels = torch.zeros(1, 0, dtype=torch.bool)
         return cls(torch.zeros(rows, dtype=torch.int64), torch.empty(1, 0, dtype=torch.int64), labels, "off")
 
-    def weights(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Both weights w and q, each (B, B), on the device and in the precision of ``like``."""
+    @property
+    def all_negatives(self) -> bool:
+        """Whether all other rows are negatives of weight 1, so that no weight need be made."""
+        return len(self.shared) == 1 and not self.shared.numel() and not self.labels.numel()
+
+    def weights(self, like: Tensor, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Both weights w and q of some rows with all, each (R, B), on the device and in the precision of ``like``."""
         kind = send(self.kind, like.device)
-        own = torch.eye(len(kind), dtype=torch.bool, device=like.device)
-        negative, positive = (weights[kind][:, kind] for weights in self._between(slice(None), like))
-        return negative.masked_fill(own, 0.0), positive.masked_fill(own, 1.0)
+        negative, positive = (weights[:, kind] for weights in self._between(self.kind[rows], like))
+        negative.diagonal(rows.start or 0).fill_(0.0)
+        positive.diagonal(rows.start or 0).fill_(1.0)
+        return negative, positive
 
     def negative_weights(self, rows: Tensor, like: Tensor) -> Tensor:
         """W of some rows (R) with all others, (R, B), where a row with itself counts as another of its kind."""
         return self._between(self.kind[rows], like)[0][:, self.kind]
 
-    def sum_of_products(self, a: Tensor, b: Tensor) -> Tensor:
-        """Σ_{i≠j} w_ij a_i·b_j of rows (B, E), with gradient and without a (B, B) matrix.
+    def sum_of_negatives(self, a: Tensor, b: Tensor) -> Tensor:
+        """Σ_{i≠j} w_ij a_i·b_j of rows (B, E), with gradient and without a (B, B) matrix."""
+        return self._sum_of_products(a, b, ((first, w) for first, w, _ in self._blocks(a)))
+
+    def mean_of_positives(self, a: Tensor, b: Tensor) -> Tensor:
+        """Σ_ij (t_ij + t_ji) / 2 · a_i·b_j of rows (B, E) with t_ij = q_ij / Σ_k q_ik, likewise."""
+        own = (a * b).sum(dim=1)
+        if self.use not in ("soft", "positive"):
+            return own.sum()
+        each = torch.from_numpy(1.0 / self.masses[1])
+        share = send(each.new_zeros(len(self.shared)).index_put((self.kind,), each).to(a.dtype), a.device)
+        blocks = ((first, q * (share[first : first + len(q), None] + share) / 2) for first, _, q in self._blocks(a))
+        return (own * send(each.to(a.dtype), a.device)).sum() + self._sum_of_products(a, b, blocks)
+
+    def _sum_of_products(self, a: Tensor, b: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> Tensor:
+        """Σ_{i≠j} w_ij a_i·b_j, of the first kind of each block and the block's symmetric weights (R, K).
 
         With A_k, B_k the sums of the rows of kind k it is Σ_kl w_kl A_k·B_l less what each row has with itself, in
         O(B·E) memory and O(B·E + K²·(E + C)) time: weights of kinds are made block by block, and not kept.
@@ -87,7 +107,7 @@ class Relations:
         kind = send(self.kind, a.device)
         sums = [a.new_zeros(len(self.shared), a.shape[1]).index_add(0, kind, rows) for rows in (a, b)]
         with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
-            parts = [(w @ sums[0], w @ sums[1], w.diagonal(first)) for first, w, _ in self._blocks(a)]
+            parts = [(w @ sums[0], w @ sums[1], w.diagonal(first)) for first, w in blocks]
         pushed_a, pushed_b, own = (torch.cat(part) for part in zip(*parts, strict=True))
         # the gradient of Σ_k A_k·(w B)_k is w B for A and, as w is symmetric, w A for B; the third term ends the first
         products = (sums[0] * pushed_b).sum() + (sums[1] * pushed_a).sum() - (sums[0].detach() * pushed_b).sum()
