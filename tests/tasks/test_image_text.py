@@ -35,6 +35,9 @@ class Noise:
     def take(self, indices):
         return self.array[indices]
 
+    def reading_order(self):
+        return None
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
