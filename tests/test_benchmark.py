@@ -268,3 +268,16 @@ def test_a_card_is_measured_in_a_format_that_it_has_and_by_arguments_that_the_be
             assert ("bf16" in told.formats) == (capability == (9, 0)) and ("fp16" in told.formats) == (
                 capability == (7, 0)
             )
+
+
+def test_updates_under_several_settings_are_timed_in_turns(bench, shapes, tmp_path, capsys):
+    script = script_of("benchmark_settings")
+    upper = ["adapter.vision_layers_to_transform=[3]", "adapter.text_layers_to_transform=[2]"]
+    place = [f"data.root={shapes}", f"data.cache_dir={tmp_path}", "data.include={}", "forgetting=null"]
+    turns = ("views.pool=null", "views.pool=2", "train.activation_checkpointing=true")
+    common = [*place, *upper, "train.precision=fp32", "train.device=cpu"]
+    script.measure({turn: script.load_experiment("quickstart.yaml", [*common, turn]) for turn in turns}, 4, 2)
+    told = capsys.readouterr().out
+    for turn in turns:
+        assert f"{turn}: first update" in told
+    assert told.count("times as fast as the first") == len(turns)
