@@ -16,7 +16,7 @@ VIEWS = ("loss={name: alignment_anisotropy}",)
 WAYS = {
     "all at once": VIEWS,
     "train.activation_checkpointing": (*VIEWS, "train.activation_checkpointing=true"),
-    "train.micro_batch 128": (*VIEWS, "train.micro_batch=128"),
+    "train.micro_batch 64": (*VIEWS, "train.micro_batch=64"),
 }
 """Settings of two views; the second passes blocks another way, which the benchmark enters as vu does."""
 MOST_AT_ONCE = 512
