@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from vectoruniverse import processes
 from vectoruniverse.adapters.apply import ParameterCount, parameter_table
 from vectoruniverse.adapters.lora import lora_plus_groups
 from vectoruniverse.adapters.methods import lora_layers
@@ -54,7 +55,7 @@ from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.contract import Trackers
 from vectoruniverse.training.blocks import passed_as_asked
 from vectoruniverse.training.build import build_schedule, build_trackers, check_tracking, schedule_misfit
-from vectoruniverse.training.checkpoint import Checkpoint, latest, take_up
+from vectoruniverse.training.checkpoint import Checkpoint, latest, named, take_up
 from vectoruniverse.training.device import peak_memory
 from vectoruniverse.training.find_lr import PROBE_STEPS, LrFinder, Rates
 from vectoruniverse.training.interruption import InterruptedTraining, Interruption
@@ -67,14 +68,17 @@ from vectoruniverse.training.loop import (
     trainer_state,
 )
 from vectoruniverse.training.memory import memory_told
-from vectoruniverse.training.observer import RunObserver
+from vectoruniverse.training.observer import AssistingObserver, RunObserver
 from vectoruniverse.training.optim import Schedule, adamw, parameter_groups
 from vectoruniverse.training.precision import settle_precision
+from vectoruniverse.training.shares import refuse_empty_shares
 from vectoruniverse.training.task import Task
 from vectoruniverse.training.threads import threads_of_run
 
 
-def train_or_go_on(experiment: Experiment, *, runs_dir: Path, display: Display, force: bool = False) -> Outcome | Run:
+def train_or_go_on(
+    experiment: Experiment, *, runs_dir: Path, display: Display, force: bool = False
+) -> Outcome | Run | None:
     """The run of the experiment to its end: one that has begun goes on, and only where there is none a new one is made.
 
     Args:
@@ -84,7 +88,7 @@ def train_or_go_on(experiment: Experiment, *, runs_dir: Path, display: Display, 
         force: whether runs that have finished or diverged do not count.
 
     Returns:
-        What was found; the run where it had finished before.
+        What was found; the run where it had finished before; None in all processes of a run but the first.
 
     Raises:
         LockedError: another process is at it.
@@ -93,14 +97,20 @@ def train_or_go_on(experiment: Experiment, *, runs_dir: Path, display: Display, 
     """
     started = time.monotonic()
     check_tracking(experiment)
-    with display, Interruption(display.warn) as interruption:
-        same = find_same(experiment, runs_dir, display, force=force)
+    with display, processes.joined(), Interruption(display.warn) as interruption:
+        if processes.rank() > 0:
+            _assist(display, interruption)
+            return None
+        with processes.apart():
+            same = find_same(experiment, runs_dir, display, force=force)
         if same is None:
             return train(experiment, runs_dir=runs_dir, display=display, once=True, force=force)
         if same.state == "finished":
+            processes.told_by_first("")
             return same.run
         with same.run.lock(), threads_of_run(same.run.read_state().threads):
             if same.run.read_state().state == "finished":  # by another process, since it was looked for
+                processes.told_by_first("")
                 return same.run
             display.say(same.words)
             return _execute(same.experiment, same.run, display, interruption, same.shared, started)
@@ -114,8 +124,8 @@ def train(
     shared: Shared | None = None,
     once: bool = False,
     force: bool = False,
-) -> Outcome:
-    """A new run of the experiment, to its end.
+) -> Outcome | None:
+    """A new run of the experiment, to its end; gives None in all processes of a run but the first.
 
     Args:
         experiment: what to run.
@@ -133,7 +143,17 @@ def train(
     """
     started = time.monotonic()
     check_tracking(experiment)
-    with display, Interruption(display.warn) as interruption, threads_of_run(None), contextlib.ExitStack() as held:
+    with (
+        display,
+        processes.joined(),
+        Interruption(display.warn) as interruption,
+        threads_of_run(None),
+        contextlib.ExitStack() as held,
+    ):
+        if processes.rank() > 0:
+            _assist(display, interruption)
+            return None
+        held.enter_context(processes.apart())
         base, asked = describe_base(experiment), experiment
         check_adapters_base(experiment, base)
         measured = None
@@ -161,17 +181,21 @@ def train(
 
 
 def resume(reference: str, *, runs_dir: Path, display: Display, shared: Shared | None = None) -> Outcome | None:
-    """Continue a run from its last checkpoint, with the config it was started with; None when it is already done."""
+    """Continue a run from its last checkpoint, with the config it was started with; None when it is already done.
+
+    So it is in all processes of a run but the first.
+    """
     started = time.monotonic()
-    run = find_run(runs_dir, reference, among="resumable")
-    if run.read_state().state == "finished":
-        return None
-    with (
-        display,
-        run.lock(),
-        Interruption(display.warn) as interruption,
-        threads_of_run(run.read_state().threads),
-    ):
+    with display, processes.joined(), Interruption(display.warn) as interruption, contextlib.ExitStack() as held:
+        if processes.rank() > 0:
+            _assist(display, interruption)
+            return None
+        run = find_run(runs_dir, reference, among="resumable")
+        if run.read_state().state == "finished":
+            processes.told_by_first("")
+            return None
+        held.enter_context(run.lock())
+        held.enter_context(threads_of_run(run.read_state().threads))
         experiment = locate_data(run, run_experiment(run), read_rows_of(run), display)
         return _execute(experiment, run, display, interruption, shared, started)
 
@@ -304,9 +328,11 @@ def _execute(
     run.set_state("running", metric=experiment.eval.monitor, threads=torch.get_num_threads())
     display.say(f"run {run.path}")
     try:
-        shared = shared or setup(experiment).share(experiment, display)
-        hold_to_data(run, experiment, shared.data)
-        with memory_told(experiment.train):
+        with processes.apart():
+            shared = shared or setup(experiment).share(experiment, display)
+            hold_to_data(run, experiment, shared.data)
+        with processes.together(), memory_told(experiment.train):
+            processes.told_by_first(str(run.path.absolute()))
             return _train(experiment, run, display, interruption, shared, started)
     except InterruptedTraining as stopped:
         run.set_state("interrupted")
@@ -324,6 +350,22 @@ def _execute(
         with contextlib.suppress(UserError):  # a full disk must not hide why the run failed
             run.set_state("stopped" if isinstance(error, DivergedError) else "failed", message=str(error)[:500])
         raise
+
+
+def _assist(display: Display, interruption: Interruption) -> None:
+    """What the other processes of a run do: the same steps on rows of their own, and nothing is written or said."""
+    if not (place := processes.told_by_first("")):
+        return  # it has finished before
+    run = Run(Path(place))
+    with threads_of_run(run.read_state().threads), processes.apart():
+        experiment = locate_data(run, run_experiment(run), read_rows_of(run), display)
+        shared = setup(experiment).share(experiment, display)
+        with processes.together(), memory_told(experiment.train):
+            base = evaluated_base(experiment, shared, "val")
+            prepared = setup(experiment).prepare(experiment, shared)
+            checkpoint = named(run.checkpoints, processes.told_by_first(""))
+            task = TimedTask(prepared.task, base if checkpoint is None and prepared.starts_as_base else None)
+            _fit(prepared, task, AssistingObserver(interruption), interruption, checkpoint)
 
 
 def _train(
@@ -355,6 +397,7 @@ def _train_prepared(
     """Fit → conclude, with the trackers told of the end whatever it is."""
     experiment = prepared.experiment
     checkpoint = take_up(run.checkpoints, display.warn)
+    processes.told_by_first(checkpoint.path.name if checkpoint and checkpoint.path else "")
     for line in (plan_line(prepared), *prepared.remarks()):
         display.say(line)
     parts = trained_table(parameter_table(prepared.model, prepared.beside))
@@ -369,8 +412,11 @@ def _train_prepared(
     task = TimedTask(prepared.task, base if checkpoint is None and prepared.starts_as_base else None)
     session = Session(run, display, trackers, interruption, RunTimes(run.read_state(), started, task))
     try:
-        trainer = _fit(prepared, task, session, checkpoint)
-        outcome = _conclude(prepared, shared, session, trainer, task)
+        heard = (run, trackers, display, interruption, session.times.facts)
+        observer = RunObserver(experiment, experiment.train.epochs * per_epoch, *heard)
+        trainer = _fit(prepared, task, observer, interruption, checkpoint)
+        with processes.apart():
+            outcome = _conclude(prepared, shared, session, trainer, task)
     except (InterruptedTraining, KeyboardInterrupt):
         trackers.finish("interrupted")
         raise
@@ -381,19 +427,24 @@ def _train_prepared(
     return outcome
 
 
-def _fit(prepared: Prepared, task: TimedTask, session: Session, checkpoint: Checkpoint | None) -> Trainer:
+def _fit(
+    prepared: Prepared,
+    task: TimedTask,
+    observer: Observer,
+    interruption: Interruption,
+    checkpoint: Checkpoint | None,
+) -> Trainer:
     """The loop, from the start or from where the checkpoint stands."""
     experiment = prepared.experiment
-    total = experiment.train.epochs * steps_per_epoch(task.train_rows, experiment.train.batch_size)
-    heard = (session.run, session.trackers, session.display, session.interruption, session.times.facts)
-    trainer = _build_trainer(
-        prepared, task, RunObserver(experiment, total, *heard), build_schedule(experiment.train, total)
-    )
+    per_epoch = steps_per_epoch(task.train_rows, experiment.train.batch_size)
+    refuse_empty_shares(task.train_rows // per_epoch)
+    total = experiment.train.epochs * per_epoch
+    trainer = _build_trainer(prepared, task, observer, build_schedule(experiment.train, total))
     if checkpoint is not None:
         trainer.restore(checkpoint)
     with (
         passed_as_asked(prepared.model, experiment.train, prepared.compute.device),
-        session.interruption.deferred(),  # from here on a signal ends the step first, and leaves a checkpoint
+        interruption.deferred(),  # from here on a signal ends the step first, and leaves a checkpoint
     ):
         trainer.fit()
     return trainer

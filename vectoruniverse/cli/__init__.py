@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated
 
@@ -24,8 +25,9 @@ from vectoruniverse.cli import (
     sweeps,
     train,
 )
-from vectoruniverse.cli.shell import print_version, tell_fault
+from vectoruniverse.cli.shell import print_version, tell_fault, tells_errors
 from vectoruniverse.cli.surroundings import lend_a_home
+from vectoruniverse.errors import UserError
 from vectoruniverse.training.threads import watch_others
 
 app = typer.Typer(
@@ -41,12 +43,17 @@ app = typer.Typer(
 
 
 @app.callback()
+@tells_errors
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
     """Take what goes before a command; the help above is the app's own."""
+    if os.environ.get("WORLD_SIZE", "1") != "1" and context.invoked_subcommand != "train":
+        said = f"vu {context.invoked_subcommand} is for one process, and {os.environ['WORLD_SIZE']} were started"
+        raise UserError(said, remedy="leave out torchrun; it is for vu train")
 
 
 RUNS, SWEEPS, BEFORE = "Runs", "Many runs", "Before a run"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec, cast
@@ -30,6 +32,9 @@ P = ParamSpec("P")
 
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Failures of a disk or a terminal, which no command of ours can mend."""
+
+_OTHERS_WAIT = 5.0
+"""Seconds."""
 
 _LONGEST = 366 * 86_400
 """Seconds; limit of --max-time."""
@@ -115,7 +120,14 @@ def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def complain(message: str, remedy: str | None) -> None:
-    """Tell on standard error what is wrong, and what to do about it."""
+    """Tell on standard error what is wrong, and what to do about it.
+
+    Of several processes of a run the first one tells it; another only if nobody has ended it meanwhile, as torchrun
+    does when the first one leaves.
+    """
+    if (rank := os.environ.get("RANK", "0")) != "0" and os.environ.get("WORLD_SIZE", "1") != "1":
+        time.sleep(_OTHERS_WAIT)
+        message = f"process {rank}: {message}"
     try:
         typer.echo(f"vu: {printable(without_login(message))}", err=True)
         if remedy:
@@ -128,20 +140,20 @@ _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _TIME = re.compile("".join(rf"(?:(?P<{unit}>\d{{1,9}}){unit})?" for unit in _UNITS))
 
 
-def seconds_of(time: str | None, option: str = "--max-time") -> float | None:
+def seconds_of(text: str | None, option: str = "--max-time") -> float | None:
     """Seconds of a time such as ``1d``, ``3h30m`` or ``600``.
 
     Raises:
         ConfigError: it is none.
     """
-    if time is None:
+    if text is None:
         return None
-    text = time.strip().lower()
-    match = _TIME.fullmatch(f"{text}s" if text.isdecimal() else text)
+    given = text.strip().lower()
+    match = _TIME.fullmatch(f"{given}s" if given.isdecimal() else given)
     seconds = sum(int(number) * _UNITS[unit] for unit, number in match.groupdict("0").items()) if match else 0
     if not 0 < seconds < _LONGEST:
         remedy = f"as in {option} 3h30m, 90m, 1d or 600 (seconds); days, hours, minutes, seconds in this order"
-        raise ConfigError(f"{time[:40]!r} is no time above 0 and below a year", file=option, remedy=remedy)
+        raise ConfigError(f"{text[:40]!r} is no time above 0 and below a year", file=option, remedy=remedy)
     return float(seconds)
 
 
@@ -185,12 +197,15 @@ def open_display(quiet: bool = False) -> Display:
     keep_freed_memory()
     import transformers
 
+    from vectoruniverse.processes import is_first
     from vectoruniverse.terminal import Display
     from vectoruniverse.training.threads import choose_threads
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     display = Display(quiet=quiet)
+    if not is_first():
+        display.console.quiet = True
     if (shared := choose_threads()) is not None:
         display.say(shared)
     return display

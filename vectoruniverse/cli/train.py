@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,12 +74,13 @@ def train(
     given = bool(overrides or set_json or alpha_per_rank)
     _check_options(config, resume, folds, dry_run=dry_run, with_settings=given, again=force or new)
     from vectoruniverse import experiment as runner
+    from vectoruniverse.processes import is_first
     from vectoruniverse.runs.folder import Run
     from vectoruniverse.runs.listing import find_run
     from vectoruniverse.tasks.experiments import load_experiment
 
     display = open_display(quiet)
-    outcome: Outcome | Run
+    outcome: Outcome | Run | None
     if resume is not None:
         resumed = runner.resume(resume, runs_dir=runs_dir, display=display)
         outcome = find_run(runs_dir, resume, among="resumable") if resumed is None else resumed
@@ -102,6 +104,8 @@ def train(
             outcome = runner.train(loaded, runs_dir=runs_dir, display=display)
         else:
             outcome = runner.train_or_go_on(loaded, runs_dir=runs_dir, display=display, force=force)
+    if outcome is None or not is_first():
+        return  # the first process of the run tells it
     if isinstance(outcome, Run):
         _print_finished(outcome, quiet, as_json)
     elif as_json or not quiet:
@@ -117,6 +121,8 @@ def _check_options(
     if resume is not None and (with_settings or dry_run or folds or again):
         said = "settings, --dry-run, --folds, --force and --new do not go with it"
         raise UserError(f"--resume goes on with the run's own config; {said}")
+    if os.environ.get("WORLD_SIZE", "1") != "1" and (folds is not None or dry_run):
+        raise UserError("--folds and --dry-run are for one process", remedy="leave out torchrun")
     if folds is not None and dry_run:
         raise UserError("--dry-run plans one run; leave out --folds: each of its runs learns from about as many rows")
 

@@ -5,6 +5,10 @@ a mapping ``{"I": (B, E), "T": (B, E), "I+": (B, E), "T+": (B, E)}`` of L2-norma
 second view of each. Row i of every view describes example i. Where nothing was random, two keys may hold the same
 tensor object; a pair that is the same twice is then computed once.
 
+On several processes views hold a process's own rows, (b, E), the relations tell of all rows, and a loss is that
+process's share: the sum of the shares is the loss of the batch. Own rows meet those of all, so that nobody holds all
+of (B, B).
+
 A *pair kind* names two views: ``"IT"``, ``"I+T"``, ``"II+"``, ``"TT"``, ... Which rows of a batch are
 negatives and positives of each other, and with which weights w and q, is told by ``losses.negatives.Relations``;
 without it all other rows are negatives.
@@ -23,8 +27,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from vectoruniverse.data.transfer import send
-from vectoruniverse.losses.blocks import log_sum_exps, sum_of_parts
+from vectoruniverse.losses.blocks import Masked, log_sum_exps, sum_of_parts
 from vectoruniverse.losses.negatives import Relations
+from vectoruniverse.processes import count, gathered
 
 Views = Mapping[str, Tensor]
 
@@ -43,7 +48,8 @@ class LossValue:
         total: the scalar to minimise.
         parts: its named scalars, detached, for people.
         chance: what it is when all rows look alike, so that nothing tells them apart; a 0-d tensor where a part of it
-            is on the device; None where that depends on settings and not on the rows alone.
+            is on the device, and then this process's share as the others are; None where that depends on settings and
+            not on the rows alone.
     """
 
     total: Tensor
@@ -54,7 +60,8 @@ class LossValue:
 def summed(losses: Sequence[LossValue]) -> LossValue:
     """Losses that are minimised together, with all their parts; its chance is known where that of each is."""
     chances = [loss.chance for loss in losses]
-    known = [chance for chance in chances if chance is not None]
+    parts = count() if any(isinstance(chance, Tensor) for chance in chances) else 1
+    known = [chance if isinstance(chance, Tensor) else chance / parts for chance in chances if chance is not None]
     return LossValue(
         torch.stack([loss.total for loss in losses]).sum(),
         {name: part for loss in losses for name, part in loss.parts.items()},
@@ -111,16 +118,16 @@ def alignment_anisotropy(
     relations = _checked(views, relations)
     if anisotropy_pairs is None:
         anisotropy_pairs = LINEAR_ANISOTROPY_PAIRS if form == "linear" else LOG_SUM_EXP_ANISOTROPY_PAIRS
-    alignment = -_sum_over_pairs(views, alignment_pairs, _mean_cosine) / temperature
+    alignment = -_sum_over_pairs(views, alignment_pairs, _cosine) / (relations.rows * temperature)
     chance = None
     if form == "linear":
-        rows = len(relations.kind)
-        anisotropy = _sum_over_pairs(views, anisotropy_pairs, relations.sum_of_negatives) / rows**2
+        anisotropy = _sum_over_pairs(views, anisotropy_pairs, relations.sum_of_negatives) / relations.rows**2
     else:
+        everybody = _Everybody(relations)
         anisotropy = _sum_over_pairs(
             views,
             anisotropy_pairs,
-            lambda a, b: _log_sum_exp_anisotropy(a, b, relations, temperature, symmetric=symmetric),
+            lambda a, b: _log_sum_exp_anisotropy(a, b, everybody, temperature, symmetric=symmetric),
         )
         if alignment_weight * len(alignment_pairs) == anisotropy_weight * len(anisotropy_pairs):
             # with every cosine c, the two parts are -K c/τ and K (c/τ + mean ln Σ_j w_ij)
@@ -172,12 +179,11 @@ def info_nce(
         negative, positive = relations.weights(logits, rows)
         return logits.masked_fill(negative + positive == 0.0, -torch.inf)
 
-    losses: dict[str, Tensor] = {}
+    everybody, losses = _Everybody(relations), dict[str, Tensor]()
     for kind in pairs:
         a, b = _views_of(views, kind)
-        a = logit_scale * a
-        masses = log_sum_exps(a, b, masked, both_ways=True) / 2
-        losses[kind] = (masses - relations.mean_of_positives(a, b)) / len(a)
+        masses = everybody.log_sum_exps(a, b, logit_scale, masked, both_ways=True) / 2
+        losses[kind] = (masses - relations.mean_of_positives(logit_scale * a, b)) / relations.rows
     total = torch.stack([losses[kind] for kind in pairs]).mean()
     chance = float(np.log(sum(relations.masses)).mean())  # w_ij + q_ij is 1 for each j of the softmax, else 0
     return LossValue(total, {kind: loss.detach() for kind, loss in losses.items()}, chance)
@@ -218,37 +224,61 @@ def siglip(
         negative, positive = relations.weights(logits, rows)
         return -torch.stack([(positive * logsigmoid(logits)).sum(), (negative * logsigmoid(-logits)).sum()])
 
-    both = sum_of_parts(part, logit_scale * a, b, torch.as_tensor(logit_bias, dtype=a.dtype, device=a.device)) / len(a)
+    bias = torch.as_tensor(logit_bias, dtype=a.dtype, device=a.device)
+    both = sum_of_parts(part, logit_scale * a, _Everybody(relations).of(b), bias) / relations.rows
     positive, negative = both.detach()
     return LossValue(both.sum(), {"positive": positive, "negative": negative})
 
 
-def _mean_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """(1/N) Σ_i a_i·b_i of unit rows (B, E)."""
-    return (a * b).sum(dim=1).mean()
+class _Everybody:
+    """The rows of all processes that own rows meet; each view is gathered once."""
+
+    def __init__(self, relations: Relations) -> None:
+        self.relations = relations
+        self._held: dict[int, tuple[Tensor, Tensor]] = {}  # with the view itself, whose id nothing else has meanwhile
+
+    def of(self, view: Tensor) -> Tensor:
+        """The view of all rows (B, E)."""
+        if id(view) not in self._held:
+            self._held[id(view)] = view, gathered(view, self.relations.rows)
+        return self._held[id(view)][1]
+
+    def log_sum_exps(self, a: Tensor, b: Tensor, scale: Tensor | float, masked: Masked, *, both_ways: bool) -> Tensor:
+        """Σ_i log Σ_j exp(scale · s_ij) of own rows i and all rows j of a pair of views; its columns likewise."""
+        if count() == 1:
+            return log_sum_exps(scale * a, b, masked, both_ways=both_ways)
+        rows = log_sum_exps(scale * a, self.of(b), masked, both_ways=False)
+        return rows + log_sum_exps(scale * b, self.of(a), masked, both_ways=False) if both_ways else rows
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Σ_i a_i·b_i of unit rows (b, E)."""
+    return (a * b).sum(dim=1).sum()
 
 
 def _log_sum_exp_anisotropy(
-    a: Tensor, b: Tensor, relations: Relations, temperature: float, *, symmetric: bool
+    a: Tensor, b: Tensor, everybody: _Everybody, temperature: float, *, symmetric: bool
 ) -> Tensor:
-    """(1/N) Σ_i log Σ_j w_ij exp(a_i·b_j / τ) of unit rows (B, E); of rows and of columns where symmetric."""
+    """(1/N) Σ_i log Σ_j w_ij exp(a_i·b_j / τ) of unit rows (b, E); of rows and of columns where symmetric."""
+    relations = everybody.relations
+    first = relations.own.start
     # the log of an empty sum is -∞ and its gradient NaN: a row without negatives stands in itself, and is left out then
-    alone = None if relations.all_negatives else send(torch.from_numpy(relations.masses[0] == 0.0), a.device)
+    lonely = None if relations.all_negatives else torch.from_numpy(relations.masses[0] == 0.0)
+    alone = None if lonely is None else send(lonely[relations.own], a.device)
 
     def masked(logits: Tensor, rows: slice) -> Tensor:
         if alone is None:
-            own = torch.zeros_like(logits, dtype=torch.bool)
-            own.diagonal(rows.start).fill_(True)
-            return logits.masked_fill(own, -torch.inf)
+            itself = torch.zeros_like(logits, dtype=torch.bool)
+            itself.diagonal(first + rows.start).fill_(True)
+            return logits.masked_fill(itself, -torch.inf)
         weights, _ = relations.weights(logits, rows)
-        weights.diagonal(rows.start).copy_(alone[rows])
+        weights.diagonal(first + rows.start).copy_(alone[rows])
         return logits + weights.log()
 
-    a = a / temperature
-    total = log_sum_exps(a, b, masked, both_ways=symmetric)
+    total = everybody.log_sum_exps(a, b, 1.0 / temperature, masked, both_ways=symmetric)
     if alone is not None:
-        total = total - (1 + symmetric) * ((a * b).sum(dim=1) * alone).sum()
-    return total / (1 + symmetric) / len(a)
+        total = total - (1 + symmetric) / temperature * ((a * b).sum(dim=1) * alone).sum()
+    return total / (1 + symmetric) / relations.rows
 
 
 def _sum_over_pairs(views: Views, kinds: Sequence[str], part: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -275,6 +305,10 @@ def _checked(views: Views, relations: Relations | None) -> Relations:
     shapes = {tuple(rows.shape) for rows in views.values()}
     if len(shapes) > 1:
         raise ValueError(f"views must have one shape, got {', '.join(map(str, sorted(shapes)))}")
-    if not shapes or (count := next(iter(shapes))[0]) < 2:
+    rows = next(iter(shapes))[0] if shapes else 0
+    relations = relations or Relations.strangers(rows)
+    if not shapes or relations.rows < 2:
         raise ValueError("a contrastive loss needs at least 2 rows in a batch: the other rows are the negatives")
-    return Relations.strangers(count) if relations is None else relations
+    if rows != relations.own.stop - relations.own.start:
+        raise ValueError(f"views have {rows} rows, and the relations tell of {relations.rows}")
+    return relations

@@ -15,6 +15,7 @@ from torch.nn.functional import log_softmax, normalize
 from vectoruniverse.data.transfer import send
 from vectoruniverse.losses.blocks import cosines
 from vectoruniverse.losses.contrastive import LossValue
+from vectoruniverse.processes import own
 
 
 def label_kl(
@@ -43,9 +44,9 @@ def label_kl(
     dot product by a factor and a constant and would be the same loss.
 
     Args:
-        fused: X, (V, B, E).
+        fused: X, (V, B, E); on several processes its own rows, and the value is its share.
         labels: y, unit rows (C, E), C ≥ 1.
-        has: which row has which label, (B, C) bool on the CPU; rows without any contribute nothing.
+        has: which row of all has which label, (B, C) bool on the CPU; rows without any contribute nothing.
         weight: factor on the divergence in the total.
         kernel: k.
         bandwidth: σ; None is 1.
@@ -59,17 +60,18 @@ def label_kl(
     likeness = cosines(normalize(fused, dim=-1), labels)
     if kernel == "rbf":
         likeness = ((likeness - 1.0) / (bandwidth or 1.0) ** 2).exp()  # ‖x - y‖² = 2 - 2 x·y
-    own = has.to(likeness.dtype)
-    q = (1.0 - smoothing) * own / own.sum(dim=1, keepdim=True).clamp(min=1.0) + smoothing / own.shape[1]
+    theirs, mine = has.to(likeness.dtype), own(len(has))
+    q = (1.0 - smoothing) * theirs / theirs.sum(dim=1, keepdim=True).clamp(min=1.0) + smoothing / has.shape[1]
     labelled = has.any(dim=1)
-    found = _divergence(log_softmax(likeness / temperature, dim=-1), q, labelled, direction)
-    uniform = torch.full((1, *q.shape), -math.log(own.shape[1]), dtype=q.dtype)
-    chance = float(_divergence(uniform, q, labelled, direction))
+    rows = max(1, int(labelled.sum()))
+    found = _divergence(log_softmax(likeness / temperature, dim=-1), q[mine], labelled[mine], direction) / rows
+    uniform = torch.full((1, *q.shape), -math.log(has.shape[1]), dtype=q.dtype)
+    chance = float(_divergence(uniform, q, labelled, direction)) / rows
     return LossValue(weight * found, {"label_kl": found.detach()}, weight * chance)
 
 
 def _divergence(log_p: Tensor, q: Tensor, labelled: Tensor, direction: Literal["forward", "reverse"]) -> Tensor:
-    """Mean over views and labelled rows (B,) of KL(q‖p) or KL(p‖q), of log p (V, B, C) and q (B, C) on the CPU."""
-    count, q, unlabelled = max(1, int(labelled.sum())), send(q, log_p.device), send(~labelled, log_p.device)
+    """Mean over views, sum over labelled rows (B,) of KL(q‖p) or KL(p‖q); log p (V, B, C), and q (B, C) on the CPU."""
+    q, unlabelled = send(q, log_p.device), send(~labelled, log_p.device)
     each = torch.xlogy(q, q) - q * log_p if direction == "forward" else log_p.exp() * (log_p - q.log())
-    return each.sum(dim=-1).masked_fill(unlabelled, 0.0).sum() / (len(log_p) * count)
+    return each.sum(dim=-1).masked_fill(unlabelled, 0.0).sum() / len(log_p)

@@ -14,7 +14,8 @@ Then j is a negative of i with weight w_ij and a positive with weight q_ij::
 
 so that rows with x_ij = 1 say nothing about each other. Both are symmetric.
 
-Shapes: N training rows, B rows of a batch, K kinds of row in it, C labels, E width of the shared embedding.
+Shapes: N training rows, B rows of a batch, b of them this process's own (all, where there is one), K kinds of row in
+it, C labels, E width of the shared embedding.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from torch import Tensor
 from vectoruniverse.data.pair_items import PairItems, number
 from vectoruniverse.data.transfer import send
 from vectoruniverse.errors import DataError
+from vectoruniverse.processes import own, summed
 
 LabelUse = Literal["off", "mask", "soft", "positive"]
 
@@ -68,16 +70,26 @@ class Relations:
         return cls(torch.zeros(rows, dtype=torch.int64), torch.empty(1, 0, dtype=torch.int64), labels, "off")
 
     @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.kind)
+
+    @property
+    def own(self) -> slice:
+        """Which rows are this process's."""
+        return own(self.rows)
+
+    @property
     def all_negatives(self) -> bool:
         """Whether all other rows are negatives of weight 1, so that no weight need be made."""
         return len(self.shared) == 1 and not self.shared.numel() and not self.labels.numel()
 
     def weights(self, like: Tensor, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Both weights w and q of some rows with all, each (R, B), on the device and in the precision of ``like``."""
-        kind = send(self.kind, like.device)
-        negative, positive = (weights[:, kind] for weights in self._between(self.kind[rows], like))
-        negative.diagonal(rows.start or 0).fill_(0.0)
-        positive.diagonal(rows.start or 0).fill_(1.0)
+        """Both weights w and q of some own rows with all, (R, B) each, on the device and in the format of ``like``."""
+        kind, first = send(self.kind, like.device), self.own.start + (rows.start or 0)
+        negative, positive = (weights[:, kind] for weights in self._between(self.kind[self.own][rows], like))
+        negative.diagonal(first).fill_(0.0)
+        positive.diagonal(first).fill_(1.0)
         return negative, positive
 
     def negative_weights(self, rows: Tensor, like: Tensor) -> Tensor:
@@ -85,33 +97,35 @@ class Relations:
         return self._between(self.kind[rows], like)[0][:, self.kind]
 
     def sum_of_negatives(self, a: Tensor, b: Tensor) -> Tensor:
-        """Σ_{i≠j} w_ij a_i·b_j of rows (B, E), with gradient and without a (B, B) matrix."""
+        """Own rows' share of Σ_{i≠j} w_ij a_i·b_j, of rows (b, E), with gradient and without a (b, B) matrix."""
         return self._sum_of_products(a, b, ((first, w) for first, w, _ in self._blocks(a)))
 
     def mean_of_positives(self, a: Tensor, b: Tensor) -> Tensor:
-        """Σ_ij (t_ij + t_ji) / 2 · a_i·b_j of rows (B, E) with t_ij = q_ij / Σ_k q_ik, likewise."""
-        own = (a * b).sum(dim=1)
+        """The share of Σ_ij (t_ij + t_ji) / 2 · a_i·b_j of rows (b, E) with t_ij = q_ij / Σ_k q_ik, likewise."""
+        itself = (a * b).sum(dim=1)
         if self.use not in ("soft", "positive"):
-            return own.sum()
+            return itself.sum()
         each = torch.from_numpy(1.0 / self.masses[1])
         share = send(each.new_zeros(len(self.shared)).index_put((self.kind,), each).to(a.dtype), a.device)
         blocks = ((first, q * (share[first : first + len(q), None] + share) / 2) for first, _, q in self._blocks(a))
-        return (own * send(each.to(a.dtype), a.device)).sum() + self._sum_of_products(a, b, blocks)
+        return (itself * send(each[self.own].to(a.dtype), a.device)).sum() + self._sum_of_products(a, b, blocks)
 
     def _sum_of_products(self, a: Tensor, b: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> Tensor:
-        """Σ_{i≠j} w_ij a_i·b_j, of the first kind of each block and the block's symmetric weights (R, K).
+        """The share of Σ_{i≠j} w_ij a_i·b_j, of the first kind of each block and its symmetric weights (R, K).
 
         With A_k, B_k the sums of the rows of kind k it is Σ_kl w_kl A_k·B_l less what each row has with itself, in
-        O(B·E) memory and O(B·E + K²·(E + C)) time: weights of kinds are made block by block, and not kept.
+        O(B·E) memory and O(B·E + K²·(E + C)) time: weights of kinds are made block by block, and not kept. Processes
+        tell each other 2·K·E numbers.
         """
-        kind = send(self.kind, a.device)
+        kind = send(self.kind, a.device)[self.own]
         sums = [a.new_zeros(len(self.shared), a.shape[1]).index_add(0, kind, rows) for rows in (a, b)]
         with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
-            parts = [(w @ sums[0], w @ sums[1], w.diagonal(first)) for first, w in blocks]
-        pushed_a, pushed_b, own = (torch.cat(part) for part in zip(*parts, strict=True))
+            every = summed(torch.stack(sums))
+            parts = [(w @ every[0], w @ every[1], w.diagonal(first)) for first, w in blocks]
+        pushed_a, pushed_b, itself = (torch.cat(part) for part in zip(*parts, strict=True))
         # the gradient of Σ_k A_k·(w B)_k is w B for A and, as w is symmetric, w A for B; the third term ends the first
         products = (sums[0] * pushed_b).sum() + (sums[1] * pushed_a).sum() - (sums[0].detach() * pushed_b).sum()
-        return products - (own[kind] * (a * b).sum(dim=1)).sum()
+        return products - (itself[kind] * (a * b).sum(dim=1)).sum()
 
     @cached_property
     def masses(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

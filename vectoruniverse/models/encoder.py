@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vectoruniverse import processes
 from vectoruniverse.data.transfer import send
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.load import check_vocabulary
@@ -191,11 +192,18 @@ class Encoder(TextReader, ABC):
         return torch.empty_like(embedded).index_copy_(0, torch.from_numpy(order), embedded)
 
     def _in_batches(self, encode: Any, count: int, batch_size: int) -> Tensor:
-        """What ``encode`` makes of each slice of ``count`` ≥ 1 rows, one below the other, on the CPU."""
+        """What ``encode`` makes of each slice of ``count`` ≥ 1 rows, one below the other, on the CPU.
+
+        On several processes each takes a stretch of the rows.
+        """
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} is below 1")
-        with self.evaluating():
-            return torch.cat([encode(slice(i, i + batch_size)).cpu() for i in range(0, count, batch_size)])
+        alone = processes.apart() if count < processes.count() else contextlib.nullcontext()
+        with self.evaluating(), alone:
+            own = processes.own(count)
+            starts = range(own.start, own.stop, batch_size)
+            made = torch.cat([encode(slice(i, min(i + batch_size, own.stop))).cpu() for i in starts])
+            return processes.gathered(made, count)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -100,13 +100,12 @@ def _train(job: Job, run: Run | None, shared: Shared, bases: Bases) -> Outcome:
     """Train a cell, or go on with its run."""
     reset_peak(shared.compute.device)
     if run is not None and (run.path / DATA_FILE).is_file():
-        resumed = runner.resume(str(run.path), runs_dir=job.runs_dir, display=bases.display, shared=shared)
-        assert resumed is not None, "it was not finished"
-        outcome = resumed
+        outcome = runner.resume(str(run.path), runs_dir=job.runs_dir, display=bases.display, shared=shared)
     else:
         grouped = job.cell.experiment.wandb.model_copy(update={"group": job.group})
         experiment = job.cell.experiment.model_copy(update={"wandb": grouped})
         outcome = runner.train(experiment, runs_dir=job.runs_dir, display=bases.display, shared=shared)
+    assert outcome is not None, "it was not finished, and this is the only process"
     outcome.run.note(peak_memory_bytes=peak(shared.compute.device))
     return outcome
 

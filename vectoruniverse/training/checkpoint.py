@@ -209,6 +209,15 @@ def take_up(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return checkpoint
 
 
+def named(folder: Path, name: str) -> Checkpoint | None:
+    """Load the checkpoint of a name; None where that is empty.
+
+    Raises:
+        DataError: it is not there, or damaged.
+    """
+    return load_checkpoint(folder / name) if name else None
+
+
 def latest(folder: Path, pointer: Pointer, warn: Callable[[str], None]) -> Checkpoint | None:
     """Load what a pointer names, or else the newest checkpoint that is intact; None where there is none at all.
 

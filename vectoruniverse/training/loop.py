@@ -24,6 +24,7 @@ import torch
 from pydantic import AliasChoices, ConfigDict, Field
 from torch import Tensor, nn
 
+from vectoruniverse import processes
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.errors import DataError, DivergedError
 from vectoruniverse.evaluation.result import Evaluation
@@ -33,6 +34,7 @@ from vectoruniverse.training.checkpoint import Checkpoint
 from vectoruniverse.training.interruption import InterruptedTraining
 from vectoruniverse.training.optim import Schedule
 from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
+from vectoruniverse.training.shares import whole_step
 from vectoruniverse.training.strata import Blocks, Miner, Strata
 from vectoruniverse.training.task import StepLoss, Task
 from vectoruniverse.training.updates import MAX_SKIPPED, RowNames, Update, diverged, on_host
@@ -178,6 +180,7 @@ class Trainer:
         self._rows, self._seconds = 0, 0.0  # since then
         self._skips = bool(optimizer.defaults.get("fused"))  # an update on the device, where it is told to
         self._halted = torch.zeros((), device=next(iter(self._trained.values())).device)  # 1 from such an update on
+        self._asked_to_stop = torch.zeros(())  # by how many processes, as of the last step
         if self._skips:
             optimizer.register_step_pre_hook(self._skip_where_halted)
 
@@ -236,13 +239,19 @@ class Trainer:
                 told = position.step % train.log_every == 0 or (position.step + 1) % per_epoch == 0
                 values = self.train_step(rows, epoch, read=told)
                 self.observer.on_step(position.step, values)
-                if self.observer.interrupted():
+                if self._is_to_stop(told=told):
                     self._stop()
                 if self.observer.is_save_due():
                     self._save()
             if self._is_due(epoch + 1):
                 self._evaluate(epoch + 1)
         return position
+
+    def _is_to_stop(self, *, told: bool) -> bool:
+        """Whether this process was asked to; of several any one, which on a GPU is read with all else."""
+        if processes.count() == 1:
+            return self.observer.interrupted()
+        return (told or not self._asked_to_stop.is_cuda) and bool(self._asked_to_stop)
 
     def _save(self) -> None:
         """Save where training stands, between evaluations."""
@@ -290,13 +299,16 @@ class Trainer:
             DivergedError: this update, or one that was not read, is not finite; none since then was made.
         """
         started, position = time.perf_counter(), self.position
-        torch.manual_seed(_mix(self.experiment.seed, position.step))
+        torch.manual_seed(_mix(self.experiment.seed, position.step) + processes.rank())
         learning_rate = self.schedule(position.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("lr_ratio", 1.0)  # LoRA+ gives lora_B a rate of its own
 
         loss = self.task.loss(rows, epoch)
         torch.autograd.backward(self.scaler.scale(loss.total))
+        if processes.count() > 1:
+            asked = self.observer.interrupted()
+            loss, self._asked_to_stop = whole_step(loss, self._trained.values(), flag=asked)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._trained.values(), self.experiment.train.clip_grad_norm or float("inf"))
         self._note(loss, norm, rows)
@@ -312,7 +324,7 @@ class Trainer:
 
         values = {**self._numbers, "lr": learning_rate} if read else {}
         if read and position.step % self.experiment.train.log_every == 0:
-            values |= self._watch_space(loss.embeddings)
+            values |= self._watch_space(None if loss.embeddings is None else processes.collected(loss.embeddings))
         position.step += 1
         return values | self._pace(len(rows), time.perf_counter() - started, read=read)
 

@@ -19,6 +19,23 @@ SAVE_SECONDS = 600.0
 """A process that is killed without a word loses so much training at most, and the longest epoch no more."""
 
 
+class AssistingObserver(Observer):
+    """Of a process that is not the first of its run: it listens to signals, and leaves everything else to that one."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        """``interruption`` says when to stop."""
+        super().__init__(lambda text: None)
+        self._interruption = interruption
+
+    def interrupted(self) -> bool:
+        """Whether a signal came."""
+        return bool(self._interruption)
+
+    def at_once(self) -> contextlib.AbstractContextManager[object]:
+        """Have a signal raised."""
+        return self._interruption.at_once()
+
+
 class RunObserver(Observer):
     """Writes everything down where it belongs."""
 

@@ -16,6 +16,8 @@ from vectoruniverse.evaluation.result import Evaluation
 class StepLoss:
     """Loss of one batch. Whatever the device computed stays there: the loop reads it when it is told to somebody.
 
+    On several processes it is this one's share: total, parts and a chance on the device are sums over the processes.
+
     Attributes:
         total: what is minimised, 0-d with gradient.
         parts: named parts of it, for people.
@@ -45,7 +47,10 @@ class Task(Protocol):
         """The layers that own them: the optimizer spares norms and embeddings from decay, the loop sets their mode."""
 
     def loss(self, rows: np.ndarray, epoch: int) -> StepLoss:
-        """Loss of the training rows at these positions; a pure function of parameters, rows, epoch and torch's seed."""
+        """Loss of the training rows at these positions; a pure function of parameters, rows, epoch and torch's seed.
+
+        On several processes the rows are those of all, of which a process takes its own (``processes.own``).
+        """
 
     def after_step(self) -> None:
         """Bring parameters back into their bounds after an update."""

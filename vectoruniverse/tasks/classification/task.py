@@ -29,6 +29,7 @@ from vectoruniverse.metrics.classification import (
 from vectoruniverse.metrics.geometry import effective_rank
 from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.models.heads import TextClassifier
+from vectoruniverse.processes import count, own
 from vectoruniverse.training.task import StepLoss
 
 ClassWeights = Literal["balanced"]
@@ -117,13 +118,15 @@ class ClassificationTask:
         The parts add up to the total. No embeddings are handed out to be watched for a collapse: a classifier that has
         learned holds little more than one direction for each class, and must.
         """
-        logits = self.model(self.model.pad(self.train.inputs, rows))
-        labels = send(torch.from_numpy(self.train.labels[rows]), logits.device)
+        mine = rows[own(len(rows))]
+        logits = self.model(self.model.pad(self.train.inputs, mine))
+        labels = send(torch.from_numpy(self.train.labels[mine]), logits.device)
         losses = F.cross_entropy(logits, labels, weight=self._class_weights, reduction="none")
         # over the rows and not, as torch's own mean, over their weights: those would cancel in a batch of one class
-        parts = {"cross_entropy": losses.mean(), **self._penalties()}
+        parts = {"cross_entropy": losses.sum() / len(rows), **self._penalties()}
         told = {name: part.detach() for name, part in parts.items()}
-        chance = torch.stack([*told.values(), self._by_counting[labels].mean()]).sum() - told["cross_entropy"]
+        counting = self._by_counting[labels].sum() / len(rows)
+        chance = torch.stack([*told.values(), counting]).sum() - told["cross_entropy"]
         return StepLoss(torch.stack(list(parts.values())).sum(), told, chance=chance)
 
     def _penalties(self) -> dict[str, Tensor]:
@@ -131,7 +134,7 @@ class ClassificationTask:
         if not any(factor for factor, _ in chosen.values()):
             return {}
         weights = penalised(self.trained(), self.modules()).values()
-        return {name: factor * penalty(weights) for name, (factor, penalty) in chosen.items() if factor}
+        return {name: factor * penalty(weights) / count() for name, (factor, penalty) in chosen.items() if factor}
 
     def after_step(self) -> None:
         """Nothing has bounds."""

@@ -69,7 +69,7 @@ class LabelDivergence:
     def among(
         self, encoder: DualEncoder, rows: np.ndarray, images: Sequence[Tensor], texts: Sequence[Tensor]
     ) -> LossValue:
-        """Of these training rows, whose pictures and texts were seen in one or two views, each (B, E)."""
+        """Of these training rows, whose pictures and texts were seen in one or two views, each (b, E) of own rows."""
         has = self.labels.of_row[torch.from_numpy(rows)]
         which = self._compared(has)
         names = encoder.encode_texts(encoder.pad(self.labels.tokens, which.numpy()))

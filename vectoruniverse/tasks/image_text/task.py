@@ -23,6 +23,7 @@ from vectoruniverse.losses.distillation import Distance, distillation
 from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.models.dual import DualEncoder
 from vectoruniverse.models.encoder import TextBatch, TokenizedTexts
+from vectoruniverse.processes import common_seed, own
 from vectoruniverse.tasks.image_text.frozen import Frozen
 from vectoruniverse.tasks.image_text.labels import LabelDivergence, LabelTexts
 from vectoruniverse.tasks.image_text.picture_views import PictureSource, PictureViews
@@ -206,8 +207,9 @@ class ImageTextTask:
 
     def loss(self, rows: np.ndarray, epoch: int) -> StepLoss:
         """Loss of the training rows at these positions in the views of this epoch."""
-        images = in_micro_batches(lambda some: self._pictures.encode(some, epoch), rows, self._micro_batch)
-        texts = in_micro_batches(lambda some: self._text_views(some, epoch), rows, self._micro_batch)
+        mine = rows[own(len(rows))]
+        images = in_micro_batches(lambda some: self._pictures.encode(some, epoch), mine, self._micro_batch)
+        texts = in_micro_batches(lambda some: self._text_views(some, epoch), mine, self._micro_batch)
         relations = self._negatives.among(rows)
         found = [self._loss({"I": images[0], "I+": images[-1], "T": texts[0], "T+": texts[-1]}, relations)]
         if self._parts.preserved is not None:
@@ -222,24 +224,39 @@ class ImageTextTask:
         """How far the batch is from the base, and as many old rows as are wanted; drawn by torch's seed."""
         found = {"preserve": self._distance(held, held.base, rows, images, texts)}
         if held.old is not None and held.old_base is not None:
-            drawn = torch.randperm(len(held.old))[: held.old_rows].numpy()
-            squares = send(torch.from_numpy(held.old.pictures.take(drawn)), self.encoder.device)
-            image = self.encoder.encode_images(
-                to_input(squares, self.encoder.picture.size, self._pictures.mean, self._pictures.std)
-            )
-            text = self.encoder.encode_texts(self.encoder.pad(held.old.tokens, drawn))
-            found["preserve_old"] = self._distance(held, held.old_base, drawn, [image], [text])
+            order = torch.randperm(len(held.old), generator=torch.Generator().manual_seed(common_seed()))
+            drawn = order[: held.old_rows].numpy()
+            found["preserve_old"] = self._old_distance(held.old, held, held.old_base, drawn)
         total = held.weight * torch.stack(list(found.values())).sum()
         return LossValue(total, {name: part.detach() for name, part in found.items()}, total.detach())
+
+    def _old_distance(self, old: Pairs, held: Preserved, base: Embeddings, rows: np.ndarray) -> Tensor:
+        """This process's share of the distance of old rows from the base's vectors of them."""
+        mine = rows[own(len(rows))]
+        if not len(mine):
+            return base.image.new_zeros((), device=self.encoder.device)
+        squares = send(torch.from_numpy(old.pictures.take(mine)), self.encoder.device)
+        image = self.encoder.encode_images(
+            to_input(squares, self.encoder.picture.size, self._pictures.mean, self._pictures.std)
+        )
+        text = self.encoder.encode_texts(self.encoder.pad(old.tokens, mine))
+        return self._distance(held, base, rows, [image], [text])
 
     def _distance(
         self, held: Preserved, base: Embeddings, rows: np.ndarray, images: list[Tensor], texts: list[Tensor]
     ) -> Tensor:
-        """Mean of the distances of pictures and of texts from the base's vectors of the same rows."""
-        sides = ((images, base.image), (texts, base.text))
-        return torch.stack(
-            [distillation(views, send(of[rows], views[0].device), distance=held.distance) for views, of in sides]
-        ).mean()
+        """Mean of the distances of pictures and of texts from the base's vectors of the same rows; of own rows a share.
+
+        Args:
+            held: how distances are measured.
+            base: its vectors.
+            rows: of all processes.
+            images: views of this process's own pictures.
+            texts: and of its own texts.
+        """
+        mine, sides = rows[own(len(rows))], ((images, base.image), (texts, base.text))
+        each = [distillation(views, send(of[mine], views[0].device), distance=held.distance) for views, of in sides]
+        return torch.stack(each).mean() * (len(mine) / len(rows))
 
     def _text_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
         """Unit vectors of each view, 1 or 2 times (B, E)."""

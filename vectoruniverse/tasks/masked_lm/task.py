@@ -23,6 +23,7 @@ from vectoruniverse.metrics.language import unigram_log_probabilities
 from vectoruniverse.models.encoder import attention_mask
 from vectoruniverse.models.pretraining import PARTS
 from vectoruniverse.models.wordpiece import CONTINUATION
+from vectoruniverse.processes import own
 from vectoruniverse.tasks.masked_lm.evaluate import MaskedBatch, Predictions, evaluate, score_rows
 from vectoruniverse.training.task import StepLoss
 
@@ -148,13 +149,13 @@ class MaskedLmTask:
 
         Equal to ``BertForPreTraining``'s own loss; where a batch has no target of a kind, that part is 0.
         """
-        chosen = self.batch(rows, epoch)
-        batch = chosen.to(self.model.device)
+        chosen, mine = self.batch(rows, epoch), rows[own(len(rows))]
+        batch = (chosen if len(mine) == len(rows) else self.batch(mine, epoch)).to(self.model.device)
         predictions = self.predict(batch)
         summed = F.cross_entropy(predictions.tokens, batch.targets, reduction="sum")
-        parts = {"mlm": summed / max(1, len(batch.targets))}
+        parts = {"mlm": summed / max(1, len(chosen.targets))}
         if self.nsp:
-            labelled = (batch.pairs != NO_PAIR).sum().clamp(min=1)
+            labelled = max(1, int((chosen.pairs != NO_PAIR).sum()))
             summed = F.cross_entropy(predictions.pairs, batch.pairs, reduction="sum", ignore_index=NO_PAIR)
             parts["nsp"] = summed / labelled
         total = torch.stack(list(parts.values())).sum()

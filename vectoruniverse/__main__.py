@@ -1,0 +1,5 @@
+"""``python -m vectoruniverse``, which is how torchrun starts ``vu``."""
+
+from vectoruniverse.cli import main
+
+main()
