@@ -1,0 +1,252 @@
+"""One run on several processes, for real over gloo: the loss, the gradient and the curve are those of one process."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.models.models import save_clip
+from tests.processes import start
+from vectoruniverse import processes
+from vectoruniverse.losses.contrastive import alignment_anisotropy, info_nce, siglip
+from vectoruniverse.losses.label_kl import label_kl
+from vectoruniverse.losses.negatives import Relations
+from vectoruniverse.runs.listing import list_runs
+
+_FORKS = multiprocessing.get_context("forkserver")
+ROWS, WIDTH = 11, 6
+"""Rows that neither 2 nor 3 nor 4 processes share evenly."""
+
+
+def places(count):
+    """The environment of each of several processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def on(count, work, *arguments):
+    """What ``work`` gives in each of several processes."""
+    queue = _FORKS.SimpleQueue()
+    started = [_FORKS.Process(target=_work, args=(place, queue, work, arguments)) for place in places(count)]
+    for process in started:
+        process.start()
+    found = dict(queue.get() for _ in started)
+    for process in started:
+        process.join(60)
+        assert process.exitcode == 0
+    return [found[str(rank)] for rank in range(count)]
+
+
+def _work(place, queue, work, arguments):
+    os.environ.update(place)
+    torch.set_num_threads(1)
+    with processes.joined():
+        queue.put((place["RANK"], work(*arguments)))
+
+
+def relations(use):
+    """Rows of which some share a text, and labels."""
+    if use is None:
+        return Relations.strangers(ROWS)
+    generator = torch.Generator().manual_seed(1)
+    text = torch.full((ROWS, 1), -1)
+    text[[2, 7], 0] = 5
+    labels = torch.rand(ROWS, 4, generator=generator) < 0.4
+    return Relations(torch.arange(ROWS), text, labels, use)
+
+
+LOSSES = {
+    "linear": lambda views, among: alignment_anisotropy(views, among, form="linear", temperature=0.1),
+    "log_sum_exp": lambda views, among: alignment_anisotropy(views, among, form="log_sum_exp", temperature=0.1),
+    "symmetric": lambda views, among: alignment_anisotropy(
+        views, among, form="log_sum_exp", temperature=0.1, symmetric=True, anisotropy_pairs=("II", "IT", "TT+")
+    ),
+    "info_nce": lambda views, among: info_nce(views, among, logit_scale=20.0, pairs=("IT", "I+T", "II+")),
+    "siglip": lambda views, among: siglip(views, among, logit_scale=20.0, logit_bias=-5.0),
+    "label_kl": lambda views, among: label_kl(
+        torch.stack([views["I"], views["T"]]),
+        torch.eye(WIDTH, dtype=torch.float64)[:4],
+        relations("mask").labels,
+        weight=0.5,
+        kernel="rbf",
+        bandwidth=None,
+        temperature=0.2,
+        direction="forward",
+        smoothing=0.1,
+    ),
+}
+USES = (None, "off", "mask", "positive", "soft")
+
+
+def share_of(name, use):
+    """Value, parts, chance and the gradient of own rows, of a loss of random rows."""
+    generator = torch.Generator().manual_seed(0)
+    mine = processes.own(ROWS)
+    views = {}
+    for view in ("I", "I+", "T", "T+"):
+        rows = torch.nn.functional.normalize(torch.randn(ROWS, WIDTH, generator=generator, dtype=torch.float64), dim=1)
+        views[view] = rows[mine].requires_grad_()
+    value = LOSSES[name](views, relations(use))
+    value.total.backward()
+    gradients = {view: (0 * rows if rows.grad is None else rows.grad).tolist() for view, rows in views.items()}
+    return value.total.item(), {part: float(one) for part, one in value.parts.items()}, value.chance, gradients
+
+
+def every_share():
+    return {(name, use): share_of(name, use) for name in LOSSES for use in USES}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shares_of_every_loss_add_up_to_that_of_one_process_and_so_do_gradients(count):
+    shares = on(count, every_share)
+    for case, (total, parts, chance, gradients) in every_share().items():
+        theirs = [share[case] for share in shares]
+        assert sum(one[0] for one in theirs) == pytest.approx(total, abs=1e-12), case
+        for part, value in parts.items():
+            assert sum(one[1][part] for one in theirs) == pytest.approx(value, abs=1e-12), case
+        assert all(one[2] == chance for one in theirs), "chance is a number, which all know"
+        for view, expected in gradients.items():
+            found = torch.tensor([row for one in theirs for row in one[3][view]], dtype=torch.float64)
+            torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def traffic():
+    """Numbers that the linear form hands over for one pair kind, there and back."""
+    import torch.distributed as dist
+
+    sent, reduce = [], dist.all_reduce
+    dist.all_reduce = lambda values, *rest: (sent.append(values.numel()), reduce(values, *rest))[1]
+    dist.all_gather = None  # nobody needs it
+    rows = torch.randn(processes.own(64).stop - processes.own(64).start, WIDTH, requires_grad=True)
+    alignment_anisotropy(
+        {"I": rows, "T": rows + 1.0},
+        Relations.strangers(64),
+        form="linear",
+        temperature=0.1,
+        alignment_pairs=("IT",),
+        anisotropy_pairs=("IT",),
+    ).total.backward()
+    return sum(sent)
+
+
+def test_the_linear_form_exchanges_sums_of_vectors_and_no_rows():
+    assert on(2, traffic) == [2 * WIDTH, 2 * WIDTH]
+
+
+def exchanges():
+    own = torch.arange(processes.own(5).start, processes.own(5).stop, dtype=torch.float32)[:, None]
+    with processes.apart():
+        alone = (processes.count(), processes.rank(), processes.summed(torch.ones(1)).item())
+    return (
+        processes.gathered(own, 5).flatten().tolist(),
+        processes.collected(torch.full((processes.rank(),), 7.0)).tolist(),
+        processes.told_by_first(f"ä from {processes.rank()}" if processes.rank() == 0 else "no"),
+        processes.told_by_first(""),
+        alone,
+    )
+
+
+def test_rows_texts_and_sums_come_to_all_and_a_process_may_work_for_itself():
+    for found in on(3, exchanges):
+        assert found == ([0.0, 1.0, 2.0, 3.0, 4.0], [7.0] * 3, "ä from 0", "", (1, 0, 1.0))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return save_clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.fixture
+def config(shapes, clip, tmp_path):
+    def write(**sections):
+        base = {
+            "name": "shapes",
+            "task": "image_text",
+            "model": str(clip),
+            "data": {"root": str(shapes), "split": {"val_fraction": 0.25, "test_fraction": 0.2}},
+            "adapter": {"method": "lora", "rank": 2},
+            "train": {"epochs": 2, "batch_size": 9, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1},
+            "eval": {"report": False, "rivals": False},
+            "wandb": {"mode": "disabled"},
+        }
+        file = tmp_path / "shapes.yaml"
+        file.write_text(yaml.safe_dump({**base, **sections}), encoding="utf-8")
+        return str(file)
+
+    return write
+
+
+def train(count, file, runs, monkeypatch, *, expect=0):
+    """Train on so many processes, as torchrun starts them; gives the run, and what was said."""
+    children = []
+    for place in places(count) if count > 1 else [{}]:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in place.items():
+            monkeypatch.setenv(name, value)
+        said = runs.parent / f"said-{runs.name}-{place.get('RANK', 0)}"
+        children.append(start("train", "-c", file, "--runs-dir", str(runs), folder=said))
+    codes = [child.wait(120) for child in children]
+    assert codes == [expect] * count, [child.err.read_text()[-2000:] for child in children]
+    return children
+
+
+def curve(runs):
+    (summary,) = list_runs(runs)
+    lines = [json.loads(line) for line in summary.run.metrics_file.read_text().splitlines()]
+    left_out = ("seconds", "train/pairs_per_second")
+    return summary.run, [{name: value for name, value in line.items() if name not in left_out} for line in lines]
+
+
+def assert_same_run(ours, theirs, tolerance=2e-4):
+    (run, found), (whole, expected) = ours, theirs
+    assert [line.keys() for line in found] == [line.keys() for line in expected]
+    for line, other in zip(found, expected, strict=True):
+        for name, value in line.items():
+            assert value == pytest.approx(other[name], rel=1e-3, abs=1e-4), (name, line["step"])
+    for name, values in load_file(next((whole.path / "adapter").glob("*.safetensors"))).items():
+        mine = load_file(next((run.path / "adapter").glob("*.safetensors")))[name]
+        torch.testing.assert_close(mine, values, rtol=1e-2, atol=tolerance)
+    assert run.read_evaluation().adapted == pytest.approx(whole.read_evaluation().adapted, rel=1e-2, abs=1e-3)
+
+
+VARIANTS = {
+    "labels, hard negatives, micro-batches": {
+        "loss": {"name": "info_nce", "negatives": {"labels": "positive"}, "label_kl": {"weight": 0.1}},
+        "views": {"count": 2},
+        "micro": 2,
+    },
+    "linear": {"loss": {"name": "alignment_anisotropy", "form": "linear"}, "views": {"count": 2}},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_training_on_two_processes_is_that_of_one(variant, config, tmp_path, monkeypatch):
+    sections = dict(VARIANTS[variant])
+    if (micro := sections.pop("micro", None)) is not None:
+        sections["train"] = {
+            "epochs": 2,
+            "batch_size": 9,
+            "lr": 0.01,
+            "precision": "fp32",
+            "device": "cpu",
+            "log_every": 1,
+            "micro_batch": micro,
+        }
+    file = config(**sections)
+    train(1, file, tmp_path / "one", monkeypatch)
+    first, second = train(2, file, tmp_path / "two", monkeypatch)
+    assert "recall@5" in first.out.read_text() and not second.out.read_text() and not second.err.read_text()
+    assert_same_run(curve(tmp_path / "two"), curve(tmp_path / "one"))
+    again, _ = train(2, file, tmp_path / "two", monkeypatch)
+    assert "finished" in again.out.read_text() and len(list_runs(tmp_path / "two")) == 1
