@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import socket
+import time
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.models.models import save_clip
+from tests.models.text_models import save_encoder
 from tests.processes import start
 from vectoruniverse import processes
 from vectoruniverse.losses.contrastive import alignment_anisotropy, info_nce, siglip
@@ -250,3 +253,83 @@ def test_a_training_on_two_processes_is_that_of_one(variant, config, tmp_path, m
     assert_same_run(curve(tmp_path / "two"), curve(tmp_path / "one"))
     again, _ = train(2, file, tmp_path / "two", monkeypatch)
     assert "finished" in again.out.read_text() and len(list_runs(tmp_path / "two")) == 1
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Experiment files of the text tasks, on a table of shapes."""
+    table = tmp_path / "texts.csv"
+    rows = [
+        (f"a {colour} {shape} {i}", f"{shape} {colour} {i}", colour)
+        for colour in ("red", "blue")
+        for shape in ("circle", "square")
+        for i in range(8)
+    ]
+    table.write_text(
+        "\n".join(",".join(row) for row in [("first", "second", "colour"), *rows]) + "\n", encoding="utf-8"
+    )
+    bert = str(save_encoder(tmp_path / "bert", "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    train = {"epochs": 2, "batch_size": 7, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1}
+    shared = {"model": bert, "train": train, "wandb": {"mode": "disabled"}, "eval": {"report": False}}
+    tasks = {
+        "text_pairs": {"data": {"file": str(table), "first": "first", "second": "second"}},
+        "sequence_classification": {
+            "data": {"file": str(table), "text": "first", "label": "colour"},
+            "adapter": {"method": "lora", "rank": 2},
+            "head": {"dropout": 0.0},
+            "loss": {"l2": 0.001, "balanced": True},
+        },
+    }
+
+    def write(task):
+        file = tmp_path / f"{task}.yaml"
+        file.write_text(yaml.safe_dump({"name": "texts", "task": task, **shared, **tasks[task]}), encoding="utf-8")
+        return str(file)
+
+    return write
+
+
+@pytest.mark.parametrize("task", ["text_pairs", "sequence_classification"])
+def test_text_tasks_on_two_processes_are_those_of_one(task, texts, tmp_path, monkeypatch):
+    file = texts(task)
+    train(1, file, tmp_path / "one", monkeypatch)
+    train(2, file, tmp_path / "two", monkeypatch)
+    assert_same_run(curve(tmp_path / "two"), curve(tmp_path / "one"), tolerance=2e-3)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(config, tmp_path, monkeypatch):
+    long = {"epochs": 30, "batch_size": 9, "lr": 0.003, "precision": "fp32", "device": "cpu", "log_every": 1}
+    file, runs = config(train=long), tmp_path / "two"
+    children = []
+    for place in places(2):
+        for name, value in place.items():
+            monkeypatch.setenv(name, value)
+        children.append(start("train", "-c", file, "--runs-dir", str(runs), folder=tmp_path / f"cut-{place['RANK']}"))
+    for _ in range(2400):
+        found = list(runs.glob("*/metrics.jsonl"))
+        if found and found[0].read_text().count('"epoch"') >= 3:
+            break
+        time.sleep(0.025)
+    children[1].send_signal(signal.SIGTERM)  # of one process, and all end after the same step
+    codes = [child.wait(120) for child in children]
+    assert set(codes) <= {130, 143}, [child.err.read_text()[-2000:] for child in children]
+    (summary,) = list_runs(runs)
+    assert summary.state == "interrupted"
+    train(1, file, runs, monkeypatch)
+    train(1, file, tmp_path / "one", monkeypatch)
+    assert_same_run(curve(runs), curve(tmp_path / "one"), tolerance=2e-3)
+    assert len(list_runs(runs)) == 1
+
+
+def test_a_batch_that_leaves_a_process_without_rows_is_refused_in_one_message(config, tmp_path, monkeypatch):
+    small = {"epochs": 1, "batch_size": 2, "device": "cpu", "precision": "fp32"}
+    children = train(3, config(train=small), tmp_path / "runs", monkeypatch, expect=2)
+    assert "train.batch_size" in children[0].err.read_text() and "Traceback" not in children[0].err.read_text()
+
+
+def test_what_is_for_one_process_says_so(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    file = config()
+    for arguments in (("sweep-rank", "-c", file), ("eval", "latest"), ("train", "-c", file, "--dry-run")):
+        child = start(*arguments, folder=tmp_path / "said")
+        assert child.wait(60) == 2 and "for one process" in child.err.read_text()

@@ -21,12 +21,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vectoruniverse.errors import ConfigError
+from vectoruniverse.errors import ConfigError, UserError
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for another, which may decode pictures or evaluate meanwhile."""
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+_REASON = "why a process ended"
 
 
 class _Apart:
@@ -79,8 +82,41 @@ def joined() -> Iterator[None]:
         raise ConfigError(said, remedy="torchrun sets what they need; see vu guide processes") from error
     try:
         yield
+    except OtherProcessError:
+        raise
+    except Exception as error:
+        with contextlib.suppress(RuntimeError):  # nobody may be left to hear it
+            _store().set(_REASON, f"process {dist.get_rank()}: {error}")
+        raise
     finally:
         dist.destroy_process_group()
+
+
+class OtherProcessError(UserError):
+    """Another process of the run has ended, so that this one cannot go on."""
+
+
+@contextlib.contextmanager
+def _message() -> Iterator[None]:
+    """Within it others are spoken to.
+
+    Raises:
+        OtherProcessError: one of them has ended, and why, where it could tell.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        why = "another process of this run has ended"
+        with contextlib.suppress(RuntimeError):
+            if _store().check([_REASON]):
+                why = _store().get(_REASON).decode()
+        remedy = "the same command goes on from the last checkpoint"
+        raise OtherProcessError(why, remedy=remedy) from error
+
+
+def _store() -> Any:
+    """Where processes leave notes for each other, which outlives whoever wrote them."""
+    return dist.distributed_c10d._get_default_store()
 
 
 @contextlib.contextmanager
@@ -140,13 +176,15 @@ class _Gathered(torch.autograd.Function):
         padded = part.new_zeros(max(lengths), *part.shape[1:])
         padded[: len(part)] = part
         found = [torch.empty_like(padded) for _ in lengths]
-        dist.all_gather(found, padded)
+        with _message():
+            dist.all_gather(found, padded)
         return torch.cat([stretch[:length] for stretch, length in zip(found, lengths, strict=True)])
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         whole = gradients[0].contiguous()
-        dist.all_reduce(whole)
+        with _message():
+            dist.all_reduce(whole)
         return whole[own(context.rows)], None
 
 
@@ -158,7 +196,8 @@ def collected(part: Tensor) -> Tensor:
     padded = part.new_zeros(int(lengths.max()), *part.shape[1:])
     padded[: len(part)] = part.detach()
     found = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(found, padded)
+    with _message():
+        dist.all_gather(found, padded)
     return torch.cat([stretch[:length] for stretch, length in zip(found, lengths.tolist(), strict=True)])
 
 
@@ -167,7 +206,8 @@ def summed(values: Tensor) -> Tensor:
     if count() == 1:
         return values
     whole = values.detach().clone().contiguous()
-    dist.all_reduce(whole)
+    with _message():
+        dist.all_reduce(whole)
     return whole
 
 
@@ -177,7 +217,8 @@ def told_by_first(text: str) -> str:
         return text
     data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
     length = torch.tensor(len(data))
-    dist.broadcast(length, 0)
-    data = data if rank() == 0 else torch.empty(int(length), dtype=torch.uint8)
-    dist.broadcast(data, 0)
+    with _message():
+        dist.broadcast(length, 0)
+        data = data if rank() == 0 else torch.empty(int(length), dtype=torch.uint8)
+        dist.broadcast(data, 0)
     return data.numpy().tobytes().decode()

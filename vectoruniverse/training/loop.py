@@ -265,7 +265,13 @@ class Trainer:
 
     @contextlib.contextmanager
     def _between_steps(self) -> Iterator[None]:
-        """What changes neither parameters nor position is not waited for: it is done again after a resume."""
+        """What changes neither parameters nor position is not waited for: it is done again after a resume.
+
+        Several processes have to end after the same step, so it is waited for there.
+        """
+        if processes.count() > 1:
+            yield
+            return
         try:
             with self.observer.at_once():
                 yield
