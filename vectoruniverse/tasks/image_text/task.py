@@ -307,7 +307,7 @@ class ImageTextTask:
 
     def ahead(self, rows: np.ndarray) -> None:
         """That these training rows are those of the next step, which may be read meanwhile."""
-        self._pictures.ahead(rows)
+        self._pictures.ahead(rows[own(len(rows))])
 
     def labels(self, pairs: Pairs) -> Labels | None:
         """The rows' labels, with the unit vectors of their texts."""
