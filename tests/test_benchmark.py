@@ -281,3 +281,13 @@ def test_updates_under_several_settings_are_timed_in_turns(bench, shapes, tmp_pa
     for turn in turns:
         assert f"{turn}: first update" in told
     assert told.count("times as fast as the first") == len(turns)
+
+
+def test_processes_of_one_run_are_measured_together_and_one_that_fails_ends_the_benchmark(bench, tmp_path):
+    together = bench("processes").together
+    place = "os.environ['RANK'] + os.environ['WORLD_SIZE'] + os.environ['OMP_NUM_THREADS']"
+    write = f"import os, pathlib; pathlib.Path({str(tmp_path)!r}, {place}).touch()"
+    together([sys.executable, "-c", write], 3, 1)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["031", "131", "231"]
+    with pytest.raises(SystemExit, match="no rows"):
+        together([sys.executable, "-c", "import os, sys; os.environ['RANK'] == '1' and sys.exit('no rows')"], 2, 1)
