@@ -22,6 +22,8 @@ from vectoruniverse.losses.contrastive import alignment_anisotropy, info_nce, si
 from vectoruniverse.losses.label_kl import label_kl
 from vectoruniverse.losses.negatives import Relations
 from vectoruniverse.runs.listing import list_runs
+from vectoruniverse.training.shares import whole_step
+from vectoruniverse.training.task import StepLoss
 
 _FORKS = multiprocessing.get_context("forkserver")
 ROWS, WIDTH = 11, 6
@@ -164,6 +166,25 @@ def test_rows_texts_and_sums_come_to_all_and_a_process_may_work_for_itself():
         assert found == ([0.0, 1.0, 2.0, 3.0, 4.0], [7.0] * 3, "ä from 0", "", (1, 0, 1.0))
 
 
+def ways_back():
+    """Gradients of a row that others read, of one that shares its gradient with it, and of what no loss reads."""
+    part, beside, unread = (torch.nn.Parameter(torch.ones(1)) for _ in range(3))
+    (processes.gathered(part, 2) + torch.cat([beside, beside])).sum().backward()
+    (*_, decided) = processes.of_first(torch.tensor([0, 10 + processes.rank()])).tolist()
+    own = beside.grad.item()
+    loss, raised = whole_step(
+        StepLoss(torch.tensor(2.0), {"part": torch.tensor(0.5)}, chance=torch.tensor(1.0)),
+        [part, unread, beside],
+        flag=processes.rank() == 1,
+    )
+    numbers = [loss.total.item(), loss.parts["part"].item(), loss.chance.item(), raised.item()]
+    return part.grad.item(), own, beside.grad.item(), unread.grad, decided, numbers
+
+
+def test_a_step_sums_gradients_once_each_and_leaves_alone_what_no_loss_reads():
+    assert on(2, ways_back) == [(4.0, 2.0, 4.0, None, 10, [4.0, 1.0, 2.0, 1.0])] * 2
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     return save_clip(tmp_path_factory.mktemp("models") / "clip")
@@ -183,7 +204,8 @@ def config(shapes, clip, tmp_path):
             "wandb": {"mode": "disabled"},
         }
         file = tmp_path / "shapes.yaml"
-        file.write_text(yaml.safe_dump({**base, **sections}), encoding="utf-8")
+        merged = {key: {**base.get(key, {}), **section} for key, section in sections.items()}
+        file.write_text(yaml.safe_dump({**base, **merged}), encoding="utf-8")
         return str(file)
 
     return write
@@ -227,26 +249,26 @@ VARIANTS = {
     "labels, hard negatives, micro-batches": {
         "loss": {"name": "info_nce", "negatives": {"labels": "positive"}, "label_kl": {"weight": 0.1}},
         "views": {"count": 2},
-        "micro": 2,
+        "train": {"micro_batch": 2},
     },
     "linear": {"loss": {"name": "alignment_anisotropy", "form": "linear"}, "views": {"count": 2}},
+    "a kept trunk, mined batches, early stopping": {
+        "adapter": {"method": "lora", "rank": 2, "vision_layers_to_transform": [1], "text_layers_to_transform": [1]},
+        "views": {"pool": 2},
+        "train": {"hard_negatives": {"share": 0.5}, "early_stopping": 1},
+    },
+    "old rows, pictures decoded as they are read": {
+        "loss": {"name": "siglip", "temperature": 0.1, "bias": -5.0},
+        "train": {"preserve": {"weight": 0.5, "rows": 3}},
+        "data": {"include": {"Category": ["circle"]}, "store": "off"},
+        "forgetting": {"exclude": {"Category": ["circle"]}},
+    },
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_training_on_two_processes_is_that_of_one(variant, config, tmp_path, monkeypatch):
-    sections = dict(VARIANTS[variant])
-    if (micro := sections.pop("micro", None)) is not None:
-        sections["train"] = {
-            "epochs": 2,
-            "batch_size": 9,
-            "lr": 0.01,
-            "precision": "fp32",
-            "device": "cpu",
-            "log_every": 1,
-            "micro_batch": micro,
-        }
-    file = config(**sections)
+    file = config(**VARIANTS[variant])
     train(1, file, tmp_path / "one", monkeypatch)
     first, second = train(2, file, tmp_path / "two", monkeypatch)
     assert "recall@5" in first.out.read_text() and not second.out.read_text() and not second.err.read_text()
@@ -333,3 +355,39 @@ def test_what_is_for_one_process_says_so(config, tmp_path, monkeypatch):
     for arguments in (("sweep-rank", "-c", file), ("eval", "latest"), ("train", "-c", file, "--dry-run")):
         child = start(*arguments, folder=tmp_path / "said")
         assert child.wait(60) == 2 and "for one process" in child.err.read_text()
+
+
+def begun(count, file, runs, monkeypatch, **differently):
+    """So many processes, of which the last has a surrounding of its own."""
+    children = []
+    for place in places(count):
+        for name, value in (place | (differently if place["RANK"] == str(count - 1) else {})).items():
+            monkeypatch.setenv(name, value)
+        said = runs.parent / f"begun-{place['RANK']}"
+        children.append(start("train", "-c", file, "--runs-dir", str(runs), folder=said))
+    return children
+
+
+def test_a_process_that_is_killed_ends_the_others_and_the_same_command_goes_on(config, tmp_path, monkeypatch):
+    long = {"epochs": 30, "lr": 0.003}
+    file, runs = config(train=long), tmp_path / "two"
+    children = begun(2, file, runs, monkeypatch)
+    for _ in range(2400):
+        if any(text.read_text().count('"epoch"') >= 3 for text in runs.glob("*/metrics.jsonl")):
+            break
+        time.sleep(0.025)
+    children[1].send_signal(signal.SIGKILL)
+    assert [child.wait(60) for child in children] == [5, -signal.SIGKILL]
+    said = children[0].err.read_text()
+    assert "another process of this run has ended" in said and "same command" in said and "Traceback" not in said
+    train(2, file, runs, monkeypatch)
+    train(1, file, tmp_path / "one", monkeypatch)
+    assert_same_run(curve(runs), curve(tmp_path / "one"), tolerance=2e-3)
+
+
+def test_a_mistake_that_one_process_alone_meets_is_told_by_the_first(config, tmp_path, monkeypatch):
+    children = begun(2, config(), tmp_path / "runs", monkeypatch, VU_CACHE="/proc/none")
+    codes = [child.wait(60) for child in children]
+    assert codes[1] == 2 and codes[0] == 5
+    said = children[0].err.read_text()
+    assert "process 1: " in said and "/proc/none" in said and "Traceback" not in said

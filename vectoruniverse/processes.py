@@ -21,13 +21,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vectoruniverse.errors import ConfigError, UserError
+from vectoruniverse.errors import ConfigError, ResourceError
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for another, which may decode pictures or evaluate meanwhile."""
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
 
 _REASON = "why a process ended"
 
@@ -92,7 +91,7 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-class OtherProcessError(UserError):
+class OtherProcessError(ResourceError):
     """Another process of the run has ended, so that this one cannot go on."""
 
 
@@ -182,10 +181,7 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        whole = gradients[0].contiguous()
-        with _message():
-            dist.all_reduce(whole)
-        return whole[own(context.rows)], None
+        return summed(gradients[0])[own(context.rows)], None  # of a copy: others may hold the gradient, too
 
 
 def collected(part: Tensor) -> Tensor:
@@ -205,10 +201,23 @@ def summed(values: Tensor) -> Tensor:
     """Σ over the processes, without gradient."""
     if count() == 1:
         return values
-    whole = values.detach().clone().contiguous()
+    whole = values.detach().clone(memory_format=torch.contiguous_format)
     with _message():
         dist.all_reduce(whole)
     return whole
+
+
+def of_first(values: Tensor) -> Tensor:
+    """The first process's values, in all of them, whose own have the same shape.
+
+    What decides how training goes on is not left to each: two machines may round the same sum differently.
+    """
+    if count() == 1:
+        return values
+    theirs = values.detach().clone(memory_format=torch.contiguous_format)
+    with _message():
+        dist.broadcast(theirs, 0)
+    return theirs
 
 
 def told_by_first(text: str) -> str:
@@ -216,9 +225,5 @@ def told_by_first(text: str) -> str:
     if count() == 1:
         return text
     data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
-    length = torch.tensor(len(data))
-    with _message():
-        dist.broadcast(length, 0)
-        data = data if rank() == 0 else torch.empty(int(length), dtype=torch.uint8)
-        dist.broadcast(data, 0)
-    return data.numpy().tobytes().decode()
+    length = int(of_first(torch.tensor(len(data))))
+    return of_first(data if rank() == 0 else torch.empty(length, dtype=torch.uint8)).numpy().tobytes().decode()

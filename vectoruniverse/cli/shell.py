@@ -34,7 +34,7 @@ _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Failures of a disk or a terminal, which no command of ours can mend."""
 
 _OTHERS_WAIT = 5.0
-"""Seconds."""
+"""Seconds that a process leaves to one that knows better what is wrong, and to torchrun to end them all."""
 
 _LONGEST = 366 * 86_400
 """Seconds; limit of --max-time."""
@@ -90,12 +90,11 @@ def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
             # any signal that ends a process is raised, so that locks are let go and half-written files deleted
             with Interruption(), time_limit(seconds_of(cast("str | None", kwargs.get("max_time")))):
                 command(*args, **kwargs)
-        except (UserError, InterruptedTraining) as error:
+        except UserError as error:
             complain(str(error), error.remedy)
             code = error.exit_code
-        except KeyboardInterrupt as stopped:
-            complain(words_of(signal_of(stopped)), None)
-            code = exit_code_of(signal_of(stopped))
+        except (InterruptedTraining, KeyboardInterrupt) as stopped:
+            code = _tell_end(stopped)
         except BrokenPipeError:
             _drop_unwritten()  # the reader of our output went away, as `head` does
             code = 141
@@ -119,13 +118,25 @@ def tells_errors(command: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+def _tell_end(stopped: InterruptedTraining | KeyboardInterrupt) -> int:
+    """Tell that somebody asked to stop, once for all processes of a run; gives the exit code."""
+    if isinstance(stopped, InterruptedTraining):
+        told, remedy, code = str(stopped), stopped.remedy, stopped.exit_code
+    else:
+        number = signal_of(stopped)
+        told, remedy, code = words_of(number), None, exit_code_of(number)
+    if _assists() is None:
+        complain(told, remedy)
+    return code
+
+
 def complain(message: str, remedy: str | None) -> None:
     """Tell on standard error what is wrong, and what to do about it.
 
     Of several processes of a run the first one tells it; another only if nobody has ended it meanwhile, as torchrun
     does when the first one leaves.
     """
-    if (rank := os.environ.get("RANK", "0")) != "0" and os.environ.get("WORLD_SIZE", "1") != "1":
+    if (rank := _assists()) is not None:
         time.sleep(_OTHERS_WAIT)
         message = f"process {rank}: {message}"
     try:
@@ -134,6 +145,12 @@ def complain(message: str, remedy: str | None) -> None:
             typer.echo(f"    → {printable(without_login(remedy))}", err=True)
     except OSError:  # nobody can read it; the exit code still tells
         _drop_unwritten()
+
+
+def _assists() -> str | None:
+    """Which process of several this is, if not the first."""
+    rank = os.environ.get("RANK", "0")
+    return None if rank == "0" or os.environ.get("WORLD_SIZE", "1") == "1" else rank
 
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}

@@ -291,7 +291,7 @@ class Trainer:
             with self._between_steps():
                 strata = self._miner(epoch)
             found = batches(count, size, seed, epoch, strata)
-            self._order = torch.from_numpy(np.concatenate(found))
+            self._order = processes.of_first(torch.from_numpy(np.concatenate(found)))
         if self._order is None or sorted(self._order.tolist()) != list(range(count)):
             raise DataError("the checkpoint lacks the order of this epoch's rows", remedy=_DAMAGED)
         return np.array_split(self._order.numpy(), steps_per_epoch(count, size))
@@ -434,7 +434,9 @@ class Trainer:
     def _is_out_of_patience(self, epoch: int) -> bool:
         patience, position = self.experiment.train.early_stopping, self.position
         improved = position.best_epoch if position.improved is None else position.improved
-        return patience is not None and epoch - improved >= patience
+        if patience is None:
+            return False
+        return bool(processes.of_first(torch.tensor(int(epoch - improved >= patience))))
 
 
 def optimizer_names(optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter]) -> list[str]:

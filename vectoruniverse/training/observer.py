@@ -31,10 +31,6 @@ class AssistingObserver(Observer):
         """Whether a signal came."""
         return bool(self._interruption)
 
-    def at_once(self) -> contextlib.AbstractContextManager[object]:
-        """Have a signal raised."""
-        return self._interruption.at_once()
-
 
 class RunObserver(Observer):
     """Writes everything down where it belongs."""

@@ -29,19 +29,17 @@ def whole_step(loss: StepLoss, trained: Iterable[nn.Parameter], *, flag: bool) -
 
     Args:
         loss: this process's share, whose gradients are there.
-        trained: parameters; one without a gradient has one of 0.
+        trained: parameters; one that is in the graph of no process's share, as a pooler that nobody reads, keeps no
+            gradient, so that the optimizer leaves it alone as it does in one process.
         flag: something that one process knows and all have to.
 
     Returns:
         The loss of the batch, without gradient, with the embeddings of own rows; and how many raised the flag (0-d).
     """
-    parameters = list(trained)
     chance = [loss.chance.detach()] if isinstance(loss.chance, Tensor) else []
     scalars = [loss.total.detach(), *loss.parts.values(), *chance, loss.total.new_tensor(float(flag))]
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # shares are made alike, of at least one row each: what has no gradient here has none anywhere
+    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
     flat = torch.cat([*(one.flatten().float() for one in gradients), torch.stack([one.float() for one in scalars])])
     summed = processes.summed(flat)
     at = 0
