@@ -291,3 +291,18 @@ def test_processes_of_one_run_are_measured_together_and_one_that_fails_ends_the_
     assert sorted(one.name for one in tmp_path.iterdir()) == ["031", "131", "231"]
     with pytest.raises(SystemExit, match="no rows"):
         together([sys.executable, "-c", "import os, sys; os.environ['RANK'] == '1' and sys.exit('no rows')"], 2, 1)
+
+
+def test_the_guide_shows_what_scripts_capacity_prints(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["capacity"])
+    script_of("capacity").main()
+    guide = SCRIPTS.parent / "vectoruniverse" / "guide" / "capacity.md"
+    assert capsys.readouterr().out in guide.read_text(encoding="utf-8"), "scripts/capacity prints something else"
+
+
+def test_messages_of_the_linear_loss_are_those_that_processes_send():
+    capacity = script_of("capacity")
+    sums = capacity.messages(256, 2, 0, "linear") / 4  # an all-reduce of 2·E numbers between two processes moves 2·E
+    assert sums == 2 * capacity.WIDTH
+    assert capacity.messages(256, 1, 1e6, "info_nce") == 0
+    assert capacity.memory(4096, 1, 64) < capacity.memory(4096, 1, None) / 10
