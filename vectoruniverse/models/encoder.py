@@ -20,6 +20,9 @@ from vectoruniverse.data.transfer import send
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.load import check_vocabulary
 
+TEXTS_AT_ONCE = 4096
+"""Texts that are tokenized at a time: what a tokenizer tells of them takes ten times the memory of their ids."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenizedTexts:
@@ -123,18 +126,22 @@ class TextReader:
         return TextBatch(*map(torch.from_numpy, (ids, mask, segments)))
 
     def _tokenized(self, columns: list[list[str]]) -> TokenizedTexts:
-        if not columns[0]:
-            return TokenizedTexts([], [], [])
-        rows = self._rows(columns)
-        ids, segments = rows["input_ids"], rows["token_type_ids"]
-        long = [i for i, row in enumerate(ids) if len(row) > self.max_tokens]
-        if long:
-            texts = [[column[i] for i in long] for column in columns]
-            cut = self._rows(texts, truncation="longest_first", max_length=self.max_tokens)
-            for i, row, segment in zip(long, cut["input_ids"], cut["token_type_ids"], strict=True):
-                ids[i], segments[i] = row, segment
-        tokens = TokenizedTexts(_as_arrays(ids), _as_arrays(segments), long)
-        check_vocabulary(self.name, max(int(row.max(initial=0)) for row in tokens.ids), self.vocabulary)
+        tokens = TokenizedTexts([], [], [])
+        for first in range(0, len(columns[0]), TEXTS_AT_ONCE):
+            some = [column[first : first + TEXTS_AT_ONCE] for column in columns]
+            rows = self._rows(some)
+            ids, segments = rows["input_ids"], rows["token_type_ids"]
+            long = [i for i, row in enumerate(ids) if len(row) > self.max_tokens]
+            if long:
+                texts = [[column[i] for i in long] for column in some]
+                cut = self._rows(texts, truncation="longest_first", max_length=self.max_tokens)
+                for i, row, segment in zip(long, cut["input_ids"], cut["token_type_ids"], strict=True):
+                    ids[i], segments[i] = row, segment
+            tokens.ids.extend(_as_arrays(ids))
+            tokens.segments.extend(_as_arrays(segments))
+            tokens.truncated.extend(first + i for i in long)
+        if tokens.ids:
+            check_vocabulary(self.name, max(int(row.max(initial=0)) for row in tokens.ids), self.vocabulary)
         return tokens
 
     def _rows(self, columns: list[list[str]], truncation: str | bool = False, max_length: int | None = None) -> Any:
