@@ -106,7 +106,7 @@ def slurm_script(work: Work, machines: Machines) -> str:
         "signal": f"USR1@{WARNING_SECONDS}",
         "requeue": None,
         "open-mode": "append",
-        "output": "%x-%A_%a.log" if machines.parts else "%x-%j.log",
+        "output": "%x-%j.log",
     }
     command, before = shlex.join([work.program, *work.arguments]), []
     if machines.parts:
