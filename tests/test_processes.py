@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -391,3 +393,22 @@ def test_a_mistake_that_one_process_alone_meets_is_told_by_the_first(config, tmp
     assert codes[1] == 2 and codes[0] == 5
     said = children[0].err.read_text()
     assert "process 1: " in said and "/proc/none" in said and "Traceback" not in said
+
+
+KILLED_ONCE = """
+import os, signal, torch
+from vectoruniverse import processes
+with processes.joined():
+    processes.summed(torch.ones(1))
+    if (os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"]) == ("0", "1"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    print(processes.summed(torch.ones(1)).item(), flush=True)
+"""
+
+
+def test_processes_that_torchrun_starts_again_meet_again(tmp_path):
+    script = tmp_path / "killed_once.py"
+    script.write_text(KILLED_ONCE, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    done = subprocess.run([*command, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and done.stdout.split() == ["2.0", "2.0"], done.stderr[-2000:]

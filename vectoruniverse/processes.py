@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from vectoruniverse.errors import ConfigError, ResourceError
 
@@ -74,7 +75,12 @@ def joined() -> Iterator[None]:
             raise ConfigError(message, key="LOCAL_RANK", remedy="start as many processes as there are GPUs")
         torch.cuda.set_device(local)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+        # torchrun keeps the store when it starts all again, and in it the addresses of those that have ended
+        attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         said = f"the processes of this run do not meet at {where}: {str(error).splitlines()[0]}"
