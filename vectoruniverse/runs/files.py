@@ -141,8 +141,8 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def record_text(record: Record) -> str:
-    """What a record's file holds: strict JSON for people to read, without NaN and infinity."""
-    return json.dumps(record.model_dump(by_alias=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """What a record's file holds: strict JSON for people to read; NaN and infinity of a stranger's are strings."""
+    return json.dumps(strict(record.model_dump(by_alias=True)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def strict(value: object) -> object:
