@@ -62,7 +62,6 @@ app.command("train", rich_help_panel=RUNS, epilog="Example: vu train --config qu
     train.train
 )
 app.command("eval", rich_help_panel=RUNS, epilog="Example: vu eval latest --json")(evaluate.evaluate)
-app.command("runs", rich_help_panel=RUNS)(runs.runs)
 app.command("export", rich_help_panel=RUNS, epilog="Example: vu export latest --to peft")(exports.export)
 app.command("predict", rich_help_panel=RUNS, epilog="Example: vu predict latest --input new.csv --out said.csv")(
     runs.predict
@@ -89,6 +88,7 @@ app.command(
 )(rates.find_lr)
 app.command("doctor", rich_help_panel=BEFORE, epilog="Example: vu doctor --config clip_lora_r8.yaml")(doctor.doctor)
 app.command("guide", rich_help_panel=BEFORE, epilog="Example: vu guide pictures")(guide.guide)
+app.add_typer(runs.app, name="runs", rich_help_panel=RUNS)
 app.add_typer(schedule.app, name="schedule", rich_help_panel=SWEEPS)
 app.add_typer(data.app, name="data", rich_help_panel=BEFORE)
 app.add_typer(config.app, name="config", rich_help_panel=BEFORE)

@@ -28,7 +28,8 @@ from vectoruniverse.runs.process import here
 from vectoruniverse.runs.records import EvaluationRecord, RunState, State
 
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no i, l, o, 0, 1: names are read aloud and typed
-_BUILDING = ".run.tmp"
+BUILDING = ".run.tmp"
+"""How the names of run folders end that are being made, or removed; whoever makes a run clears them away."""
 RUN_NAME = re.compile(r"(?P<experiment>.+)-\d{8}-\d{4}-[a-z0-9]{4}")
 
 
@@ -134,6 +135,8 @@ class Run:
             LockedError: another process holds the run.
             DataError: the lock is no regular file.
         """
+        if not self.path.is_dir():
+            raise DataError("is there no more", file=self.path, remedy="vu runs lists those that are there")
         with lock_file(self.path / ".lock", self._held, wait=wait):
             for folder in (self.path, self.adapter, self.path / "figures"):
                 remove_unfinished(folder)
@@ -198,7 +201,7 @@ def _unwritable(folder: Path, error: OSError) -> ConfigError:
 
 def _fill(path: Path, files: Mapping[str, str]) -> bool:
     """Make the folder with its files; False where its name is taken, or somebody took it for a dead one's."""
-    building = path.with_name(f".{path.name}{_BUILDING}")
+    building = path.with_name(f".{path.name}{BUILDING}")
     try:
         with disk_full_is_told(path.parent):
             building.mkdir()
@@ -229,8 +232,10 @@ def _remove_unfinished_runs(runs_dir: Path) -> None:
 
     The rename takes a folder from whoever may be about to give it its name: one of the two wins, never both.
     """
-    for building in runs_dir.glob(f".*{_BUILDING}"):
-        dead = building.with_name(f".{secrets.token_hex(8)}{_BUILDING}")
+    for building in runs_dir.glob(f".*{BUILDING}"):
+        if building.is_symlink():
+            continue
+        dead = building.with_name(f".{secrets.token_hex(8)}{BUILDING}")
         with contextlib.suppress(OSError, LockedError, DataError):
             with lock_file(building / ".lock"):
                 building.rename(dead)

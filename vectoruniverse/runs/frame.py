@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from vectoruniverse.runs.listing import RunSummary, default_runs_dir, list_runs
+from vectoruniverse.runs.tags import readable_tags
 
 
 def runs_table(runs_dir: str | os.PathLike[str] | None = None) -> pd.DataFrame:
@@ -19,7 +20,7 @@ def runs_table(runs_dir: str | os.PathLike[str] | None = None) -> pd.DataFrame:
 
     Returns:
         Indexed by the run's name. Columns: ``experiment``, ``state``, ``started`` and ``ended`` (UTC), ``metric`` (the
-        monitored one) with its ``best`` value, ``epoch``, ``message``; then ``base/<metric>`` and
+        monitored one) with its ``best`` value, ``epoch``, ``message``, ``tags`` (a list); then ``base/<metric>`` and
         ``adapted/<metric>`` of every metric that the run's evaluation has.
     """
     frame = pd.DataFrame([_row(summary) for summary in list_runs(Path(runs_dir or default_runs_dir()))])
@@ -31,7 +32,8 @@ def runs_table(runs_dir: str | os.PathLike[str] | None = None) -> pd.DataFrame:
 
 
 def _row(summary: RunSummary) -> dict[str, object]:
-    facts: dict[str, object] = {**asdict(summary), "run": summary.run.name, "experiment": summary.run.experiment}
+    own = {"run": summary.run.name, "experiment": summary.run.experiment, "tags": readable_tags(summary.run)}
+    facts: dict[str, object] = {**asdict(summary), **own}
     if (evaluation := summary.run.read_evaluation()) is not None:
         for model, metrics in (("base", evaluation.base), ("adapted", evaluation.adapted)):
             facts |= {f"{model}/{name}": value for name, value in metrics.items()}

@@ -1,0 +1,137 @@
+"""Which runs a disk can do without: all but those that are the best, new, named, at work or needed by something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vectoruniverse.errors import DataError, UserError
+from vectoruniverse.report.sweep.record import read_sweep
+from vectoruniverse.runs.listing import RunSummary, list_runs
+from vectoruniverse.runs.removing import bytes_of
+from vectoruniverse.runs.tags import tags_of
+from vectoruniverse.tasks.experiments import load_config_of
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked to go.
+
+    Attributes:
+        keep_last: newest runs of each experiment that stay.
+        experiment: only runs of it; None: of any.
+        state: only runs in it; None: in any.
+        older_than: seconds since the start from which on a run may go; None: any age.
+        checkpoints: only the checkpoints of finished runs.
+    """
+
+    keep_last: int = 3
+    experiment: str | None = None
+    state: str | None = None
+    older_than: float | None = None
+    checkpoints: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a run.
+
+    Attributes:
+        summary: the run.
+        stays: why it stays; None where it goes.
+        size: bytes that would be free.
+    """
+
+    summary: RunSummary
+    stays: str | None
+    size: int
+
+
+def verdicts(runs_dir: Path, wanted: Wanted) -> Iterator[Verdict]:
+    """What becomes of each run, earliest first."""
+    runs = [one for one in list_runs(runs_dir) if not one.run.path.is_symlink()]
+    reasons = dict(_reasons(runs, runs_dir, wanted))
+    for one in runs:
+        stays = reasons.get(one.run.name)
+        place = one.run.checkpoints if wanted.checkpoints else one.run.path
+        yield Verdict(one, stays, 0 if stays is not None or not place.is_dir() else bytes_of(place))
+
+
+def _reasons(runs: list[RunSummary], runs_dir: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
+    """Runs that stay, and why; of several reasons the last one counts, the first that a person would name."""
+    needed = set() if wanted.checkpoints else _needed(runs, runs_dir)
+    best = set() if wanted.checkpoints else set(_best(runs))
+    for number, one in enumerate(runs):
+        name, newer = (
+            one.run.name,
+            [other for other in runs[number + 1 :] if other.run.experiment == one.run.experiment],
+        )
+        if wanted.checkpoints and (one.state != "finished" or not one.run.checkpoints.is_dir()):
+            yield name, "has no checkpoints to spare"
+        if not _asked(one, wanted):
+            yield name, "was not asked for"
+        if len(newer) < wanted.keep_last:
+            yield name, f"one of the {wanted.keep_last} newest"
+        if name in best:
+            yield name, "the best of its experiment"
+        if name in needed:
+            yield name, "needed by a sweep or another run"
+        if (tagged := _tags(one)) is not None:
+            yield name, tagged
+        if one.state == "running":
+            yield name, "running"
+
+
+def _asked(one: RunSummary, wanted: Wanted) -> bool:
+    if wanted.experiment not in (None, one.run.experiment) or wanted.state not in (None, one.state):
+        return False
+    if wanted.older_than is None:
+        return True
+    try:
+        started = datetime.fromisoformat(one.started or "")
+        return (datetime.now(UTC) - started).total_seconds() > wanted.older_than
+    except (TypeError, ValueError):  # nobody knows how old it is
+        return False
+
+
+def _tags(one: RunSummary) -> str | None:
+    try:
+        tags = tags_of(one.run)
+    except DataError:
+        return "its tags.json is damaged"
+    return f"tagged {', '.join(tags)}" if tags else None
+
+
+def _best(runs: list[RunSummary]) -> Iterator[str]:
+    """The best finished run of each experiment, metric and data."""
+    best: dict[tuple[str, str | None, str], RunSummary] = {}
+    for one in runs:
+        if one.state != "finished" or one.best is None:
+            continue
+        evaluation = one.run.read_evaluation()
+        key = one.run.experiment, one.metric, "" if evaluation is None else evaluation.data
+        if key not in best or one.best > (best[key].best or 0.0):
+            best[key] = one
+    return (one.run.name for one in best.values())
+
+
+def _needed(runs: list[RunSummary], runs_dir: Path) -> set[str]:
+    """Names of runs that a sweep's record tells of, or that others start from."""
+    needed = set()
+    for file in sorted(runs_dir.glob("*/sweep.json")):
+        try:
+            record = read_sweep(file)
+        except UserError:
+            continue
+        needed |= {cell.run for cell in (*record.cells, *record.beside) if cell.run}
+    for one in runs:
+        try:
+            experiment = load_config_of(one.run)
+        except UserError:
+            continue
+        starts = (experiment.model, experiment.adapter.init_from)
+        parts = {part for start in starts if isinstance(start, str) for part in Path(start).parts}
+        needed |= parts & {other.run.name for other in runs if other is not one}
+    return needed
