@@ -45,7 +45,10 @@ def test_every_command_in_readme_and_guide_parses(line):
         return
     context = command.make_context("vu", list(arguments), resilient_parsing=False)
     while isinstance(command, typer.core.TyperGroup):
-        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        words = [*context._protected_args, *context.args]
+        if not words and command.invoke_without_command:
+            break
+        name, command, rest = command.resolve_command(context, words)
         assert command is not None, name
         context = command.make_context(name, rest, parent=context)
 

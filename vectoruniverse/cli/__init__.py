@@ -11,6 +11,7 @@ import typer
 
 import vectoruniverse.tasks  # noqa: F401 (every command knows every task's metrics)
 from vectoruniverse.cli import (
+    cache,
     config,
     data,
     doctor,
@@ -90,6 +91,7 @@ app.command("doctor", rich_help_panel=BEFORE, epilog="Example: vu doctor --confi
 app.command("guide", rich_help_panel=BEFORE, epilog="Example: vu guide pictures")(guide.guide)
 app.add_typer(runs.app, name="runs", rich_help_panel=RUNS)
 app.add_typer(schedule.app, name="schedule", rich_help_panel=SWEEPS)
+app.add_typer(cache.app, name="cache", rich_help_panel=BEFORE)
 app.add_typer(data.app, name="data", rich_help_panel=BEFORE)
 app.add_typer(config.app, name="config", rich_help_panel=BEFORE)
 

@@ -25,6 +25,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from vectoruniverse.data.caches import hold, keep_within
 from vectoruniverse.data.journal import JsonLines
 from vectoruniverse.errors import ConfigError, LockedError, ResourceError
 
@@ -125,16 +126,20 @@ class RecordStore:
 
 
 def make_folder(folder: Path, files: tuple[str, ...], what: str) -> None:
-    """Make a store's folder and its files, where they are not there.
+    """Make a store's folder and its files, where they are not there, and hold it; others give way above the limit.
 
     Raises:
         ConfigError: they cannot be made.
     """
-    with disk_errors_told(folder, what):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in files:
-            with (folder / name).open("ab"):
-                pass
+    made = False
+    while not made:  # until nobody removes it in between
+        with disk_errors_told(folder, what):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in files:
+                with (folder / name).open("ab"):
+                    pass
+            made = hold(folder)
+    keep_within(folder.parent)
 
 
 @contextlib.contextmanager
