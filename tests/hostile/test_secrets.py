@@ -44,6 +44,8 @@ def test_planted_secrets_are_nowhere_afterwards(tmp_path, monkeypatch):
         ["export", "latest", "--to", "peft"],
         ["doctor", "--config", str(world.config), "--json"],
         ["schedule", "add", "--config", str(world.config), "--at", "0 3 * * *", "--print"],
+        ["sweep", "--config", str(world.config), "--over", "train.lr=0.01", "--set", "eval.report=true"],
+        ["runs", "show", "latest"],
     ]
     said = []
     for command in commands:
