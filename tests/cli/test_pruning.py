@@ -67,13 +67,38 @@ def test_checkpoints_alone_go_where_all_else_stays(runs):
     assert len(names(runs)) == 5
 
 
-def test_a_run_at_work_a_damaged_tag_and_runs_of_a_sweep_stay(runs):
+def test_a_run_at_work_and_one_with_a_damaged_tag_stay(runs):
     first, _, third, *_ = (one.run for one in list_runs(runs))
     (third.path / "tags.json").write_text("{")
     with first.lock():
         told = prune(runs, "--keep-last", "1", "--yes")
     assert "works on this run" in told.stderr and "tags.json is damaged" in told.stdout
     assert names(runs) == ["aaa0", "aaa1", "aaa2", "aaa3", "aaa4"]
+
+
+def test_options_before_the_command_are_refused_and_nothing_goes(runs):
+    for options in (("--experiment", "two"), ("--runs-dir", str(runs))):
+        done = vu("runs", *options, "prune", "--keep-last", "0", "--yes", cwd=runs.parent)
+        assert done.returncode == 2 and "behind vu runs prune" in done.stderr and len(names(runs)) == 5
+
+
+def test_while_a_sweep_s_record_is_damaged_nothing_goes(runs):
+    (runs / "one-sweep").mkdir()
+    (runs / "one-sweep" / "sweep.json").write_text("{")
+    told = prune(runs, "--keep-last", "0", "--yes")
+    assert "one-sweep/sweep.json cannot be read" in told.stdout and len(names(runs)) == 5
+
+
+def test_a_run_that_cannot_go_does_not_keep_the_others(runs, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    first = list_runs(runs)[0].run
+    (first.checkpoints / "step-1" / "manifest.json").unlink()
+    (first.checkpoints / "step-1").rmdir()
+    first.checkpoints.rmdir()
+    first.checkpoints.symlink_to(tmp_path / "elsewhere")
+    done = vu("runs", "prune", "--keep-last", "0", "--yes", "--runs-dir", str(runs), cwd=runs.parent)
+    assert done.returncode == 2 and "is a link" in done.stderr and "2 of 5 runs" in done.stdout
+    assert names(runs) == ["aaa0", "aaa1", "aaa4"] and (tmp_path / "elsewhere").is_dir()
 
 
 def test_links_and_strange_folders_are_left_alone(runs, tmp_path):

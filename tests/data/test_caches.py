@@ -81,6 +81,13 @@ def test_whoever_opens_a_store_that_is_being_removed_makes_it_again(cache):
     assert [one.busy for one in stores(cache) if one.folder.name == "largest"] == [True]
 
 
+def test_what_a_kill_left_of_a_removal_is_cleared_away(cache):
+    (cache / ".0123.evicted").mkdir()
+    (cache / ".0123.evicted" / "states.bin").write_bytes(b"1")
+    keep_within(cache)
+    assert not list(cache.glob(".*")) and len(names(cache)) == 3
+
+
 def test_links_are_no_stores_and_stores_of_earlier_versions_count_from_their_files(cache, tmp_path):
     (cache / "linked").symlink_to(cache / "largest")
     (cache / "middle" / "in-use").unlink()

@@ -13,6 +13,7 @@ from vectoruniverse.cli.shell import (
     QuietOption,
     RunArgument,
     RunsOption,
+    complain,
     open_display,
     print_data,
     print_json,
@@ -48,6 +49,10 @@ def runs(
 ) -> None:
     """List runs with their state and best metric; or show, tag and prune them."""
     if context.invoked_subcommand is not None:
+        given = [context.get_parameter_source(name) for name in context.params]
+        if any(str(getattr(source, "name", "")) == "COMMANDLINE" for source in given):
+            command = f"vu runs {context.invoked_subcommand}"
+            raise UserError("options of the list do not hold for its commands", remedy=f"put them behind {command}")
         return
     from vectoruniverse.runs.listing import list_runs
     from vectoruniverse.runs.tags import readable_tags
@@ -154,17 +159,21 @@ def runs_prune(
     rows = [(one.summary.run.name, one.stays or "goes", f"{one.size / 2**20:,.1f} MiB") for one in found]
     if rows:
         print_table("", ("run", "", ""), rows)
-    freed = 0
+    gone, failed = [] if yes else going, 0
     for one in going if yes else []:
         try:
             (remove_checkpoints if checkpoints_only else remove_run)(one.summary.run)
-            freed += one.size
+            gone.append(one)
         except LockedError as error:
             typer.echo(f"stays: {error}", err=True)
+        except UserError as error:  # the others can go all the same
+            complain(str(error), error.remedy)
+            failed += 1
     what = "checkpoints of runs" if checkpoints_only else "runs"
-    size = (freed if yes else sum(one.size for one in going)) / 2**20
     tail = "removed" if yes else "would go; add --yes to remove them"
-    typer.echo(f"{len(going)} of {len(found)} {what}, {size:,.1f} MiB, {tail}")
+    typer.echo(f"{len(gone)} of {len(found)} {what}, {sum(one.size for one in gone) / 2**20:,.1f} MiB, {tail}")
+    if failed:
+        raise typer.Exit(UserError.exit_code)
 
 
 @tells_errors

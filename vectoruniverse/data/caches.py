@@ -126,7 +126,10 @@ def remove(store: Store) -> bool:
 
 
 def keep_within(cache_dir: Path) -> None:
-    """Remove what is above the limit, least recently used first."""
+    """Remove what is above the limit, least recently used first, and what a kill left of such a removal."""
+    for left in cache_dir.glob(f".*{_GOING}"):
+        if not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
     for store in surplus(stores(cache_dir), limit_of(cache_dir)):
         with contextlib.suppress(ConfigError):  # somebody else's, say; it is told where one asks
             remove(store)

@@ -135,10 +135,11 @@ def make_folder(folder: Path, files: tuple[str, ...], what: str) -> None:
     while not made:  # until nobody removes it in between
         with disk_errors_told(folder, what):
             folder.mkdir(parents=True, exist_ok=True)
-            for name in files:
-                with (folder / name).open("ab"):
-                    pass
-            made = hold(folder)
+            with contextlib.suppress(FileNotFoundError):
+                for name in files:
+                    with (folder / name).open("ab"):
+                        pass
+                made = hold(folder)
     keep_within(folder.parent)
 
 

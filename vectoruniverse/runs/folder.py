@@ -94,7 +94,7 @@ class Run:
             state: `running` at the start and after a resume, otherwise how the run ended.
             facts: fields of ``RunState``.
         """
-        now, earlier = datetime.now(UTC).isoformat(timespec="seconds"), self.read_state()
+        now, earlier = datetime.now(UTC).isoformat(timespec="milliseconds"), self.read_state()
         told: dict[str, object] = {"state": state}
         if state == "running":
             told |= here() | {"ended": None, "message": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 from pathlib import Path
@@ -39,7 +40,8 @@ def remove_run(run: Run) -> None:
     try:
         with run.lock():
             run.path.rename(dead)
-        shutil.rmtree(dead)
+        with contextlib.suppress(FileNotFoundError):  # somebody who makes a run has cleared it away
+            shutil.rmtree(dead)
     except OSError as error:
         raise ConfigError(f"cannot be removed: {error.strerror or error}", file=run.path) from error
 

@@ -61,7 +61,7 @@ def verdicts(runs_dir: Path, wanted: Wanted) -> Iterator[Verdict]:
 
 def _reasons(runs: list[RunSummary], runs_dir: Path, wanted: Wanted) -> Iterator[tuple[str, str]]:
     """Runs that stay, and why; of several reasons the last one counts, the first that a person would name."""
-    needed = set() if wanted.checkpoints else _needed(runs, runs_dir)
+    needed, damaged = (set[str](), None) if wanted.checkpoints else _needed(runs, runs_dir)
     best = set() if wanted.checkpoints else set(_best(runs))
     for number, one in enumerate(runs):
         name, newer = (
@@ -78,6 +78,8 @@ def _reasons(runs: list[RunSummary], runs_dir: Path, wanted: Wanted) -> Iterator
             yield name, "the best of its experiment"
         if name in needed:
             yield name, "needed by a sweep or another run"
+        if damaged is not None:
+            yield name, f"{damaged} cannot be read, and may need it"
         if (tagged := _tags(one)) is not None:
             yield name, tagged
         if one.state == "running":
@@ -117,13 +119,14 @@ def _best(runs: list[RunSummary]) -> Iterator[str]:
     return (one.run.name for one in best.values())
 
 
-def _needed(runs: list[RunSummary], runs_dir: Path) -> set[str]:
-    """Names of runs that a sweep's record tells of, or that others start from."""
-    needed = set()
+def _needed(runs: list[RunSummary], runs_dir: Path) -> tuple[set[str], str | None]:
+    """Names of runs that a sweep's record tells of, or that others start from; and a sweep's record that is damaged."""
+    needed, damaged = set(), None
     for file in sorted(runs_dir.glob("*/sweep.json")):
         try:
             record = read_sweep(file)
         except UserError:
+            damaged = f"{file.parent.name}/{file.name}"
             continue
         needed |= {cell.run for cell in (*record.cells, *record.beside) if cell.run}
     for one in runs:
@@ -134,4 +137,4 @@ def _needed(runs: list[RunSummary], runs_dir: Path) -> set[str]:
         starts = (experiment.model, experiment.adapter.init_from)
         parts = {part for start in starts if isinstance(start, str) for part in Path(start).parts}
         needed |= parts & {other.run.name for other in runs if other is not one}
-    return needed
+    return needed, damaged
