@@ -100,6 +100,7 @@ def test_a_part_of_the_cells_is_listed_and_the_whole_command_answers(config, tmp
     assert len(json.loads(vu("runs", "--json", cwd=tmp_path).stdout)) == 2
 
 
+@pytest.mark.slow  # a cluster for itself; tests/sweep/test_ray.py shares one
 def test_a_sweep_on_ray_prints_the_same_answer_as_a_local_one(config, tmp_path):  # noqa: F811
     pytest.importorskip("ray")
     command = ("sweep-rank", "-c", config(), "--ranks", "1,2", "--lrs", "fixed", "--no-pattern")
