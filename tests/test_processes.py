@@ -268,7 +268,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [v if v != "linear" else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS])
 def test_a_training_on_two_processes_is_that_of_one(variant, config, tmp_path, monkeypatch):
     file = config(**VARIANTS[variant])
     train(1, file, tmp_path / "one", monkeypatch)
@@ -313,7 +313,7 @@ def texts(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("task", ["text_pairs", "sequence_classification"])
+@pytest.mark.parametrize("task", ["text_pairs", pytest.param("sequence_classification", marks=pytest.mark.slow)])
 def test_text_tasks_on_two_processes_are_those_of_one(task, texts, tmp_path, monkeypatch):
     file = texts(task)
     train(1, file, tmp_path / "one", monkeypatch)

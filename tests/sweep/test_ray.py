@@ -100,6 +100,7 @@ def test_a_killed_worker_s_cell_goes_on_from_its_checkpoint_and_ends_the_same(en
     assert Run(runs / there.cells[1].run).read_state().resumed is not None
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_whenever_it_is_started_costs_its_own_cell_only(engine, config, tmp_path, monkeypatch):
     file, runs = config(train=LONG), tmp_path / "runs"
     watch = when_trained(runs, 2, 1, lambda run: os.kill(run.read_state().pid, signal.SIGKILL))
@@ -135,6 +136,7 @@ def test_a_cell_that_fails_tells_why_and_the_others_go_on(engine, config, tmp_pa
     assert states[1e30].state == "stopped" and "not finite" in states[1e30].message
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_checkpoints_and_the_same_sweep_goes_on(engine, config, tmp_path):
     file, runs = config(train={**LONG, "epochs": 40}), tmp_path / "runs"
     watch = when_trained(runs, 1, 2, lambda run: os.kill(os.getpid(), signal.SIGINT))
