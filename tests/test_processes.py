@@ -406,6 +406,7 @@ with processes.joined():
 """
 
 
+@pytest.mark.slow  # seconds of waiting for ports, more on a busy machine
 def test_processes_that_torchrun_starts_again_meet_again(tmp_path):
     script = tmp_path / "killed_once.py"
     script.write_text(KILLED_ONCE, encoding="utf-8")
