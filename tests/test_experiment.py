@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 from tests.models.models import SAVE, save_clip
 from tests.processes import start
 from vectoruniverse.errors import ConfigError, DataError, DivergedError, ResourceError
-from vectoruniverse.experiment import dry_run, resume, train
+from vectoruniverse.experiment import resume, train
 from vectoruniverse.export.exporter import export_run
+from vectoruniverse.planning import dry_run
 from vectoruniverse.report.run import verdict_of
 from vectoruniverse.report.verdict import rivals_words
 from vectoruniverse.runs.folder import Run

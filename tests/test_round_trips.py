@@ -21,7 +21,8 @@ from tests.models.models import save_clip
 from tests.models.text_models import save_encoder
 from vectoruniverse.config.loading import dump_experiment
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.experiment import dry_run, train
+from vectoruniverse.experiment import train
+from vectoruniverse.planning import dry_run
 from vectoruniverse.runs.files import parse_record, read_record, record_text
 from vectoruniverse.runs.records import Environment, EvaluationRecord, RunState
 from vectoruniverse.tasks.experiments import load_experiment
@@ -31,7 +32,7 @@ from vectoruniverse.tasks.recorded_rows import RowRecord
 from vectoruniverse.tasks.table import setup
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.checkpoint import Manifest, Pointers
-from vectoruniverse.training.loop import TrainerState
+from vectoruniverse.training.position import TrainerState
 
 quiet = partial(Display, quiet=True)
 BESIDE = {"train_projections": True, "train_logit_scale": True}

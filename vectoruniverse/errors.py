@@ -91,3 +91,13 @@ class LockedError(UserError):
     """Another process works on the same thing."""
 
     exit_code = 75
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line of printable text; a server may have worded it."""
+    return one_line(str(error)) or type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Printable text without line breaks, cut at 300 characters."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:300]

@@ -6,7 +6,6 @@ config → data → encoder (+ adapter) → task (loss) → loop → metrics →
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shlex
 import time
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 
 from vectoruniverse import processes
-from vectoruniverse.adapters.apply import ParameterCount, parameter_table
+from vectoruniverse.adapters.apply import parameter_table
 from vectoruniverse.adapters.lora import lora_plus_groups
 from vectoruniverse.adapters.methods import lora_layers
 from vectoruniverse.config.loading import dump_experiment, file_fingerprint
@@ -53,23 +52,17 @@ from vectoruniverse.tasks.sharing import RunTimes, TimedTask
 from vectoruniverse.tasks.table import evaluated_base, setup
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.contract import Trackers
+from vectoruniverse.training.batches import steps_per_epoch
 from vectoruniverse.training.blocks import passed_as_asked
 from vectoruniverse.training.build import build_schedule, build_trackers, check_tracking, schedule_misfit
 from vectoruniverse.training.checkpoint import Checkpoint, latest, named, take_up
 from vectoruniverse.training.device import peak_memory
-from vectoruniverse.training.find_lr import PROBE_STEPS, LrFinder, Rates
 from vectoruniverse.training.interruption import InterruptedTraining, Interruption
-from vectoruniverse.training.loop import (
-    Observer,
-    Trainer,
-    batches,
-    restore_parameters,
-    steps_per_epoch,
-    trainer_state,
-)
+from vectoruniverse.training.loop import Trainer
 from vectoruniverse.training.memory import memory_told
-from vectoruniverse.training.observer import AssistingObserver, RunObserver
+from vectoruniverse.training.observer import AssistingObserver, Observer, RunObserver
 from vectoruniverse.training.optim import Schedule, adamw, parameter_groups
+from vectoruniverse.training.position import restore_parameters, trainer_state
 from vectoruniverse.training.precision import settle_precision
 from vectoruniverse.training.shares import refuse_empty_shares
 from vectoruniverse.training.task import Task
@@ -200,108 +193,7 @@ def resume(reference: str, *, runs_dir: Path, display: Display, shared: Shared |
         return _execute(experiment, run, display, interruption, shared, started)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a training would do, and what two updates of it took.
-
-    Attributes:
-        rows: by what becomes of them.
-        steps_per_epoch, steps: updates.
-        parameters: trained and frozen ones, by layer.
-        compute: device, format and threads.
-        precision: how the format was chosen.
-        loss: of the first batch, in all and by part.
-        seconds_per_step: of the second update, for the first one also pays for what happens once.
-        seconds: all updates at that pace; evaluations and the report come on top.
-        memory: most bytes in use, gradients and the optimizer's state included; None where the system does not tell.
-        warnings: what does not fit together.
-    """
-
-    rows: Mapping[str, int]
-    steps_per_epoch: int
-    steps: int
-    parameters: list[ParameterCount]
-    compute: str
-    precision: str
-    loss: Mapping[str, float]
-    seconds_per_step: float
-    seconds: float
-    memory: int | None
-    warnings: list[str]
-
-
-def dry_run(experiment: Experiment, display: Display) -> Plan:
-    """Load everything, make two updates that are forgotten, write nothing."""
-    experiment, measured = settle_precision(experiment, display.say)
-    shared = setup(experiment).share(experiment, display)
-    prepared = setup(experiment).prepare(experiment, shared)
-    task, batch_size = prepared.task, experiment.train.batch_size
-    per_epoch = steps_per_epoch(task.train_rows, batch_size)
-    steps = per_epoch * experiment.train.epochs
-    trainer = _build_trainer(prepared, task, Observer(display.warn), build_schedule(experiment.train, steps))
-    rows = batches(task.train_rows, batch_size, experiment.seed, 0, prepared.strata)[0]
-    for module in task.modules():
-        module.train()
-    with passed_as_asked(prepared.model, experiment.train, prepared.compute.device):
-        first, again = trainer.train_step(rows, 0), trainer.train_step(rows, 0)
-    seconds = len(rows) / again["pairs_per_second"]
-    warnings = _warnings(prepared, steps)
-    for said in warnings:
-        display.warn_once(said)
-    for line in prepared.remarks():
-        display.say(line)
-    return Plan(
-        rows=prepared.data.counts(),
-        steps_per_epoch=per_epoch,
-        steps=steps,
-        parameters=parameter_table(prepared.model, prepared.beside),
-        compute=prepared.compute.with_threads,
-        precision="as named" if measured is None else measured.words,
-        loss={
-            "total": first["loss"],
-            **{n.removeprefix("loss/"): v for n, v in first.items() if n.startswith("loss/")},
-        },
-        seconds_per_step=seconds,
-        seconds=seconds * steps,
-        memory=peak_memory(prepared.compute.device),
-        warnings=warnings,
-    )
-
-
-def find_lr(experiment: Experiment, display: Display, *, steps: int = PROBE_STEPS) -> Rates:
-    """Measure which learning rate learns, in updates that are forgotten; write nothing.
-
-    Args:
-        experiment: what is to be trained.
-        display: what a person sees.
-        steps: updates of each probe.
-
-    Raises:
-        DataError: there are too few training rows.
-    """
-    experiment, _ = settle_precision(experiment, display.say)
-    shared = setup(experiment).share(experiment, display)
-    prepared = setup(experiment).prepare(experiment, shared)
-    watching = {
-        "guard": experiment.guard.model_copy(update={"action": "off"}),  # a collapse is a finding here
-        "train": experiment.train.model_copy(update={"log_every": 1}),
-    }
-    unguarded = dataclasses.replace(prepared, experiment=experiment.model_copy(update=watching))
-    try:
-        with passed_as_asked(prepared.model, experiment.train, prepared.compute.device):
-            return LrFinder(
-                prepared.task,
-                lambda schedule: _build_trainer(unguarded, prepared.task, Observer(display.warn), schedule),
-                batch_size=experiment.train.batch_size,
-                seed=experiment.seed,
-                min_share=experiment.guard.min_share,
-                tell=lambda done, total, detail: display.advance("learning rates", done, total, detail),
-            ).find(experiment.train.lr, steps)
-    finally:
-        prepared.release()
-
-
-def _warnings(prepared: Prepared, steps: int) -> list[str]:
+def warnings_before(prepared: Prepared, steps: int) -> list[str]:
     """What a person should know before ``steps`` updates are made."""
     misfit = schedule_misfit(prepared.experiment.train, steps)
     return prepared.warnings() + ([] if misfit is None else [misfit])
@@ -403,7 +295,7 @@ def _train_prepared(
     parts = trained_table(parameter_table(prepared.model, prepared.beside))
     display.table("", parts.columns, parts.rows)
     per_epoch = steps_per_epoch(prepared.task.train_rows, experiment.train.batch_size)
-    for said in _warnings(prepared, experiment.train.epochs * per_epoch):
+    for said in warnings_before(prepared, experiment.train.epochs * per_epoch):
         display.warn_once(said)
     if checkpoint is not None:
         display.say(f"resumed at step {checkpoint.step}")
@@ -439,7 +331,7 @@ def _fit(
     per_epoch = steps_per_epoch(task.train_rows, experiment.train.batch_size)
     refuse_empty_shares(task.train_rows // per_epoch)
     total = experiment.train.epochs * per_epoch
-    trainer = _build_trainer(prepared, task, observer, build_schedule(experiment.train, total))
+    trainer = build_trainer(prepared, task, observer, build_schedule(experiment.train, total))
     if checkpoint is not None:
         trainer.restore(checkpoint)
     with (
@@ -450,7 +342,7 @@ def _fit(
     return trainer
 
 
-def _build_trainer(prepared: Prepared, task: Task, observer: Observer, schedule: Schedule) -> Trainer:
+def build_trainer(prepared: Prepared, task: Task, observer: Observer, schedule: Schedule) -> Trainer:
     """The loop before its first step, with its optimizer."""
     experiment = prepared.experiment
     groups = parameter_groups(task.trained().items(), task.modules(), experiment.train.weight_decay)

@@ -20,8 +20,10 @@ from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
 from vectoruniverse.tasks.image_text.setup import prepare, share
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.allocator import keep_freed_memory
+from vectoruniverse.training.batches import batches
 from vectoruniverse.training.build import build_schedule
-from vectoruniverse.training.loop import Observer, Trainer, batches
+from vectoruniverse.training.loop import Trainer
+from vectoruniverse.training.observer import Observer
 from vectoruniverse.training.optim import adamw, parameter_groups
 from vectoruniverse.training.precision import settle_precision
 

@@ -13,8 +13,8 @@ from tests.cli.test_runs import vu
 from tests.models.models import save_clip
 from tests.models.text_models import save_encoder
 from vectoruniverse.cli.rates import next_command
+from vectoruniverse.training.batches import batches
 from vectoruniverse.training.find_lr import Rates
-from vectoruniverse.training.loop import batches
 from vectoruniverse.training.rate_rules import Probe
 from vectoruniverse.training.strata import Strata
 

@@ -12,6 +12,7 @@ from sklearn.linear_model import Ridge, RidgeClassifier
 from torch.nn import functional as F
 
 from vectoruniverse.data.pair_items import PairItems
+from vectoruniverse.evaluation.closed_forms import cache_scores, canonical, ridge
 from vectoruniverse.evaluation.comparison import compare_rows
 from vectoruniverse.evaluation.result import Evaluation, Labels
 from vectoruniverse.evaluation.retrieval import evaluate_labels, evaluate_pairs
@@ -19,14 +20,11 @@ from vectoruniverse.evaluation.rivals import (
     STRENGTHS,
     EmbeddedRows,
     beside_rivals,
-    cache_scores,
     caches,
-    canonical,
     centred,
     fit_probe,
     fit_rivals,
     probes,
-    ridge,
     ridge_maps,
     sample,
 )

@@ -81,7 +81,7 @@ def cells_of(file: Path) -> list[list[str]]:
 def resolved(monkeypatch, arguments, cwd):
     """The experiment that `vu train` starts with these arguments; it is not trained."""
     started = []
-    monkeypatch.setattr("vectoruniverse.experiment.dry_run", lambda experiment, display: started.append(experiment))
+    monkeypatch.setattr("vectoruniverse.planning.dry_run", lambda experiment, display: started.append(experiment))
     monkeypatch.setattr("vectoruniverse.cli.train._print_plan", lambda plan, as_json: None)
     done = vu(*arguments, "--dry-run", cwd=cwd)
     assert done.returncode == 0, done.stderr

@@ -30,7 +30,7 @@ from vectoruniverse.tasks.image_text.settings import ForgettingConfig
 from vectoruniverse.tasks.image_text.setup import build_pairs, share
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics
-from vectoruniverse.training.loop import batches
+from vectoruniverse.training.batches import batches
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from torch import nn
 
 from tests.training.test_loop import Recorder, settings
 from vectoruniverse.errors import DataError
+from vectoruniverse.training.batches import batches
 from vectoruniverse.training.find_lr import MOST_FURTHER, LrFinder, divide
-from vectoruniverse.training.loop import Trainer, batches
+from vectoruniverse.training.loop import Trainer
 from vectoruniverse.training.optim import adamw, cosine, parameter_groups
 from vectoruniverse.training.rate_rules import AT_REST, Probe, RampStep, beyond, broke, candidates, recommended
 from vectoruniverse.training.strata import Strata

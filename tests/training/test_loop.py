@@ -22,9 +22,10 @@ from vectoruniverse.data.transfer import send
 from vectoruniverse.errors import DataError, DivergedError
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.losses.contrastive import info_nce
+from vectoruniverse.training.batches import batches, steps_per_epoch
 from vectoruniverse.training.checkpoint import Checkpoint
 from vectoruniverse.training.interruption import InterruptedTraining, Interruption
-from vectoruniverse.training.loop import Trainer, batches, steps_per_epoch
+from vectoruniverse.training.loop import Trainer
 from vectoruniverse.training.optim import adamw, constant, parameter_groups
 from vectoruniverse.training.task import StepLoss
 

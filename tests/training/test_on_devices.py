@@ -21,8 +21,8 @@ from vectoruniverse.tracking.jsonl import read_metrics
 from vectoruniverse.training.build import build_schedule
 from vectoruniverse.training.device import formats_of, peak_memory
 from vectoruniverse.training.interruption import InterruptedTraining
-from vectoruniverse.training.loop import Observer, Trainer
-from vectoruniverse.training.observer import RunObserver
+from vectoruniverse.training.loop import Trainer
+from vectoruniverse.training.observer import Observer, RunObserver
 from vectoruniverse.training.optim import adamw, parameter_groups
 
 CUDA = pytest.param("cuda", marks=pytest.mark.cuda)

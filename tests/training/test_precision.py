@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from tests.models.models import save_clip
 from tests.models.text_models import save_encoder
-from vectoruniverse.experiment import dry_run, resume, train
+from vectoruniverse.experiment import resume, train
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.tower import Tower, widest_tower
+from vectoruniverse.planning import dry_run
 from vectoruniverse.sweep.grid import Over, make_grid
 from vectoruniverse.sweep.runner import run_sweep
 from vectoruniverse.tasks.experiments import load_config_of, load_experiment

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vectoruniverse.training.loop import batches
+from vectoruniverse.training.batches import batches
 from vectoruniverse.training.strata import Blocks, Strata
 
 

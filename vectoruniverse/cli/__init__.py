@@ -19,11 +19,13 @@ from vectoruniverse.cli import (
     exports,
     guide,
     launch,
+    predict,
     rates,
     reports,
     runs,
     schedule,
     sweeps,
+    sync,
     train,
 )
 from vectoruniverse.cli.shell import print_version, tell_fault, tells_errors
@@ -65,9 +67,9 @@ app.command("train", rich_help_panel=RUNS, epilog="Example: vu train --config qu
 app.command("eval", rich_help_panel=RUNS, epilog="Example: vu eval latest --json")(evaluate.evaluate)
 app.command("export", rich_help_panel=RUNS, epilog="Example: vu export latest --to peft")(exports.export)
 app.command("predict", rich_help_panel=RUNS, epilog="Example: vu predict latest --input new.csv --out said.csv")(
-    runs.predict
+    predict.predict
 )
-app.command("sync", rich_help_panel=RUNS, epilog="Example: vu sync latest")(runs.sync)
+app.command("sync", rich_help_panel=RUNS, epilog="Example: vu sync latest")(sync.sync)
 app.command("sweep-rank", rich_help_panel=SWEEPS, epilog="Example: vu sweep-rank -c quickstart.yaml --ranks 1,4,16")(
     sweeps.sweep_rank
 )

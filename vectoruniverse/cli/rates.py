@@ -45,12 +45,12 @@ def find_lr(
     as_json: JsonOption = False,
 ) -> None:
     """Measure which learning rate learns, in updates that are forgotten; writes nothing but --out."""
-    from vectoruniverse import experiment as runner
+    from vectoruniverse import planning
     from vectoruniverse.tasks.experiments import load_experiment
 
     loaded = load_experiment(config, overrides)
     with open_display(quiet) as display:
-        found = runner.find_lr(loaded, display, steps=steps)
+        found = planning.find_lr(loaded, display, steps=steps)
     command, why = next_command(found, config, overrides, _warmer(loaded))
     left_out = [MINED] if getattr(loaded.train, "hard_negatives", None) is not None else []
     told = {"config": config, "set": overrides, "left_out": left_out}

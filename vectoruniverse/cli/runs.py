@@ -1,35 +1,23 @@
-"""Commands about runs there are: runs (with show, tag, prune), predict, sync."""
+"""``vu runs``: list, show, tag and prune the runs there are."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import Annotated
 
 import typer
 
 from vectoruniverse.cli.shell import (
-    EncodingOption,
     JsonOption,
-    QuietOption,
     RunArgument,
     RunsOption,
     complain,
-    open_display,
-    print_data,
     print_json,
     print_table,
     seconds_of,
     tells_errors,
 )
 from vectoruniverse.errors import UserError, printable
-
-if TYPE_CHECKING:
-    from vectoruniverse.tasks.predictions import Predictions
-    from vectoruniverse.terminal import Display
-
-MOST_BAD = 5
-"""Unusable rows that are told one by one."""
-
 
 app = typer.Typer(help="Runs that there are.", rich_markup_mode="rich")
 
@@ -174,93 +162,3 @@ def runs_prune(
     typer.echo(f"{len(gone)} of {len(found)} {what}, {sum(one.size for one in gone) / 2**20:,.1f} MiB, {tail}")
     if failed:
         raise typer.Exit(UserError.exit_code)
-
-
-@tells_errors
-def predict(
-    run: Annotated[
-        str, typer.Argument(help="Run of pictures with labels, or of a classifier: name, unique prefix or `latest`.")
-    ],
-    table: Annotated[
-        Path,
-        typer.Option(
-            "--input", "-i", metavar="FILE", help="Table with the columns the run was trained on; pictures beside it."
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write .csv, .json or .parquet there, not CSV to the terminal."),
-    ] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            help="Labels by picture, text, both, or fused (by loss.label_kl); without it each row by all that it has."
-        ),
-    ] = None,
-    encoding: EncodingOption = "utf-8",
-    runs_dir: RunsOption = Path("runs"),
-    quiet: QuietOption = False,
-) -> None:
-    """Which labels new pictures and titles have, or which class new texts: a table with probabilities behind it."""
-    from vectoruniverse.runs.durable import write_durably, write_errors_are_told
-    from vectoruniverse.tasks.predictions import refuse_format
-
-    if out is not None:
-        refuse_format(out)
-    with open_display(quiet) as display:
-        predictions = _predictions(run, runs_dir, table, by, encoding, display)
-        for bad in predictions.bad[:MOST_BAD]:
-            display.warn(f"{table}:{bad.line}: {bad.reason}")
-        if len(predictions.bad) > MOST_BAD:
-            display.warn(f"and {len(predictions.bad) - MOST_BAD} more rows without a prediction")
-    if out is None:
-        print_data(predictions.csv())
-        return
-    with write_errors_are_told(out):
-        write_durably(out, predictions.content(out.suffix.lower()))
-    if not quiet:
-        print_table("", ("prediction", "rows"), predictions.counts())
-        typer.echo(f"{len(predictions.rows)} predictions in {out}{predictions.modes()}")
-
-
-def _predictions(run: str, runs_dir: Path, table: Path, by: str | None, encoding: str, display: Display) -> Predictions:
-    """What a run says of a table, be it of labels or of classes."""
-    from vectoruniverse.api import LoadedRun, load_predictor
-    from vectoruniverse.runs.label_records import LabelInput
-
-    loaded = load_predictor(run, runs_dir=runs_dir)
-    if not isinstance(loaded, LoadedRun):
-        if by is not None:
-            raise UserError("--by goes with a run of pictures and texts; a classifier reads its own columns")
-        return loaded.predict_table(table, display, encoding=encoding)
-    inputs: dict[str | None, LabelInput] = {one: one for one in get_args(LabelInput)}
-    if by is not None and by not in inputs:
-        raise UserError(f"--by {by!r} is none of {', '.join(get_args(LabelInput))}")
-    return loaded.predict_table(table, display, encoding=encoding, by=inputs.get(by))
-
-
-@tells_errors
-def sync(
-    run: Annotated[
-        str, typer.Argument(help="Run: name, unique prefix, path, experiment name or `latest`; or a sweep's folder.")
-    ],
-    runs_dir: RunsOption = Path("runs"),
-) -> None:
-    """Upload a run that Weights & Biases has only offline, or a sweep with all its cells."""
-    if sweeps := [folder for folder in (Path(run), runs_dir / run) if (folder / "sweep.json").is_file()]:
-        from vectoruniverse.sweep.published import sync_sweep
-
-        for name, address in sync_sweep(sweeps[0]):
-            typer.echo(f"{name}: {_synced(address)}")
-        return
-    from vectoruniverse.runs.listing import find_run
-    from vectoruniverse.tracking.wandb_sync import sync as upload
-
-    found = find_run(runs_dir, run)
-    with found.lock():  # a file that is still being written must not be marked as uploaded
-        address = upload(found.path)
-    typer.echo(_synced(address))
-
-
-def _synced(address: str | None) -> str:
-    return "already uploaded" if address is None else f"uploaded: {address}" if address else "uploaded"

@@ -27,7 +27,7 @@ from vectoruniverse.cli.shell import (
 from vectoruniverse.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from vectoruniverse.experiment import Plan
+    from vectoruniverse.planning import Plan
     from vectoruniverse.runs.folder import Run
     from vectoruniverse.tasks.results import Outcome
 
@@ -74,6 +74,7 @@ def train(
     given = bool(overrides or set_json or alpha_per_rank)
     _check_options(config, resume, folds, dry_run=dry_run, with_settings=given, again=force or new)
     from vectoruniverse import experiment as runner
+    from vectoruniverse import planning
     from vectoruniverse.processes import is_first
     from vectoruniverse.runs.folder import Run
     from vectoruniverse.runs.listing import find_run
@@ -97,7 +98,7 @@ def train(
         loaded = load_experiment(config, settings)
         if dry_run:
             with display:
-                plan = runner.dry_run(loaded, display)
+                plan = planning.dry_run(loaded, display)
             _print_plan(plan, as_json)
             return
         if new:

@@ -1,7 +1,7 @@
 """What the JSON files of a run hold: ``state.json``, ``environment.json`` and ``evaluation.json``.
 
 Beside them stand ``base.json`` (``tasks.identity``), ``rows.json`` (``tasks.recorded_rows``) and, in each checkpoint,
-its manifest, its pointers and the trainer's state (``training.checkpoint``, ``training.loop``).
+its manifest, its pointers and the trainer's state (``training.checkpoint``, ``training.position``).
 
 A run made by an earlier version still opens: what it does not tell has a default.
 """

@@ -8,8 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vectoruniverse.errors import ConfigError, UserError
-from vectoruniverse.tracking.weights_and_biases import one_line
+from vectoruniverse.errors import ConfigError, UserError, one_line
 
 _FOLDER = re.compile(r"(?P<offline>offline-)?run-(?P<time>\d{8}_\d{6})-.+")
 _ADDRESS = re.compile(r"View run .* at (?P<address>https?://\S+)")

@@ -19,15 +19,15 @@ import contextlib
 import os
 import shlex
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vectoruniverse.errors import reason
 from vectoruniverse.tracking.contract import DataSet, Retrieval, Status, Tracker, Value
+from vectoruniverse.tracking.wandb_limits import service_ended_after, within
 from vectoruniverse.tracking.wandb_media import adapter_artifact, data_artifact, retrieval_tables
 
 if TYPE_CHECKING:
@@ -311,64 +311,3 @@ def _values(record: Mapping[str, Value]) -> dict[str, Value]:
 def _use(run: wandb.Run, artifact: wandb.Artifact) -> None:
     """Declare an input of the run: what ``use_artifact`` does with a new artifact, but it refuses to offline."""
     run._log_artifact(artifact, use_after_commit=True)
-
-
-@contextlib.contextmanager
-def service_ended_after(seconds: float) -> Iterator[None]:
-    """Within this, wandb's own process is killed once so many seconds are over: it has stopped to answer.
-
-    Whatever waits for it then raises, and Python can end, which would wait for that process for ever.
-    """
-    from wandb.sdk import wandb_setup
-
-    def process() -> Any:
-        connection = wandb_setup.singleton()._connection
-        return connection and connection._proc and connection._proc._process
-
-    before = process()  # since a teardown forgets it, and then waits for it
-
-    def end() -> None:
-        if (found := before or process()) is not None:
-            found.kill()
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def within(seconds: float, act: Callable[[], object]) -> None:
-    """Do something, and wait for it so long at most; if it takes longer, it is left to itself.
-
-    Raises:
-        TimeoutError: it is not done yet.
-        Exception: whatever it raised.
-    """
-    done: Future[None] = Future()
-
-    def work() -> None:
-        try:
-            act()
-        except Exception as error:  # handed over to whoever waits
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        done.result(timeout=seconds)
-    except TimeoutError as error:
-        raise TimeoutError(str(error) or f"it took longer than {seconds:g} s") from error
-
-
-def reason(error: Exception) -> str:
-    """What an error says, in one line of printable text; a server may have worded it."""
-    return one_line(str(error)) or type(error).__name__
-
-
-def one_line(text: str) -> str:
-    """Printable text without line breaks, cut at 300 characters."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:300]

@@ -19,8 +19,10 @@ import torch
 
 from vectoruniverse.errors import DataError, DivergedError
 from vectoruniverse.metrics.geometry import effective_rank
-from vectoruniverse.training.loop import Trainer, batches, restore_parameters
+from vectoruniverse.training.batches import batches
+from vectoruniverse.training.loop import Trainer
 from vectoruniverse.training.optim import Schedule, cosine
+from vectoruniverse.training.position import restore_parameters
 from vectoruniverse.training.rate_rules import Probe, RampStep, Told, beyond, broke, candidates, recommended
 from vectoruniverse.training.task import StepLoss, Task
 

@@ -14,14 +14,10 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from pydantic import AliasChoices, ConfigDict, Field
 from torch import Tensor, nn
 
 from vectoruniverse import processes
@@ -29,119 +25,17 @@ from vectoruniverse.config.sections import Experiment
 from vectoruniverse.errors import DataError, DivergedError
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.geometry import effective_rank
-from vectoruniverse.runs.files import Record, check_record
+from vectoruniverse.training.batches import batches, steps_per_epoch
 from vectoruniverse.training.checkpoint import Checkpoint
 from vectoruniverse.training.interruption import InterruptedTraining
+from vectoruniverse.training.observer import Observer
 from vectoruniverse.training.optim import Schedule
-from vectoruniverse.training.optimizer_state import optimizer_tensors, restore_optimizer
+from vectoruniverse.training.optimizer_state import optimizer_names, optimizer_tensors, restore_optimizer
+from vectoruniverse.training.position import DAMAGED, Position, TrainerState, restore_parameters, trainer_state
 from vectoruniverse.training.shares import whole_step
 from vectoruniverse.training.strata import Blocks, Miner, Strata
 from vectoruniverse.training.task import StepLoss, Task
 from vectoruniverse.training.updates import MAX_SKIPPED, RowNames, Update, diverged, on_host
-
-_DAMAGED = "delete that folder to go on from an earlier checkpoint, or train a new run"
-"""What to do about a checkpoint."""
-
-Count = Annotated[int, Field(ge=0, strict=True)]
-Number = Annotated[float, Field(strict=True)]
-
-
-@dataclass(slots=True)
-class Position:
-    """Where training stands; all of it is saved with every checkpoint.
-
-    Attributes:
-        step: optimizer steps done.
-        best: the monitored metric of the best epoch; None before any epoch could be it.
-        best_loss: loss on the held-out rows of that epoch, where the task has one.
-        best_epoch: the epoch; of equals in metric the one of lower loss, else the last of them.
-        improved: the last epoch with a greater metric than all before it, which patience is counted from; None: it is
-            the best one.
-        evaluated: the last epoch that was evaluated.
-        initial_rank: effective rank of the first batch.
-        collapsed_at: step at which the guard first saw a collapse.
-        clipped: steps whose gradient was longer than ``train.clip_grad_norm``.
-        base: metrics before the first step.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    step: Count = 0
-    best: Number | None = None
-    best_loss: Number | None = None
-    best_epoch: Count = 0
-    improved: Count | None = None
-    evaluated: Annotated[Count, Field(validation_alias=AliasChoices("evaluated", "judged"))] = 0
-    initial_rank: Number | None = None
-    collapsed_at: Count | None = None
-    clipped: Count = 0
-    base: dict[str, Number] = field(default_factory=dict)
-
-
-class TrainerState(Record):
-    """``state.json`` of a checkpoint: all that it holds beside tensors."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=True)
-    position: Position
-    optimizer: dict[str, Any]
-    scaler: dict[str, int | float]
-
-
-def trainer_state(checkpoint: Checkpoint) -> TrainerState:
-    """What a checkpoint's ``state.json`` tells.
-
-    Raises:
-        DataError: it is not what a trainer saved.
-    """
-    return check_record(checkpoint.state, TrainerState, file=checkpoint.path, remedy=_DAMAGED)
-
-
-class Observer:
-    """Is told what happens; this one lets all of it pass but what a person should know."""
-
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        self.on_warning = warn
-
-    def on_step(self, step: int, values: Mapping[str, float]) -> None:
-        """After every update: loss parts, learning rate, gradient norm, pairs/s, effective rank.
-
-        On a GPU ``values`` are empty between the steps of ``train.log_every`` and the ends of epochs.
-        """
-
-    def on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
-        """After every evaluation; epoch 0 is the one before the first step."""
-
-    def save(self, checkpoint: Checkpoint, is_best: bool) -> None:
-        """Write a checkpoint."""
-
-    def interrupted(self) -> bool:
-        """Whether a person or the system asked to stop."""
-        return False
-
-    def is_save_due(self) -> bool:
-        """Whether so much was done since the last checkpoint that it should not be lost."""
-        return False
-
-    def at_once(self) -> AbstractContextManager[object]:
-        """Within it whoever asks to stop is not noted for ``interrupted``: a ``KeyboardInterrupt`` is raised."""
-        return contextlib.nullcontext()
-
-
-def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Number of batches: as few as batch_size allows, but never so many that one has a single row."""
-    return max(1, min(-(-rows // batch_size), rows // 2))
-
-
-def batches(
-    rows: int, batch_size: int, seed: int, epoch: int, strata: Strata | Blocks | None = None
-) -> list[np.ndarray]:
-    """Positions of the rows of each batch: a new order every epoch, every row once, sizes that differ by one at most.
-
-    Even sizes matter to contrastive losses: a small last batch would be a much easier task. ``strata`` are spread over
-    the batches.
-    """
-    order, steps = np.random.default_rng((seed, epoch)).permutation(rows), steps_per_epoch(rows, batch_size)
-    return np.array_split(order if strata is None else strata.deal(order, steps), steps)
 
 
 class Trainer:
@@ -201,12 +95,12 @@ class Trainer:
         """
         state = trainer_state(checkpoint)
         if state.position.step != checkpoint.step or {"model", "optimizer"} - checkpoint.tensors.keys():
-            raise DataError("is not what was saved: its parts differ", file=checkpoint.path, remedy=_DAMAGED)
+            raise DataError("is not what was saved: its parts differ", file=checkpoint.path, remedy=DAMAGED)
         restore_parameters(self._trained, checkpoint.tensors["model"], checkpoint.path)
         restore_optimizer(self.optimizer, self._names, checkpoint.tensors["optimizer"], state.optimizer)
         if self.scaler.is_enabled():
             if state.scaler.keys() != self.scaler.state_dict().keys():
-                raise DataError("is of another number format", file=checkpoint.path, remedy=_DAMAGED)
+                raise DataError("is of another number format", file=checkpoint.path, remedy=DAMAGED)
             self.scaler.load_state_dict(dict(state.scaler))
         self.position = state.position
         self._order = checkpoint.tensors.get("order", {}).get("rows")
@@ -293,7 +187,7 @@ class Trainer:
             found = batches(count, size, seed, epoch, strata)
             self._order = processes.of_first(torch.from_numpy(np.concatenate(found)))
         if self._order is None or sorted(self._order.tolist()) != list(range(count)):
-            raise DataError("the checkpoint lacks the order of this epoch's rows", remedy=_DAMAGED)
+            raise DataError("the checkpoint lacks the order of this epoch's rows", remedy=DAMAGED)
         return np.array_split(self._order.numpy(), steps_per_epoch(count, size))
 
     def train_step(self, rows: np.ndarray, epoch: int, *, read: bool = True) -> dict[str, float]:
@@ -437,36 +331,6 @@ class Trainer:
         if patience is None:
             return False
         return bool(processes.of_first(torch.tensor(int(epoch - improved >= patience))))
-
-
-def optimizer_names(optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter]) -> list[str]:
-    """Names of the optimizer's parameters, in its own order."""
-    names = {id(parameter): name for name, parameter in trained.items()}
-    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def restore_parameters(
-    trained: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor], file: Path | None = None
-) -> None:
-    """Copy saved values, which come from ``file``, into the parameters of the same names.
-
-    Raises:
-        DataError: names or shapes differ, or a value is not finite, as no checkpoint that was saved here is.
-    """
-    different = sorted(trained.keys() ^ saved.keys())
-    different += [name for name in trained.keys() & saved.keys() if trained[name].shape != saved[name].shape]
-    if different:
-        raise DataError(
-            f"the checkpoint holds other parameters than this experiment trains: {different[0]} "
-            f"differs, one of {len(different)}",
-            file=file,
-            remedy="resume with the config the run was started with",
-        )
-    if bad := [name for name in trained if not bool(torch.isfinite(saved[name]).all())]:
-        raise DataError(f"the checkpoint holds numbers in {bad[0]} that are not finite", file=file, remedy=_DAMAGED)
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(saved[name])
 
 
 def _mix(seed: int, step: int) -> int:

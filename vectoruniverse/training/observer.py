@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.evaluation.result import Evaluation
@@ -13,10 +14,40 @@ from vectoruniverse.terminal import Display, step_detail
 from vectoruniverse.tracking.contract import Trackers
 from vectoruniverse.training.checkpoint import Checkpoint, point, prune, save_checkpoint
 from vectoruniverse.training.interruption import Interruption
-from vectoruniverse.training.loop import Observer
 
 SAVE_SECONDS = 600.0
 """A process that is killed without a word loses so much training at most, and the longest epoch no more."""
+
+
+class Observer:
+    """Is told what happens; this one lets all of it pass but what a person should know."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self.on_warning = warn
+
+    def on_step(self, step: int, values: Mapping[str, float]) -> None:
+        """After every update: loss parts, learning rate, gradient norm, pairs/s, effective rank.
+
+        On a GPU ``values`` are empty between the steps of ``train.log_every`` and the ends of epochs.
+        """
+
+    def on_evaluation(self, step: int, epoch: int, evaluation: Evaluation, is_best: bool) -> None:
+        """After every evaluation; epoch 0 is the one before the first step."""
+
+    def save(self, checkpoint: Checkpoint, is_best: bool) -> None:
+        """Write a checkpoint."""
+
+    def interrupted(self) -> bool:
+        """Whether a person or the system asked to stop."""
+        return False
+
+    def is_save_due(self) -> bool:
+        """Whether so much was done since the last checkpoint that it should not be lost."""
+        return False
+
+    def at_once(self) -> AbstractContextManager[object]:
+        """Within it whoever asks to stop is not noted for ``interrupted``: a ``KeyboardInterrupt`` is raised."""
+        return contextlib.nullcontext()
 
 
 class AssistingObserver(Observer):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.runs.files import Record, check_record
@@ -138,3 +138,9 @@ def _by_index(
         missing = sorted(frozenset.union(*kinds) - frozenset.intersection(*kinds))
         raise DataError(f"the checkpoint lacks {missing[0]} of some parameters", remedy=_REMEDY)
     return by_index
+
+
+def optimizer_names(optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter]) -> list[str]:
+    """Names of the optimizer's parameters, in its own order."""
+    names = {id(parameter): name for name, parameter in trained.items()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

@@ -11,8 +11,7 @@ import shlex
 import shutil
 import subprocess
 
-from vectoruniverse.errors import ConfigError, UserError
-from vectoruniverse.tracking.weights_and_biases import one_line
+from vectoruniverse.errors import ConfigError, UserError, one_line
 from vectoruniverse.unattended.schedule import Place, Schedule
 
 _NONE_YET = re.compile(rb"no crontab for|can't open .*No such file")

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.errors import UserError
+from vectoruniverse.errors import UserError, one_line, reason
 from vectoruniverse.tasks.experiments import load_experiment
-from vectoruniverse.tracking.weights_and_biases import one_line, reason
 from vectoruniverse.unattended import disk, machine, services
 from vectoruniverse.unattended.check import Asked, Check
 

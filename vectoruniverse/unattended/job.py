@@ -17,9 +17,8 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-from vectoruniverse.errors import ConfigError, LockedError, UserError
+from vectoruniverse.errors import ConfigError, LockedError, UserError, reason
 from vectoruniverse.runs.environment import without_secrets
-from vectoruniverse.tracking.weights_and_biases import reason
 from vectoruniverse.unattended.reach import status_of
 from vectoruniverse.unattended.schedule import Place, Schedule, read_schedule
 

@@ -12,9 +12,9 @@ import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
+from vectoruniverse.errors import one_line
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.terminal import counted, duration
-from vectoruniverse.tracking.weights_and_biases import one_line
 from vectoruniverse.unattended.check import Asked, Check
 from vectoruniverse.unattended.disk import nearest_folder
 from vectoruniverse.unattended.services import is_here

@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 
-from vectoruniverse.tracking.weights_and_biases import within
+from vectoruniverse.tracking.wandb_limits import within
 
 
 def status_of(address: str, seconds: float) -> int:

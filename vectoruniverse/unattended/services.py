@@ -10,7 +10,8 @@ from http import HTTPStatus
 from pathlib import Path
 
 from vectoruniverse.config.sections import Experiment
-from vectoruniverse.tracking.weights_and_biases import WandbSettings, reason
+from vectoruniverse.errors import reason
+from vectoruniverse.tracking.weights_and_biases import WandbSettings
 from vectoruniverse.unattended.check import Asked, Check
 from vectoruniverse.unattended.reach import status_of
 

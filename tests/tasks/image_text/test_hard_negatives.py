@@ -18,7 +18,7 @@ from vectoruniverse.tasks.image_text.hard_negatives import nearest, pairs
 from vectoruniverse.tasks.image_text.setup import prepare, share
 from vectoruniverse.tasks.image_text.task import ImageTextTask
 from vectoruniverse.terminal import Display
-from vectoruniverse.training.loop import batches
+from vectoruniverse.training.batches import batches
 
 TRAIN = {"epochs": 2, "batch_size": 8, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1}
 

@@ -30,9 +30,9 @@ from vectoruniverse.tasks.image_text.label_rules import (
     save_labels,
 )
 from vectoruniverse.tasks.image_text.labels import LabelTexts, label_texts
-from vectoruniverse.tasks.image_text.metadata import text_tells_labels
 from vectoruniverse.tasks.image_text.rivals import label_probes
 from vectoruniverse.tasks.image_text.settings import DataConfig
+from vectoruniverse.tasks.image_text.template import text_tells_labels
 
 DATA = DataConfig(root="data")
 ROWS = 30

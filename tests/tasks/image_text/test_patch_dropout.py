@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from tests.models.models import save_siglip
 from vectoruniverse.data.views import augment, draw, kept_patches
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.experiment import dry_run, train
+from vectoruniverse.experiment import train
+from vectoruniverse.planning import dry_run
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.setup import prepare, share
 from vectoruniverse.terminal import Display

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from tests.models.models import save_chinese_clip, save_siglip
 from vectoruniverse.data.views import augment, draw, pooled
 from vectoruniverse.errors import ConfigError
-from vectoruniverse.experiment import dry_run, train
+from vectoruniverse.experiment import train
+from vectoruniverse.planning import dry_run
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.finished import evaluate_run
 from vectoruniverse.tasks.image_text import setup

@@ -13,7 +13,7 @@ from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.prepared import build_task
 from vectoruniverse.tasks.image_text.setup import prepare, share
 from vectoruniverse.terminal import Display
-from vectoruniverse.training.loop import batches
+from vectoruniverse.training.batches import batches
 
 YELLOW = {"include": {"Category": ["yellow"]}}
 STILL = {"count": 1, "crop_scale": [1.0, 1.0], "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}

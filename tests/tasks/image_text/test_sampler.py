@@ -14,7 +14,7 @@ from vectoruniverse.experiment import train
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.setup import prepare, share
 from vectoruniverse.terminal import Display
-from vectoruniverse.training.loop import batches
+from vectoruniverse.training.batches import batches
 
 TRAIN = {"epochs": 2, "batch_size": 8, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1}
 

@@ -27,7 +27,7 @@ from vectoruniverse.tasks.image_text.settings import DataConfig
 from vectoruniverse.tasks.image_text.setup import prepare, share
 from vectoruniverse.terminal import Display
 from vectoruniverse.tracking.jsonl import read_metrics
-from vectoruniverse.training.loop import batches
+from vectoruniverse.training.batches import batches
 from vectoruniverse.training.strata import Blocks
 
 QUIET = Display(quiet=True)

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from vectoruniverse.errors import ConfigError, DataError
-from vectoruniverse.experiment import dry_run, train
+from vectoruniverse.experiment import train
+from vectoruniverse.planning import dry_run
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.prepared import build_task
 from vectoruniverse.tasks.image_text.setup import evaluate_base, prepare, share

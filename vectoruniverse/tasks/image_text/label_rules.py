@@ -33,8 +33,8 @@ from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.files import read_record, write_record
 from vectoruniverse.runs.label_records import COSINES, PROBED, PROBES_FILE, LabelInput, LabelRules, LabelsFile
 from vectoruniverse.tasks.image_text.labels import LabelTexts
-from vectoruniverse.tasks.image_text.metadata import text_tells_labels
 from vectoruniverse.tasks.image_text.settings import DataConfig
+from vectoruniverse.tasks.image_text.template import text_tells_labels
 
 LABELS_FILE = "labels.json"
 """The rules, in the folder of what a run trained."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import string
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from vectoruniverse.data.decoding import PictureFile
 from vectoruniverse.data.findings import FaultError, Rows
 from vectoruniverse.data.locate import Finder, by_file, by_id, on_disk
 from vectoruniverse.data.normalise import canonical, closest, listed, one_spelling
-from vectoruniverse.data.shards.base import KEY
 from vectoruniverse.data.shards.find import PackedFormat, Place, find_shards, is_pattern, open_shards
 from vectoruniverse.data.shards.manifest import refuse_other_counts
 from vectoruniverse.data.shards.table import PackedTable, read_shards
@@ -33,20 +31,9 @@ from vectoruniverse.data.table import Table, read_table
 from vectoruniverse.data.text_file import refuse_unreadable
 from vectoruniverse.data.text_table import part_named
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.tasks.image_text.columns import find_columns, has_layout
 from vectoruniverse.tasks.image_text.settings import DataConfig
-
-LAYOUTS: Mapping[str, Mapping[str, str]] = {
-    "id": {"id": "Id", "title": "Title", "labels": "Category"},
-    "imagefolder": {"file": "file_name", "title": "text"},
-    "open_clip": {"file": "filepath", "title": "title"},
-}
-"""Layout → role → its usual column."""
-
-PACKED_TITLES = ("text", "caption", "title")
-"""Where shards have the columns of no layout: the title is the first of these."""
-
-Template = Sequence[tuple[str, str | None]]
-"""Literals, each with the name of the cell that follows it."""
+from vectoruniverse.tasks.image_text.template import Template, fill, parse_template
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +109,7 @@ def open_table(data: DataConfig, *, pictures: bool = True) -> tuple[Table, _Read
     """The table of a folder, or of shards, and how its records become rows; without ``pictures`` none is looked for."""
     packed = read_packed(data)
     if packed is not None:
-        if not _has_layout(packed.table, data):
+        if not has_layout(packed.table, data):
             packed = packed.with_keys()
         names = find_columns(packed.table, data, packed=True)
         template = parse_template(data.text, _placeholders(packed.table.header, names))
@@ -182,110 +169,10 @@ def read_rows(data: DataConfig) -> Metadata:
     return metadata
 
 
-def find_columns(table: Table, data: DataConfig, *, packed: bool = False) -> Mapping[str, str]:
-    """Column of each role that this file has; where ``packed`` samples have those of no layout, keys are their ids."""
-    asked = _asked(data)
-    usual = _packed_columns(table, data) if packed else LAYOUTS[_layout(table, data)]
-    names = {**usual, **asked}
-    for role, name in list(names.items()):
-        if name in table.header:
-            continue
-        if role in asked or role in ("id", "file") or f"{{{role}}}" in data.text:
-            key = f"data.columns.{role}"
-            remedy = f"Name the column in {key}, or choose another data.layout."
-            raise FaultError(
-                table.lacks(name), kind="unreadable_table", file=table.file, line=1, key=key, remedy=remedy
-            )
-        del names[role]
-    return names
-
-
-def _layout(table: Table, data: DataConfig) -> str:
-    return _detect(table, _asked(data)) if data.layout == "auto" else data.layout
-
-
-def _packed_columns(table: Table, data: DataConfig) -> Mapping[str, str]:
-    """Columns of a layout, where packed samples have them; else their keys, and the usual names of titles."""
-    found = LAYOUTS[_layout(table, data)] if _has_layout(table, data) else {"id": KEY}
-    if found.get("title") in table.header or data.layout != "auto":
-        return found
-    return {**found, "title": next((name for name in PACKED_TITLES if name in table.header), PACKED_TITLES[0])}
-
-
-def _asked(data: DataConfig) -> dict[str, str]:
-    """Columns by role, as they are named in the experiment."""
-    return {role: canonical(name) for role, name in data.columns if name is not None and role != "image"}
-
-
-def _has_layout(table: Table, data: DataConfig) -> bool:
-    """Whether a column says which row is which: one that is asked for, or that of a layout."""
-    if data.layout != "auto" or {"id", "file"} & _asked(data).keys():
-        return True
-    return any(
-        columns[role] in table.header for columns in LAYOUTS.values() for role in ("id", "file") if role in columns
-    )
-
-
-def _detect(table: Table, asked: Mapping[str, str]) -> str:
-    if "id" in asked and "file" not in asked:
-        return "id"
-    for layout, role in (("imagefolder", "file"), ("open_clip", "file"), ("id", "id")):
-        if LAYOUTS[layout][role] in table.header:
-            return layout
-    if "file" in asked:
-        return "imagefolder"
-    raise FaultError(
-        "none of the columns Id, file_name, filepath is there, so the layout is unknown; "
-        f"the columns are {listed(table.header)}{table.other_separator()}",
-        kind="unreadable_table",
-        file=table.file,
-        line=1,
-        remedy="Name the column of the ids in data.columns.id, or that of the pictures in data.columns.file.",
-    )
-
-
-def text_tells_labels(data: DataConfig) -> bool:
-    """Whether the text of a row is made of its labels, so that labels cannot be predicted by it."""
-    column = data.columns.labels or LAYOUTS["id"]["labels"]
-    return not {canonical(column), "labels"}.isdisjoint(name for _, name in _template_parts(data.text))
-
-
 def _placeholders(header: Sequence[str], names: Mapping[str, str]) -> list[str]:
     """What a template may hold: ``title`` and ``labels``, where the file has them, and all its columns."""
     known = [role for role in ("title", "labels") if role in names]
     return known + [name for name in header if name not in ("title", "labels")]
-
-
-def parse_template(text: str, known: Sequence[str], key: str = "data.text") -> Template:
-    """Literals and placeholders. A placeholder is only ever looked up by its whole name, never evaluated.
-
-    Raises:
-        ConfigError: a brace stands alone, or a placeholder is none of the ``known``; names the ``key``.
-    """
-    parts = _template_parts(text, key)
-    for _, name in parts:
-        if name is not None and name not in known:
-            message = f"there is no {{{name}}} in this file{closest(name, known)}"
-            raise ConfigError(message, key=key, remedy=f"Choose from {listed(known)}.")
-    return parts
-
-
-def _template_parts(text: str, key: str = "data.text") -> Template:
-    parts: list[tuple[str, str | None]] = []
-    try:
-        for literal, field, spec, conversion in string.Formatter().parse(text):
-            # a column's name may itself hold ! or :, which the parser cuts off
-            rest = (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-            parts.append((literal, None if field is None else canonical(field + rest)))
-    except ValueError as error:
-        raise ConfigError(f"{text!r}: {error}", key=key, remedy="Write a literal brace twice.") from error
-    return parts
-
-
-def fill(template: Template, columns: Mapping[str, str], title: str, labels: Sequence[str]) -> str:
-    """The text of a row; empty where nothing but space is left."""
-    values = {**columns, "title": title, "labels": ", ".join(labels)}
-    return "".join(literal + ("" if name is None else values[name]) for literal, name in template).strip()
 
 
 class _Reader:

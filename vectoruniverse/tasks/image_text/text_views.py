@@ -16,8 +16,9 @@ from vectoruniverse.data.normalise import caseless
 from vectoruniverse.data.pair_items import number
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.tasks.image_text.data import ImageTextData
-from vectoruniverse.tasks.image_text.metadata import Row, Template, fill, parse_template
+from vectoruniverse.tasks.image_text.metadata import Row
 from vectoruniverse.tasks.image_text.settings import ImageTextExperiment
+from vectoruniverse.tasks.image_text.template import Template, fill, parse_template
 
 _TEXTS = 1
 """Ends the seed of a text's draws, which are none of the picture's then."""
