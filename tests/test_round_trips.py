@@ -23,11 +23,11 @@ from vectoruniverse.config.loading import dump_experiment
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.experiment import train
 from vectoruniverse.planning import dry_run
+from vectoruniverse.runs.base_record import BaseRecord
 from vectoruniverse.runs.files import parse_record, read_record, record_text
 from vectoruniverse.runs.records import Environment, EvaluationRecord, RunState
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.finished import evaluate_run
-from vectoruniverse.tasks.identity import BaseRecord
 from vectoruniverse.tasks.recorded_rows import RowRecord
 from vectoruniverse.tasks.table import setup
 from vectoruniverse.terminal import Display

@@ -26,13 +26,14 @@ from vectoruniverse.report.figures.style import undrawn
 from vectoruniverse.report.learning import sign_lines
 from vectoruniverse.report.run import signs_of
 from vectoruniverse.report.tables import trained_table
+from vectoruniverse.runs.base_record import BASE_FILE
 from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.environment import environment
 from vectoruniverse.runs.files import record_text
 from vectoruniverse.runs.folder import Run, create_run, making_runs
 from vectoruniverse.runs.listing import find_run
 from vectoruniverse.tasks.base import Prepared, Shared
-from vectoruniverse.tasks.identity import BASE_FILE, check_adapters_base, describe_base, run_experiment
+from vectoruniverse.tasks.identity import check_adapters_base, describe_base, run_experiment
 from vectoruniverse.tasks.recorded_rows import (
     DATA_FILE,
     hold_to_data,

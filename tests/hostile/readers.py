@@ -26,11 +26,11 @@ from vectoruniverse.data.decoding import PictureRecipe, decode_content, pillow_w
 from vectoruniverse.data.table import read_table
 from vectoruniverse.errors import UserError
 from vectoruniverse.models.weights import open_tensors, read_object
+from vectoruniverse.runs.base_record import BaseRecord
 from vectoruniverse.runs.files import Record, parse_record, record_text
 from vectoruniverse.runs.label_records import LabelsFile
 from vectoruniverse.runs.records import EvaluationRecord, RunState
 from vectoruniverse.tasks.experiments import load_experiment
-from vectoruniverse.tasks.identity import BaseRecord
 from vectoruniverse.tasks.recorded_rows import RowRecord
 from vectoruniverse.tracking.jsonl import read_metrics
 from vectoruniverse.training.checkpoint import Manifest, Pointers

@@ -17,10 +17,11 @@ from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.experiment import resume, train
 from vectoruniverse.export.exporter import export_run
 from vectoruniverse.models.source import ModelSource
+from vectoruniverse.runs.base_record import BASE_FILE
 from vectoruniverse.runs.folder import create_run
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.finished import evaluate_run, report_run
-from vectoruniverse.tasks.identity import BASE_FILE, describe_base, run_experiment
+from vectoruniverse.tasks.identity import describe_base, run_experiment
 from vectoruniverse.terminal import Display
 
 

@@ -15,10 +15,11 @@ from vectoruniverse import __version__
 from vectoruniverse import experiment as runner
 from vectoruniverse.errors import DivergedError, LockedError
 from vectoruniverse.experiment import Outcome, train, train_or_go_on
+from vectoruniverse.runs.base_record import BaseRecord, recorded_base
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.tasks import same_run
 from vectoruniverse.tasks.experiments import load_experiment
-from vectoruniverse.tasks.identity import BaseRecord, describe_base, recorded_base
+from vectoruniverse.tasks.identity import describe_base
 from vectoruniverse.tasks.same_run import identity, same_runs
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.loop import Trainer

@@ -1,6 +1,6 @@
 """What the JSON files of a run hold: ``state.json``, ``environment.json`` and ``evaluation.json``.
 
-Beside them stand ``base.json`` (``tasks.identity``), ``rows.json`` (``tasks.recorded_rows``) and, in each checkpoint,
+Beside them stand ``base.json`` (``runs.base_record``), ``rows.json`` (``tasks.recorded_rows``) and, in each checkpoint,
 its manifest, its pointers and the trainer's state (``training.checkpoint``, ``training.position``).
 
 A run made by an earlier version still opens: what it does not tell has a default.

@@ -18,13 +18,14 @@ from vectoruniverse.config.loading import file_fingerprint, read_config, result_
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.errors import DivergedError, LockedError, UserError
 from vectoruniverse.evaluation.runs import flatten
+from vectoruniverse.runs.base_record import BaseRecord, recorded_base
 from vectoruniverse.runs.files import read_bytes, read_record
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import RunSummary, list_runs
 from vectoruniverse.runs.records import Environment
 from vectoruniverse.tasks.base import Shared
 from vectoruniverse.tasks.experiments import load_config_of
-from vectoruniverse.tasks.identity import BaseRecord, describe_base, hashes_of, recorded_base
+from vectoruniverse.tasks.identity import describe_base, hashes_of
 from vectoruniverse.tasks.recorded_rows import DATA_FILE, read_rows_of, row_changes
 from vectoruniverse.tasks.rows import Data
 from vectoruniverse.tasks.table import setup

@@ -8,11 +8,11 @@ from pydantic import BaseModel
 
 from vectoruniverse.errors import UserError
 from vectoruniverse.report.verdict import kept_words
+from vectoruniverse.runs.base_record import recorded_base
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.removing import bytes_of
 from vectoruniverse.runs.tags import readable_tags
 from vectoruniverse.tasks.experiments import load_config_of
-from vectoruniverse.tasks.identity import recorded_base
 from vectoruniverse.terminal import duration
 
 
