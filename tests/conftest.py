@@ -90,3 +90,4 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch, shared_cache: Path, tmp_p
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setenv("VU_CACHE", str(shared_cache))
     monkeypatch.setenv("VU_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))  # where schedules are

@@ -24,7 +24,7 @@ from vectoruniverse.errors import ConfigError, DataError, DivergedError, Resourc
 from vectoruniverse.experiment import resume, train
 from vectoruniverse.export.exporter import export_run
 from vectoruniverse.planning import dry_run
-from vectoruniverse.report.run import verdict_of
+from vectoruniverse.report.run import recorded_verdict, verdict_of
 from vectoruniverse.report.verdict import rivals_words
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
@@ -570,11 +570,14 @@ def test_a_run_that_no_epoch_made_better_says_so_everywhere(experiment, tmp_path
         return replace(found, metrics={**found.metrics, "recall@5": 0.2 if moved else 0.3})
 
     monkeypatch.setattr(ImageTextTask, "evaluate", graded)
+    monkeypatch.setattr("vectoruniverse.experiment.changes_since", lambda *given: ("before", ["seed 1 → 0"]))
     outcome = train(experiment(eval={"report": True}), runs_dir=tmp_path, display=quiet())
+    assert "since before: seed 1 → 0" in outcome.run.report_file.read_text()
     said = "No epoch beat the base, so the base is kept: the adapter is the untrained one"
     assert outcome.epoch == outcome.best_epoch == 0
     assert said in (outcome.run.path / "README.md").read_text() and said in outcome.run.report_file.read_text()
-    assert verdict_of(outcome.run, outcome.comparison, monitor="recall@5", has_space=True).answer.headline == said
+    found = verdict_of(outcome.run, outcome.comparison, monitor="recall@5", has_space=True)
+    assert found.answer.headline == said and recorded_verdict(outcome.run) == found
 
 
 def test_rivals_that_cost_nothing_stand_beside_a_run(experiment, tmp_path):
@@ -594,7 +597,8 @@ def test_rivals_that_cost_nothing_stand_beside_a_run(experiment, tmp_path):
     assert told.rivals.at_once, "these rows picked the best rivals, too"
     assert ahead[0] == pytest.approx(change) and ahead[1] <= low <= high <= ahead[2]
     said = rivals_words(told.rivals, "recall@5")
-    assert said in verdict_of(outcome.run, told, monitor="recall@5", has_space=True).answer.detail
+    found = verdict_of(outcome.run, told, monitor="recall@5", has_space=True)
+    assert said in found.answer.detail and recorded_verdict(outcome.run) == found
     page, card = outcome.run.report_file.read_text(), (outcome.run.path / "README.md").read_text()
     assert "Is the training worth it?" in page and said.replace("'", "&#39;") in page
     assert "| CCA |" in card and "24 training rows" in card

@@ -158,10 +158,11 @@ def train(
         data = shared.data.fingerprint()
         earlier, changes = changes_since(asked, runs_dir, base, shared.data)
         told = {"settings": file_fingerprint(text, Path("config.yaml")), "identity": identity(asked, base)}
+        record = base.model_copy(update=told | {"earlier": earlier, "changes": changes})
         files = {
             "config.yaml": text,
             "environment.json": record_text(environment(precision=measured)),
-            BASE_FILE: record_text(base.model_copy(update=told | {"earlier": earlier, "changes": changes})),
+            BASE_FILE: record_text(record),
             DATA_FILE: data + "\n",
         }
         with making_runs(runs_dir):
@@ -169,8 +170,8 @@ def train(
                 refuse_begun(asked, runs_dir, base, data, force=force)
             run = create_run(runs_dir, experiment.name, files)
             held.enter_context(run.lock())
-        if changes:
-            display.say(f"since {earlier}: {', '.join(changes)}")
+        if record.since is not None:
+            display.say(record.since)
         return _execute(experiment, run, display, interruption, shared, started)
 
 

@@ -73,6 +73,17 @@ def test_the_limit_is_kept_when_a_store_is_opened_and_what_is_open_goes_on(cache
     assert names(cache) == ["states-new"] and np.array_equal(store.of(["a"], None), made)
 
 
+def test_the_limit_is_kept_when_a_store_has_grown(cache, monkeypatch):
+    monkeypatch.setenv("VU_CACHE_LIMIT", "7000")
+    store = HiddenStates(cache / "states-new", (20, 30), torch.float32)
+    assert names(cache) == ["largest", "middle", "smallest", "states-new"]
+    store.of(["a"], lambda missing: torch.ones(len(missing), 20, 30))
+    assert names(cache) == ["middle", "smallest", "states-new"]
+    (cache / "middle" / "more.bin").write_bytes(bytes(5000))
+    store.of(["a"], None)
+    assert len(names(cache)) == 3, "nothing was written"
+
+
 def test_whoever_opens_a_store_that_is_being_removed_makes_it_again(cache):
     with caches._alone(cache / "largest"):
         (cache / "largest").rename(cache / ".gone")

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.cli.test_runs import vu
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.evaluation.runs import compare_runs, flatten
 from vectoruniverse.metrics.intervals import difference_interval, intervals_at_once, mean_interval
 from vectoruniverse.report.comparison import answer, config_table, difference_table, metric_table, write_compare_page
+from vectoruniverse.runs.base_record import BaseRecord
 
 HOSTILE = "</style><script>1</script>"
 
@@ -135,6 +137,34 @@ def test_settings_that_change_no_result_are_not_told_as_differences(tmp_path):
     make_run(tmp_path, "one", hits(0.5), config=noise.format("a", "true", 1))
     make_run(tmp_path, "two", hits(0.5), config=noise.format("b", "false", 2))
     assert compare_runs(["one", "two"], runs_dir=tmp_path)["config"] == {"train.lr": {"one": 0.1, "two": 0.2}}
+
+
+def test_bases_are_told_apart_by_what_they_are_and_not_by_their_names(tmp_path):
+    def bases(*records):
+        for number, record in enumerate(records):
+            config = f"model: {record.model}\nrevision: r{number}\n"
+            make_run(tmp_path / f"{len(records)}", f"run{number}", hits(0.5), config=config)
+            (tmp_path / f"{len(records)}" / f"run{number}" / "base.json").write_text(record.model_dump_json())
+        names = [f"run{number}" for number in range(len(records))]
+        return compare_runs(names, runs_dir=tmp_path / f"{len(records)}")["config"]
+
+    here, moved, other = ({"a.safetensors": content * 64} for content in "112")
+    assert bases(BaseRecord(model="a/here", files=here), BaseRecord(model="b/moved", files=moved)) == {}
+    found = bases(*(BaseRecord(model="a/here", files=files) for files in (here, moved, other)))
+    assert found == {"model": {"run0": "a/here", "run1": "a/here", "run2": "a/here: a.safetensors differs"}}
+
+
+def test_what_had_changed_since_the_run_before_is_told(tmp_path):
+    make_run(tmp_path, "one", hits(0.5))
+    make_run(tmp_path, "two", hits(0.5))
+    record = BaseRecord(model=None, earlier="one", changes=["train.lr 0.1 → 0.2", "1 row added (x)"])
+    (tmp_path / "two" / "base.json").write_text(record.model_dump_json())
+    found = compare_runs(["one", "two"], runs_dir=tmp_path)
+    assert [run["since"] for run in found["runs"]] == [None, "since one: train.lr 0.1 → 0.2, 1 row added (x)"]
+    write_compare_page(found, tmp_path / "page.html")
+    assert "B, since one: train.lr 0.1 → 0.2, 1 row added (x)" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    done = vu("compare", "one", "two", "--runs-dir", str(tmp_path))
+    assert done.returncode == 0 and "B, since one: train.lr 0.1 → 0.2" in done.stdout
 
 
 def test_other_data_gives_no_differences_and_says_so(tmp_path):

@@ -21,6 +21,7 @@ from vectoruniverse.tasks import same_run
 from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.identity import describe_base
 from vectoruniverse.tasks.same_run import identity, same_runs
+from vectoruniverse.tasks.shown import facts_of
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.loop import Trainer
 
@@ -213,6 +214,7 @@ def test_a_new_run_says_what_has_changed(experiment, nightly, data, tmp_path):
     assert f"1 row relabelled ({relabelled})" in told
     record = recorded_base(second.path)
     assert record.earlier == first.name and ", ".join(record.changes) in told
+    assert facts_of(second)["changed since"] == record.changes and facts_of(second)["earlier run"] == first.name
 
 
 def test_other_weights_and_another_version_make_a_new_run_that_names_them(

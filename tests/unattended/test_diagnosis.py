@@ -121,6 +121,29 @@ def test_a_full_disk_is_told(asked, experiment, monkeypatch, shapes):
     assert disk.room_for_runs(asked).status == "warning"
 
 
+def test_the_cache_is_told_with_its_limit_and_what_could_be_freed(asked, experiment, monkeypatch, tmp_path):
+    monkeypatch.setenv("VU_CACHE", str(tmp_path / "cache"))
+    store = tmp_path / "cache" / "old"
+    store.mkdir(parents=True)
+    for name in ("states.bin", "index.jsonl", "in-use"):
+        (store / name).touch()
+    os.truncate(store / "states.bin", 3 * 2**30)
+    monkeypatch.setenv("VU_CACHE_LIMIT", "5GiB")
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Free(2**40, 0, 2**40))
+    assert disk.room_for_pictures(asked) == Check(
+        "ok",
+        f"1,024.0 GiB free in {tmp_path / 'cache'}, about 2.0 wanted; the cache holds 3.0 GiB of at most 5.0",
+    )
+    monkeypatch.setenv("VU_CACHE_LIMIT", "100kB")
+    found = disk.room_for_pictures(experiment())
+    assert found.status == "warning" and "$VU_CACHE_LIMIT" in found.remedy
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Free(2**40, 2**40, 2**10))
+    found = disk.room_for_pictures(asked)
+    assert found.status == "fix" and "free 3.0 GiB by vu cache prune --all --yes" in found.remedy
+    monkeypatch.setenv("VU_CACHE_LIMIT", "much")
+    assert "is no size" in diagnosis.diagnose(None, (), asked.runs_dir).checks["room for pictures"].found
+
+
 def test_pictures_need_a_square_of_bytes_for_each_line_of_the_table(experiment):
     read = experiment()  # tiny-clip, which reads 64 pixels
     assert disk._picture_bytes(read.experiment) == 33 * 64 * 64 * 3

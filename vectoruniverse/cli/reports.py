@@ -17,7 +17,7 @@ from vectoruniverse.cli.shell import (
     print_table,
     tells_errors,
 )
-from vectoruniverse.errors import UserError
+from vectoruniverse.errors import UserError, printable
 
 
 @tells_errors
@@ -78,6 +78,8 @@ def compare(
     ):
         if table.rows:
             print_table(title, table.columns, table.rows)
+    for line in compare_page.since_lines(record):
+        typer.echo(printable(line))
     said = compare_page.answer(record)
     typer.echo(f"{said.headline}. {said.detail}")
     if page is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,9 @@ from vectoruniverse.cli.shell import (
     tells_errors,
 )
 from vectoruniverse.errors import UserError, printable
+from vectoruniverse.runs.listing import ShownState
+
+StateOption = Annotated[ShownState | None, typer.Option(help="Only runs in this state.")]
 
 app = typer.Typer(help="Runs that there are.", rich_markup_mode="rich")
 
@@ -27,9 +32,12 @@ app = typer.Typer(help="Runs that there are.", rich_markup_mode="rich")
 def runs(
     context: typer.Context,
     experiment: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this experiment.")] = None,
-    state: Annotated[str | None, typer.Option(help="Only runs in this state, as in finished.")] = None,
+    state: StateOption = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only runs begun since then: 7d, 12h, or a date in UTC.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only runs begun by then; a date counts to its end.")
     ] = None,
     tag: Annotated[str | None, typer.Option(help="Only runs that have this tag.")] = None,
     runs_dir: RunsOption = Path("runs"),
@@ -45,13 +53,15 @@ def runs(
     from vectoruniverse.runs.listing import list_runs
     from vectoruniverse.runs.tags import readable_tags
 
-    earliest = None if since is None else _moment(since)
+    earliest = None if since is None else _span(since, "--since")[0]
+    latest = None if until is None else _span(until, "--until")[1]
     found = [
         (one, readable_tags(one.run))
         for one in list_runs(runs_dir)
         if experiment in (None, one.run.experiment)
         and state in (None, one.state)
-        and (earliest is None or (one.started or "") >= earliest)
+        and (earliest is None or (one.begun is not None and one.begun >= earliest))
+        and (latest is None or (one.begun is not None and one.begun <= latest))
     ]
     found = [(one, tags) for one, tags in found if tag is None or tag in tags]
     if as_json:
@@ -59,7 +69,7 @@ def runs(
         print_json([{"run": s.run.name, **{f: getattr(s, f) for f in fields}, "tags": tags} for s, tags in found])
         return
     if not found:
-        such = "such " * any(asked is not None for asked in (experiment, state, since, tag))
+        such = "such " * any(asked is not None for asked in (experiment, state, since, until, tag))
         typer.echo(f"no {such}runs in {runs_dir}; start one with: vu train --config quickstart.yaml")
         return
     rows = [
@@ -77,17 +87,19 @@ def runs(
     print_table("", ("run", "state", "started (UTC)", "best", "epoch", "tags", "message"), rows)
 
 
-def _moment(text: str) -> str:
-    """A time ago, or a date, as ``state.json`` writes moments."""
-    from datetime import UTC, datetime, timedelta
-
+def _span(text: str, option: str) -> tuple[datetime, datetime]:
+    """First and last moment of a date in UTC; twice the same one for a time ago, or a date with its time."""
+    with contextlib.suppress(ValueError):
+        day = date.fromisoformat(text)
+        return datetime.combine(day, time.min, UTC), datetime.combine(day, time.max, UTC)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        ago = seconds_of(text, "--since")
+        ago = seconds_of(text, option)
         assert ago is not None
         moment = datetime.now(UTC) - timedelta(seconds=ago)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="seconds")
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment, moment
 
 
 @app.command("tag", epilog="Example: vu runs tag latest baseline")
@@ -129,7 +141,7 @@ def runs_prune(
     keep_last: Annotated[int, typer.Option(min=0, help="Newest runs of each experiment that stay.")] = 3,
     older_than: Annotated[str | None, typer.Option(metavar="TIME", help="Only runs begun that long ago: 30d.")] = None,
     experiment: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this experiment.")] = None,
-    state: Annotated[str | None, typer.Option(help="Only runs in this state, as in failed.")] = None,
+    state: StateOption = None,
     checkpoints_only: Annotated[
         bool, typer.Option("--checkpoints-only", help="Only checkpoints of finished runs: what they left stays.")
     ] = False,

@@ -65,10 +65,11 @@ class RecordStore:
         self._records: NDArray[np.uint8] = np.empty((0, *shape), np.uint8)
         self._known: dict[str, Record] = {}  # by sha256
         self._next_slot = 0
+        self._grown = False  # since others gave way to it
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Alone with the folder, and up to date with what it holds.
+        """Alone with the folder, and up to date with what it holds; where it grew, others give way above the limit.
 
         Raises:
             ConfigError: the folder cannot be written.
@@ -84,6 +85,9 @@ class RecordStore:
             with held:
                 self._catch_up()
                 yield
+        if self._grown:
+            self._grown = False
+            keep_within(self._folder.parent)
 
     def _catch_up(self) -> None:
         """Take in what this or another process has appended since the last look."""
@@ -122,6 +126,7 @@ class RecordStore:
             handle.flush()
             os.fsync(handle.fileno())
         self._journal.append(journal_rows)
+        self._grown = self._grown or bool(fresh)
         self._catch_up()
 
 

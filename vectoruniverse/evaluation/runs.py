@@ -16,6 +16,7 @@ from vectoruniverse.config.loading import NOT_IN_FINGERPRINT
 from vectoruniverse.config.strict_yaml import MAX_BYTES, parse
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.evaluation.comparison import compare_rows
+from vectoruniverse.runs.base_record import BaseRecord, recorded_base
 from vectoruniverse.runs.files import read_bytes, read_record
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import find_run
@@ -50,6 +51,7 @@ class _Told:
     run: Run
     config: Mapping[str, Any]
     evaluation: EvaluationRecord | None
+    base: BaseRecord | None
 
 
 def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]:
@@ -61,9 +63,10 @@ def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]
 
     Returns:
         JSON values: ``runs`` (``name``, ``state``, ``best_epoch``, ``epoch`` (of the kept weights), ``rows``,
-        ``split``, ``evaluated_on``, ``data``, ``trained_parameters``, ``seconds``, ``peak_memory_bytes``, in the order
-        given); ``monitor``; ``config``: dotted key → run → value, of settings that the result depends on, where they
-        differ; ``metrics``: metric → run → [value, low, high], the last two null without an interval; ``bases``:
+        ``split``, ``evaluated_on``, ``data``, ``trained_parameters``, ``seconds``, ``peak_memory_bytes``, ``since``
+        (what has changed since the run before it, in words), in the order given); ``monitor``; ``config``: dotted key
+        → run → value, of settings that the result depends on, where they differ, and of the base by its files or its
+        commit; ``metrics``: metric → run → [value, low, high], the last two null without an interval; ``bases``:
         ``runs`` that set out from a base and its ``metrics``, metric → [value, low, high]; ``differences``: run →
         metric → [estimate, low, high] of its rows minus the first run's, where the intervals of all runs in a metric
         hold at once; ``no_differences``: run → why there are none; ``validation`` and ``loss``: run → list of [epoch,
@@ -78,7 +81,7 @@ def compare_runs(references: Sequence[str], *, runs_dir: Path) -> dict[str, Any]
     names = [run.name for run in runs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"{twice[0]} is given twice", remedy="name each run once; vu runs lists them")
-    told = [_Told(run, _config(run), _evaluation(run)) for run in runs]
+    told = [_Told(run, _config(run), _evaluation(run), _base(run)) for run in runs]
     monitor = next((one.evaluation.monitor for one in told if one.evaluation), "recall@5")
     differences, why = _differences(told)
     histories = {one.run.name: _history(one.run) for one in told}
@@ -129,6 +132,14 @@ def _evaluation(run: Run) -> EvaluationRecord | None:
         raise ConfigError(error.message, file=error.file, key=error.key, remedy=remedy) from error
 
 
+def _base(run: Run) -> BaseRecord | None:
+    """None where the run does not say what it was trained on."""
+    try:
+        return recorded_base(run.path)
+    except DataError as error:
+        raise ConfigError(error.message, file=error.file, key=error.key, remedy="leave that run out") from error
+
+
 def _facts(one: _Told) -> dict[str, Any]:
     state, evaluation = one.run.read_state(), one.evaluation
     return {
@@ -137,17 +148,26 @@ def _facts(one: _Told) -> dict[str, Any]:
         **{name: getattr(evaluation, field, None) for name, field in FACTS.items()},
         "seconds": state.seconds,
         "peak_memory_bytes": state.peak_memory_bytes,
+        "since": None if one.base is None else one.base.since,
     }
 
 
 def _config_differences(told: Sequence[_Told]) -> dict[str, dict[str, Any]]:
     keys = dict.fromkeys(key for one in told for key in one.config if not _is_noise(key))
     absent = object()
-    return {
+    found = {
         key: {one.run.name: one.config[key] for one in told if key in one.config}
         for key in keys
         if any(one.config.get(key, absent) != told[0].config.get(key, absent) for one in told)
     }
+    bases = {one.run.name: one.base for one in told if one.base is not None and (one.base.commit or one.base.files)}
+    if len(bases) < len(told):
+        return found
+    first, *others = bases.values()
+    differ = [first.difference(base) for base in others]
+    found = {key: values for key, values in found.items() if key not in ("model", "revision")}  # names of the base
+    words = [f"{first.model}", *(f"{b.model}" + (f": {d}" if d else "") for b, d in zip(others, differ, strict=True))]
+    return found | ({"model": dict(zip(bases, words, strict=True))} if any(differ) else {})
 
 
 def _is_noise(key: str) -> bool:

@@ -39,7 +39,7 @@ def write_compare_page(record: Record, page: Path) -> None:
         verdict=(),
         plates=list(_plates(record)),
         chapters=[
-            Chapter("config", "What differs in their settings", tables=[config_table(record)]),
+            Chapter("config", "What differs in their settings", since_lines(record), [config_table(record)]),
             Chapter("differences", "Differences from A", tables=[difference_table(record)]),
             Chapter("curves", "While training"),
             Chapter("metrics", "All metrics", tables=[metric_table(record)]),
@@ -53,6 +53,11 @@ def write_compare_page(record: Record, page: Path) -> None:
 def letters(record: Record) -> dict[str, str]:
     """A letter for each run, in the order given."""
     return {run["name"]: letter for run, letter in zip(record["runs"], ascii_uppercase, strict=False)}
+
+
+def since_lines(record: Record) -> list[str]:
+    """What had changed since the run before each, where that is known."""
+    return [f"{letters(record)[run['name']]}, {run['since']}" for run in record["runs"] if run["since"]]
 
 
 def answer(record: Record) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vectoruniverse.data.pair_items import PairItems
@@ -110,14 +110,32 @@ def verdict_of(run: Run, comparison: Comparison, *, monitor: str, has_space: boo
         monitor: the metric that picked the best checkpoint.
         has_space: whether the task has an embedding space to speak of.
     """
-    base, adapted = comparison.base.metrics, comparison.adapted.metrics
-    held_out = comparison.evaluated_on == "held-out"
-    found = answer(monitor, base, adapted, comparison.intervals, held_out=held_out)
-    health = verdict(base, adapted, list(read_metrics(run.metrics_file))) if has_space else ()
-    found = replace(found, detail=" ".join(filter(None, (found.detail, selection_words(run, comparison, monitor)))))
+    return _verdict(run, comparison, comparison.base.metrics, comparison.adapted.metrics, monitor, has_space)
+
+
+def recorded_verdict(run: Run) -> Verdict | None:
+    """The same of what evaluation.json holds; None where it is not there, or damaged."""
+    record = run.read_evaluation()
+    if record is None or not record.base.keys() & record.adapted.keys() & {record.monitor}:
+        return None
+    return _verdict(run, record, record.base, record.adapted, record.monitor, record.has_space)
+
+
+def _verdict(
+    run: Run,
+    found_on: Comparison | EvaluationRecord,
+    base: Mapping[str, float],
+    adapted: Mapping[str, float],
+    monitor: str,
+    has_space: bool,
+) -> Verdict:
+    held_out, history = found_on.evaluated_on == "held-out", _history(run)
+    found = answer(monitor, base, adapted, found_on.intervals, held_out=held_out)
+    health = verdict(base, adapted, history) if has_space else ()
+    found = replace(found, detail=" ".join(filter(None, (found.detail, selection_words(run, found_on, monitor)))))
     kept = filter(None, (kept_words(*kept_epochs(run)), blend_words(run.read_evaluation())))
     told = with_kept(found, ". ".join(kept) or None)
-    worth = comparison.rivals and rivals_words(comparison.rivals, monitor)
+    worth = found_on.rivals and rivals_words(found_on.rivals, monitor)
     signs = signs_of(run, monitor=monitor, outcome=found.outcome if held_out else None)
     told = replace(told, detail=f"{told.detail} {worth}") if worth else told
     return Verdict(told, health, sign_lines(signs))
@@ -137,11 +155,14 @@ def blend_words(record: EvaluationRecord | None) -> str | None:
 
 def signs_of(run: Run, *, monitor: str, outcome: Outcome | None = None) -> list[Sign]:
     """The signs that a run did not learn; ``outcome`` is what became of it on held-out rows, None if it was stopped."""
-    history = list(read_metrics(run.metrics_file)) if run.metrics_file.is_file() else []
-    return learning_signs(history, config=shlex.quote(str(run.config_file)), monitor=monitor, outcome=outcome)
+    return learning_signs(_history(run), config=shlex.quote(str(run.config_file)), monitor=monitor, outcome=outcome)
 
 
-def selection_words(run: Run, comparison: Comparison, monitor: str) -> str:
+def _history(run: Run) -> list[Mapping[str, float | int | str]]:
+    return list(read_metrics(run.metrics_file)) if run.metrics_file.is_file() else []
+
+
+def selection_words(run: Run, comparison: Comparison | EvaluationRecord, monitor: str) -> str:
     """What the rows that picked the epoch said, and that they are optimistic; empty where nothing was picked on any."""
     record = run.read_evaluation()
     if record is None or comparison.evaluated_on != "held-out" or not record.picked:

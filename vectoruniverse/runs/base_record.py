@@ -35,6 +35,11 @@ class BaseRecord(Record):
     earlier: str | None = None
     changes: list[str] = Field(default_factory=list)
 
+    @property
+    def since(self) -> str | None:
+        """What has changed since the earlier run, in words; None where nothing has, or there is none."""
+        return f"since {self.earlier}: {', '.join(self.changes)}" if self.earlier and self.changes else None
+
     def difference(self, other: BaseRecord) -> str | None:
         """What of ``other`` is not as it was, in words; None where all that is known agrees."""
         names = self.files.keys() | other.files.keys()

@@ -11,13 +11,17 @@ from typing import Any, Literal
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.runs.folder import RUN_NAME, Run
 from vectoruniverse.runs.process import is_dead
+from vectoruniverse.runs.records import State
+
+ShownState = Literal[State, "dead", "unknown"]
+"""`dead` says that it is `running`, but its process on this host is gone; `unknown` is any other."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
     """A line of the list of runs: of ``RunState`` what people read, printable; None where it does not tell.
 
-    ``state`` is also `dead` where it says `running`, but its process on this host is gone; else `unknown`.
+    ``state`` is a ``ShownState``, or what another version wrote.
     """
 
     run: Run
@@ -28,6 +32,15 @@ class RunSummary:
     best: float | None
     epoch: int | None
     message: str | None
+
+    @property
+    def begun(self) -> datetime | None:
+        """When it was started; None where nobody knows."""
+        try:
+            moment = datetime.fromisoformat(self.started or "")
+        except ValueError:
+            return None
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def list_runs(runs_dir: Path) -> list[RunSummary]:

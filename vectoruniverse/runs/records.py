@@ -11,7 +11,14 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, PlainValidator, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from vectoruniverse.runs.files import Record
 from vectoruniverse.runs.label_records import LabelsRecord
@@ -234,7 +241,7 @@ class RivalRecord(Record):
 
     how: str
     reached: dict[str, float]
-    adapted_ahead: dict[str, list[float]] = Field(default_factory=dict)
+    adapted_ahead: dict[str, Annotated[list[float], Field(min_length=3, max_length=3)]] = Field(default_factory=dict)
 
 
 class RivalsRecord(Record):
@@ -255,6 +262,16 @@ class RivalsRecord(Record):
     at_once: bool = False
 
 
+def _bounded(intervals: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, list[float]]]:
+    lengths = {"base": 2, "adapted": 2, "difference": 3}
+    if any(len(bounds) != lengths.get(name, len(bounds)) for one in intervals.values() for name, bounds in one.items()):
+        raise ValueError("an interval is not [low, high], or a difference not [estimate, low, high]")
+    return intervals
+
+
+Intervals = Annotated[dict[str, dict[str, list[float]]], AfterValidator(_bounded)]
+
+
 class Selection(Record):
     """The kept checkpoint beside its base on the rows that picked it, where others are reported.
 
@@ -271,7 +288,7 @@ class Selection(Record):
     rows: int
     base: dict[str, float] = Field(default_factory=dict)
     adapted: dict[str, float]
-    intervals: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
+    intervals: Intervals = Field(default_factory=dict)
 
 
 class EvaluationRecord(Record):
@@ -320,7 +337,7 @@ class EvaluationRecord(Record):
     adapter: dict[str, Any] | None = None
     base: dict[str, float] = Field(default_factory=dict)
     adapted: dict[str, float]
-    intervals: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
+    intervals: Intervals = Field(default_factory=dict)
     intervals_drawn_by: str = "row"
     spectra: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
     blend: BlendRecord | None = None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from vectoruniverse.errors import ConfigError
+from vectoruniverse.errors import ConfigError, LockedError
 from vectoruniverse.runs.folder import BUILDING, RUN_NAME, Run
+from vectoruniverse.runs.tags import tags_held
 
 
 def bytes_of(path: Path) -> int:
@@ -33,12 +35,13 @@ def remove_run(run: Run) -> None:
 
     Raises:
         ConfigError: it is none, or the system does not let one remove it.
-        LockedError: another process works on it.
+        DataError: its tags cannot be read.
+        LockedError: another process works on it, or somebody has tagged it.
     """
     refuse_strange(run)
     dead = run.path.with_name(f".{secrets.token_hex(8)}{BUILDING}")  # which whoever makes a run clears away
     try:
-        with run.lock():
+        with _untagged(run):
             run.path.rename(dead)
         with contextlib.suppress(FileNotFoundError):  # somebody who makes a run has cleared it away
             shutil.rmtree(dead)
@@ -51,15 +54,25 @@ def remove_checkpoints(run: Run) -> None:
 
     Raises:
         ConfigError: it is no run, has not finished, or the system does not let one remove them.
-        LockedError: another process works on it.
+        DataError: its tags cannot be read.
+        LockedError: another process works on it, or somebody has tagged it.
     """
     refuse_strange(run)
     dead = run.path / f".checkpoints.{secrets.token_hex(8)}.tmp"
     try:
-        with run.lock():
+        with _untagged(run):
             if run.read_state().state != "finished":
                 raise ConfigError("has not finished and needs its checkpoints", file=run.path)
             run.checkpoints.rename(dead)
             shutil.rmtree(dead)
     except OSError as error:
         raise ConfigError(f"checkpoints cannot be removed: {error.strerror or error}", file=run.path) from error
+
+
+@contextlib.contextmanager
+def _untagged(run: Run) -> Iterator[None]:
+    """Hold a run, and its tags, while it has none: somebody may have tagged it since it was chosen."""
+    with run.lock(), tags_held(run) as tags:
+        if tags:
+            raise LockedError(f"was tagged {', '.join(tags)} meanwhile", file=run.path, remedy="vu runs tag --remove")
+        yield

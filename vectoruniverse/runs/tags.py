@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from functools import partial
+from collections.abc import Iterator
 
 from pydantic import Field
 
-from vectoruniverse.errors import ConfigError, DataError, LockedError
+from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.runs.files import Record, read_record
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.locks import lock_file
@@ -41,6 +42,19 @@ def readable_tags(run: Run) -> list[str]:
         return []
 
 
+@contextlib.contextmanager
+def tags_held(run: Run) -> Iterator[list[str]]:
+    """The tags of a run, which nobody changes meanwhile; whoever does is waited for.
+
+    Raises:
+        DataError: the file is damaged, or the run has been removed.
+    """
+    with lock_file(run.path.absolute().parent / ".tags.lock", wait=True):  # beside it, so that it outlives the run
+        if not run.path.is_dir():
+            raise DataError("is there no more", file=run.path, remedy="vu runs lists those that are there")
+        yield tags_of(run)
+
+
 def tag(run: Run, name: str, *, remove: bool = False) -> list[str]:
     """Give a run a tag, or take it away; gives those that it has then.
 
@@ -50,9 +64,7 @@ def tag(run: Run, name: str, *, remove: bool = False) -> list[str]:
     """
     if not _TAG.fullmatch(name):
         raise ConfigError(f"{name[:60]!r} is not 1 to 50 letters, digits, dots, hyphens and underscores", file="TAG")
-    busy = partial(LockedError, "another process tags this run", file=run.path)
-    with lock_file(run.path / ".tags.lock", busy, wait=True):
-        held = tags_of(run)
+    with tags_held(run) as held:
         if remove and name not in held:
             raise ConfigError(f"{run.name} has no tag {name}", remedy=f"it has: {', '.join(held) or 'none'}")
         now = [one for one in held if one != name] if remove else sorted({*held, name})

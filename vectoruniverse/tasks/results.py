@@ -49,6 +49,7 @@ from vectoruniverse.report.run import (
 )
 from vectoruniverse.report.tables import grounds, model_card, rivals_told
 from vectoruniverse.report.verdict import kept_words
+from vectoruniverse.runs.base_record import recorded_base
 from vectoruniverse.runs.durable import share_as_other_files
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
@@ -194,6 +195,8 @@ def report(run: Run, prepared: Prepared, comparison: Comparison, facts: Mapping[
     ledger = None if record is None else record.forgetting
     plates = [*run_plates(run, comparison, monitor=monitor, has_space=has_space), *findings.plates]
     plates += [] if ledger is None else [ledger_plate(ledger)]
+    base = recorded_base(run.path)
+    changed = {} if base is None or base.since is None else {"changed": base.since}
     write_page(
         run.report_file,
         title=run.name,
@@ -204,7 +207,7 @@ def report(run: Run, prepared: Prepared, comparison: Comparison, facts: Mapping[
         plates=plates,
         chapters=[*page_chapters(run, comparison), ledger_chapter(ledger, "the adapter")],
         galleries=findings.galleries,
-        facts={name: said.replace("`", "") for name, said in facts.items()},  # Markdown's, for the card
+        facts=changed | {name: said.replace("`", "") for name, said in facts.items()},  # Markdown's, for the card
         tables=findings.tables,
         warnings=[said for said in [undrawn()] if said],
         listings={"Experiment": dump_experiment(prepared.experiment), "Load the adapter": prepared.snippet().strip()},

@@ -7,9 +7,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from vectoruniverse.errors import UserError
-from vectoruniverse.report.verdict import kept_words
+from vectoruniverse.report.run import recorded_verdict
 from vectoruniverse.runs.base_record import recorded_base
 from vectoruniverse.runs.folder import Run
+from vectoruniverse.runs.process import is_dead
 from vectoruniverse.runs.removing import bytes_of
 from vectoruniverse.runs.tags import readable_tags
 from vectoruniverse.tasks.experiments import load_config_of
@@ -21,7 +22,7 @@ def facts_of(run: Run) -> dict[str, Any]:
     state, evaluation = run.read_state(), run.read_evaluation()
     facts: dict[str, Any] = {
         "run": run.name,
-        "state": state.state or "unknown",
+        "state": "dead" if is_dead(state) else state.state or "unknown",
         "message": state.message,
         "tags": readable_tags(run),
         "started": state.started,
@@ -41,7 +42,8 @@ def facts_of(run: Run) -> dict[str, Any]:
         facts["rows"] = f"{evaluation.rows:,} {evaluation.split}"
         if metric in evaluation.adapted:
             facts[metric] = f"{evaluation.adapted[metric]:.3f}, base {evaluation.base.get(metric, float('nan')):.3f}"
-        facts["kept"] = kept_words(evaluation.kept, evaluation.best_epoch)
+    found = recorded_verdict(run)
+    facts["verdict"] = [] if found is None else found.lines()
     parts = {"checkpoints": run.checkpoints, "adapter": run.adapter, "all": run.path}
     facts["disk"] = [f"{name} {bytes_of(place) / 2**20:,.1f} MiB" for name, place in parts.items() if place.is_dir()]
     return facts

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
 
 from vectoruniverse.config.places import place_of
+from vectoruniverse.data.caches import VARIABLE, limit_of, stores
 from vectoruniverse.data.shards.manifest import MANIFEST_FILE, ShardManifest
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.weights import read_object
@@ -30,24 +32,35 @@ def room_for_runs(asked: Asked) -> Check:
 
 
 def room_for_pictures(asked: Asked) -> Check | None:
-    """Whether the cache of decoded pictures has room; None for an experiment without pictures.
+    """Whether the cache of decoded pictures has room, on its disk and below its limit; None without pictures.
 
     Raises:
-        ConfigError: there is no home folder for the cache, and no variable names another one.
+        ConfigError: there is no home folder for the cache and no variable names another one, or its limit is no size.
     """
     from vectoruniverse.data.thumbnails import default_cache_dir
     from vectoruniverse.tasks.image_text.data import cache_folder
 
-    experiment, needed = asked.experiment, _LEAST
+    experiment, pictures = asked.experiment, _LEAST
     if experiment is None:
         folder = default_cache_dir()
     elif isinstance(experiment, ImageTextExperiment):
-        folder, needed = cache_folder(experiment.data), _picture_bytes(experiment)
+        folder, pictures = cache_folder(experiment.data), _picture_bytes(experiment)
     else:
         return None
-    if nearest_folder(folder).stat().st_dev == nearest_folder(asked.runs_dir).stat().st_dev:
-        needed += _run_bytes(asked)
-    return _room(folder, needed, "name another disk by data.cache_dir or $VU_CACHE")
+    beside = nearest_folder(folder).stat().st_dev == nearest_folder(asked.runs_dir).stat().st_dev
+    needed = pictures + (_run_bytes(asked) if beside else 0)
+    found, limit = stores(folder), limit_of(nearest_folder(folder))
+    idle = sum(one.size for one in found if not one.busy)
+    elsewhere = "name another disk by data.cache_dir or $VU_CACHE"
+    if idle:
+        elsewhere = f"free {idle / 2**30:,.1f} GiB by vu cache prune --all --yes, or {elsewhere}"
+    room = _room(folder, needed, elsewhere)
+    holds = f"the cache holds {sum(one.size for one in found) / 2**30:,.1f} GiB of at most {limit / 2**30:,.1f}"
+    told = dataclasses.replace(room, found=f"{room.found}; {holds}")
+    if room.status == "ok" and pictures > limit and experiment is not None:
+        remedy = f"set ${VARIABLE} above {pictures / 2**30:,.1f}GiB, or all other stores give way to this one"
+        return dataclasses.replace(told, status="warning", remedy=remedy)
+    return told
 
 
 def _room(folder: Path, needed: int, elsewhere: str) -> Check:
@@ -60,7 +73,7 @@ def _room(folder: Path, needed: int, elsewhere: str) -> Check:
     free = shutil.disk_usage(place).free
     found = f"{free / 2**30:,.1f} GiB free in {folder}, about {needed / 2**30:,.1f} wanted"
     if free < needed:
-        return Check("fix", found, f"make room, or {elsewhere}")
+        return Check("fix", found, f"make room: {elsewhere}")
     if free < 2 * needed:
         return Check("warning", found, f"little is left for a second run; {elsewhere}")
     return Check("ok", found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,10 +10,13 @@ from pathlib import Path
 
 from vectoruniverse.errors import DataError, UserError
 from vectoruniverse.report.sweep.record import read_sweep
+from vectoruniverse.runs.base_record import recorded_base
+from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import RunSummary, list_runs
 from vectoruniverse.runs.removing import bytes_of
 from vectoruniverse.runs.tags import tags_of
 from vectoruniverse.tasks.experiments import load_config_of
+from vectoruniverse.unattended.schedule import experiments_scheduled
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,10 @@ def _reasons(runs: list[RunSummary], runs_dir: Path, wanted: Wanted) -> Iterator
     """Runs that stay, and why; of several reasons the last one counts, the first that a person would name."""
     needed, damaged = (set[str](), None) if wanted.checkpoints else _needed(runs, runs_dir)
     best = set() if wanted.checkpoints else set(_best(runs))
+    yield from () if wanted.checkpoints else _scheduled(runs, runs_dir)
     for number, one in enumerate(runs):
-        name, newer = (
-            one.run.name,
-            [other for other in runs[number + 1 :] if other.run.experiment == one.run.experiment],
-        )
+        name = one.run.name
+        newer = [other for other in runs[number + 1 :] if other.run.experiment == one.run.experiment]
         if wanted.checkpoints and (one.state != "finished" or not one.run.checkpoints.is_dir()):
             yield name, "has no checkpoints to spare"
         if not _asked(one, wanted):
@@ -86,16 +89,21 @@ def _reasons(runs: list[RunSummary], runs_dir: Path, wanted: Wanted) -> Iterator
             yield name, "running"
 
 
+def _scheduled(runs: list[RunSummary], runs_dir: Path) -> Iterator[tuple[str, str]]:
+    """The newest run of each experiment that is scheduled, which the next night goes on with, or finds finished."""
+    scheduled = experiments_scheduled(runs_dir)
+    why = "may be scheduled: a schedule cannot be read" if scheduled is None else "is scheduled"
+    for experiment, newest in {one.run.experiment: one.run.name for one in runs}.items():
+        if scheduled is None or experiment in scheduled:
+            yield newest, f"the newest of its experiment, which {why}"
+
+
 def _asked(one: RunSummary, wanted: Wanted) -> bool:
     if wanted.experiment not in (None, one.run.experiment) or wanted.state not in (None, one.state):
         return False
     if wanted.older_than is None:
         return True
-    try:
-        started = datetime.fromisoformat(one.started or "")
-        return (datetime.now(UTC) - started).total_seconds() > wanted.older_than
-    except (TypeError, ValueError):  # nobody knows how old it is
-        return False
+    return one.begun is not None and (datetime.now(UTC) - one.begun).total_seconds() > wanted.older_than
 
 
 def _tags(one: RunSummary) -> str | None:
@@ -104,6 +112,16 @@ def _tags(one: RunSummary) -> str | None:
     except DataError:
         return "its tags.json is damaged"
     return f"tagged {', '.join(tags)}" if tags else None
+
+
+def _starts(run: Run) -> Iterator[object]:
+    """What a run started from, as far as its files can be read."""
+    with contextlib.suppress(UserError):
+        base = recorded_base(run.path)
+        yield None if base is None else base.model
+    with contextlib.suppress(UserError):
+        experiment = load_config_of(run)
+        yield from (experiment.model, experiment.adapter.init_from)
 
 
 def _best(runs: list[RunSummary]) -> Iterator[str]:
@@ -130,11 +148,6 @@ def _needed(runs: list[RunSummary], runs_dir: Path) -> tuple[set[str], str | Non
             continue
         needed |= {cell.run for cell in (*record.cells, *record.beside) if cell.run}
     for one in runs:
-        try:
-            experiment = load_config_of(one.run)
-        except UserError:
-            continue
-        starts = (experiment.model, experiment.adapter.init_from)
-        parts = {part for start in starts if isinstance(start, str) for part in Path(start).parts}
+        parts = {part for start in _starts(one.run) if isinstance(start, str) for part in Path(start).parts}
         needed |= parts & {other.run.name for other in runs if other is not one}
     return needed, damaged

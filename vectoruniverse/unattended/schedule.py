@@ -133,6 +133,31 @@ def read_schedule(file: Path) -> Schedule:
     return read_record(file, Schedule, inside=file.parent, remedy=_WRITES_IT)
 
 
+def experiments_scheduled(runs_dir: Path) -> set[str] | None:
+    """Names of the experiments whose runs schedules of this user make in a folder; None where one cannot be read."""
+    found = set()
+    try:
+        place = Place.default()
+    except ConfigError:  # no home folder, so none
+        return set()
+    for name in place.names():
+        try:
+            told = _options(place.read(name).arguments)
+            if Path(told["--runs-dir"][-1]).resolve() == runs_dir.resolve():
+                found.add(load_experiment(told["--config"][-1], told.get("--set", [])).name)
+        except (UserError, KeyError, OSError):
+            return None
+    return found
+
+
+def _options(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """Values of each option, as ``make_schedule`` wrote them behind the command."""
+    found: dict[str, list[str]] = {}
+    for option, value in zip(arguments[1::2], arguments[2::2], strict=False):
+        found.setdefault(option, []).append(value)
+    return found
+
+
 def make_schedule(
     config: str,
     overrides: Sequence[str],

@@ -17,7 +17,8 @@ from vectoruniverse.unattended.schedule import Place, Schedule
 
 _OF_A_SHELL = (
     *("CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HTTPS_PROXY", "LD_LIBRARY_PATH"),
-    *("OMP_NUM_THREADS", "VU_CACHE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_MODE", "WANDB_PROJECT"),
+    *("OMP_NUM_THREADS", "VU_CACHE", "VU_CACHE_LIMIT", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_MODE"),
+    "WANDB_PROJECT",
 )
 """Variables that change what a run does; cron and systemd know none of them."""
 
