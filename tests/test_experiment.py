@@ -24,7 +24,7 @@ from vectoruniverse.errors import ConfigError, DataError, DivergedError, Resourc
 from vectoruniverse.experiment import resume, train
 from vectoruniverse.export.exporter import export_run
 from vectoruniverse.planning import dry_run
-from vectoruniverse.report.run import recorded_verdict, verdict_of
+from vectoruniverse.report.run_verdict import recorded_verdict, verdict_of
 from vectoruniverse.report.verdict import rivals_words
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs

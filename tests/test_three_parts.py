@@ -22,7 +22,7 @@ from vectoruniverse.cli import app
 from vectoruniverse.data.views import to_input
 from vectoruniverse.errors import ConfigError, DataError
 from vectoruniverse.experiment import resume, train
-from vectoruniverse.report.run import verdict_of
+from vectoruniverse.report.run_verdict import verdict_of
 from vectoruniverse.report.sweep.tables import value_table
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.sweep.grid import make_grid, parse_over

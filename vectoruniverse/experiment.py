@@ -24,7 +24,7 @@ from vectoruniverse.errors import DivergedError, UserError
 from vectoruniverse.evaluation.comparison import Comparison
 from vectoruniverse.report.figures.style import undrawn
 from vectoruniverse.report.learning import sign_lines
-from vectoruniverse.report.run import signs_of
+from vectoruniverse.report.run_verdict import signs_of
 from vectoruniverse.report.tables import trained_table
 from vectoruniverse.runs.base_record import BASE_FILE
 from vectoruniverse.runs.durable import share_as_other_files

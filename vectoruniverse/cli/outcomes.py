@@ -40,7 +40,7 @@ def print_rivals(rivals: RivalsRecord | None) -> None:
 
 def print_verdict(run: Run, comparison: Comparison) -> None:
     """What the page says first, in words; nothing where the run does not tell what it was after."""
-    from vectoruniverse.report.run import verdict_of
+    from vectoruniverse.report.run_verdict import verdict_of
 
     record = run.read_evaluation()
     if record is not None and record.monitor in comparison.adapted.metrics:

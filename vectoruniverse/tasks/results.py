@@ -38,15 +38,8 @@ from vectoruniverse.metrics.catalogue import ARROWS_READ, describe
 from vectoruniverse.report.figures.style import undrawn
 from vectoruniverse.report.ledger import ledger_chapter, ledger_frame, ledger_line, ledger_plate
 from vectoruniverse.report.page import write_page
-from vectoruniverse.report.run import (
-    Findings,
-    blend_words,
-    compared,
-    kept_epochs,
-    page_chapters,
-    run_plates,
-    verdict_of,
-)
+from vectoruniverse.report.run import Findings, compared, page_chapters, run_plates
+from vectoruniverse.report.run_verdict import blend_words, kept_epochs, verdict_of
 from vectoruniverse.report.tables import grounds, model_card, rivals_told
 from vectoruniverse.report.verdict import kept_words
 from vectoruniverse.runs.base_record import recorded_base

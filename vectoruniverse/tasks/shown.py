@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from vectoruniverse.errors import UserError
-from vectoruniverse.report.run import recorded_verdict
+from vectoruniverse.report.run_verdict import recorded_verdict
 from vectoruniverse.runs.base_record import recorded_base
 from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.process import is_dead
