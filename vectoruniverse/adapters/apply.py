@@ -14,6 +14,7 @@ from vectoruniverse.adapters.patterns import check_patterns
 from vectoruniverse.adapters.prefix_layers import Prefix
 from vectoruniverse.adapters.targets import TowerTargets, resolve, suggest
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.quantized import quantized_numbers
 
 __all__ = [
     "LoraAdapter",
@@ -148,7 +149,7 @@ def draws_dropout(part: nn.Module, config: object) -> bool:
 
 
 def parameter_table(model: nn.Module, beside: Mapping[str, nn.Module] | None = None) -> list[ParameterCount]:
-    """Count parameters, shared ones once.
+    """Count parameters, shared ones once, and each number of a quantised weight as one.
 
     They are told by direct child of the model and layer ``beside`` it, then by parameter of the model's own, then in
     total.
@@ -189,4 +190,6 @@ def _count(name: str, part: nn.Module, seen: set[nn.Parameter]) -> ParameterCoun
     seen.update(own)
     trainable = sum(parameter.numel() for parameter in own if parameter.requires_grad)
     adapted = sum(isinstance(module, LoraLinear) for module in part.modules())
-    return ParameterCount(name, adapted, trainable, sum(parameter.numel() for parameter in own))
+    return ParameterCount(
+        name, adapted, trainable, sum(parameter.numel() for parameter in own) + quantized_numbers(part)
+    )

@@ -13,7 +13,7 @@ from torch.linalg import vector_norm
 from torch.nn.functional import linear
 
 from vectoruniverse.adapters.layers import LoraLinear, LoraSettings
-from vectoruniverse.adapters.linear_layers import is_transposed, weight_of
+from vectoruniverse.adapters.linear_layers import weight_of
 
 
 class DoraLinear(LoraLinear):
@@ -68,10 +68,8 @@ class DoraLinear(LoraLinear):
         self.lora_magnitude_vector.copy_(weight * self._norm())
 
     def _unmerged_weight(self) -> Tensor:
-        if not self.merged:
-            return weight_of(self.base)
-        (original,) = self._original
-        return original.T if is_transposed(self.base) else original
+        (base,) = self._unmerged or (self.base,)
+        return weight_of(base)
 
     def _directed(self, weight: Tensor) -> Tensor:
         """W + scale · B A, fp32."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from vectoruniverse.adapters.initialise import Initialisation, kaiming, principal
-from vectoruniverse.adapters.linear_layers import is_transposed, weight_of, widths
+from vectoruniverse.adapters.linear_layers import device_of, weight_of, widths, with_added
 
 
 class LoraSettings(TypedDict, total=False):
@@ -43,8 +43,8 @@ class LoraLinear(nn.Module):
     base is not rounded again, and nothing has to be restored. It costs one more low-rank product.
 
     Args:
-        base: the layer to wrap, ``nn.Linear`` or ``Conv1D``; kept as ``.base``, the same object with the same tensor,
-            and frozen.
+        base: the layer to wrap, ``nn.Linear``, ``Conv1D`` or a quantised one; kept as ``.base``, the same object with
+            the same tensors, and frozen.
         rank: R, at least 1.
         alpha: numerator of the scale.
         dropout: probability of dropping an element of the input of lora_A, in [0, 1).
@@ -77,13 +77,13 @@ class LoraLinear(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.initialisation = initialisation
         shape_a, shape_b = self._factor_shapes()
-        device = weight_of(base).device
+        device = device_of(base)
         self.lora_A = nn.Parameter(torch.empty(shape_a, device=device, dtype=torch.float32))
         self.lora_B = nn.Parameter(torch.empty(shape_b, device=device, dtype=torch.float32))
         # What PiSSA takes off again; not in state_dict, since the base weight determines it.
         self.register_buffer("start_A", None, persistent=False)
         self.register_buffer("start_B", None, persistent=False)
-        self._original: tuple[Tensor, ...] = ()  # in a tuple, since a bare Parameter would register itself
+        self._unmerged: tuple[nn.Module, ...] = ()  # in a tuple, since a bare module would register itself
         self.initialise(generator)
         self.train(base.training)  # a new module is in training mode, which would drop inputs of a model under eval()
 
@@ -108,7 +108,7 @@ class LoraLinear(nn.Module):
     @property
     def merged(self) -> bool:
         """Whether the base layer's weight holds the update now."""
-        return bool(self._original)
+        return bool(self._unmerged)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The layer's own parameters under their names in peft's format."""
@@ -162,19 +162,15 @@ class LoraLinear(nn.Module):
         """
         if self.merged:
             return
-        weight, delta = self.base.get_parameter("weight"), self.delta_weight()
-        delta = delta.T if is_transposed(self.base) else delta
-        merged = (weight + delta).to(weight.dtype)  # the sum itself is promoted to fp32
-        self._original = (weight,)
-        self.base.weight = nn.Parameter(merged, requires_grad=False)
+        base = self.base
+        self.base, self._unmerged = with_added(base, self.delta_weight()), (base,)
 
     def unmerge(self) -> None:
-        """Put the original weight back: the same parameter, bit for bit; twice is once."""
+        """Put the original layer back: with the same parameter, bit for bit; twice is once."""
         if not self.merged:
             return
-        (original,) = self._original
-        original.data = original.data.to(self.base.get_parameter("weight").device)  # it may have moved while merged
-        self.base.weight, self._original = original, ()
+        (base,) = self._unmerged
+        self.base, self._unmerged = base.to(device_of(self.base)), ()  # they may have moved while merged
 
     def extra_repr(self) -> str:
         """One line on shape, rank and scale, such as ``32 -> 64, rank=8, alpha=16, scale=2, dropout=0.1``."""

@@ -23,6 +23,7 @@ from vectoruniverse.adapters.prefix import PrefixAdapter, inject_prefix
 from vectoruniverse.adapters.prefix_format import load_prefix, save_prefix
 from vectoruniverse.config.sections import AdapterSettings
 from vectoruniverse.errors import DataError, UserError
+from vectoruniverse.models.quantized import dequantize
 
 BESIDE_FILE = "logit_scalars.safetensors"
 """What was trained beside an adapter and has no place in peft's format."""
@@ -93,10 +94,11 @@ class Lora(Adapter):
         super().remove()
 
     def merge(self) -> None:
-        """Add the update to the weights."""
+        """Add the update to the weights; quantised ones become plain, of the numbers that they stood for."""
         self.low_rank.merge()
         for path, layer in self.low_rank.layers.items():
             self.host.model.set_submodule(path, layer.base)
+        dequantize(self.host.model)
 
 
 class PrefixTuning(Adapter):

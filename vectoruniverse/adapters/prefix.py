@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from vectoruniverse.adapters.linear_layers import widths
 from vectoruniverse.adapters.lora import refuse_adapted
 from vectoruniverse.adapters.prefix_layers import (
     ATTENTION,
@@ -169,7 +170,7 @@ def tower_sizes(model: nn.Module, tower: str) -> TowerSizes:
     attentions = _attentions(model, tower)
     names = _names(attentions[0])
     heads: int = getattr(attentions[0], names.heads)
-    return TowerSizes(len(attentions), heads, attentions[0].get_submodule(names.key).get_parameter("weight").shape[0])
+    return TowerSizes(len(attentions), heads, widths(attentions[0].get_submodule(names.key))[1])
 
 
 def _check(length: int, projection: int | None, dropout: float) -> None:

@@ -376,6 +376,11 @@ class Experiment(Section):
     seed: Seed = Field(0, description="Seed of initial weights and adapters, order of rows, views and dropout.")
     model: str | Section = Field(description="The model.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face name.")
+    quantization: Literal["int8", "nf4"] | None = Field(
+        None,
+        description="Keep the frozen linear layers of the model's blocks in 8 bits (`int8`) or 4 (`nf4`, as QLoRA), so "
+        "that it takes less memory; for lora and prefix (`vectoruniverse[quantized]`).",
+    )
     data: Section = Field(description="Data.")
     adapter: AdapterSettings = Field(default_factory=AdapterSettings, description="What is trained.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="The loop.")
@@ -411,6 +416,10 @@ class Experiment(Section):
     def _trainable(self) -> Experiment:
         if isinstance(self.model, Section) and self.adapter.method != "full":
             raise ValueError("model.scratch has random weights: adapter.method must be full")
+        if self.quantization is not None and self.adapter.trains_everything:
+            raise ValueError(
+                "quantization: only frozen weights can be quantised; adapter.method must be lora or prefix"
+            )
         if self.revision is not None and not (isinstance(self.model, str) and "/" in self.model):
             raise ValueError("revision needs a Hugging Face name in model")
         if self.adapter.method == "prefix" and (self.train.compile or self.train.activation_checkpointing):

@@ -70,6 +70,7 @@ def _facts(loaded: LoadedRun) -> dict[str, str]:
     else:
         base = f"`{model if hub_name(loaded) or model in BUILT_IN else Path(model).name}`"
         base += f" at commit `{encoder.commit}`" if encoder.commit else ""
+        base += f", its blocks in {experiment.quantization}" if experiment.quantization else ""
     fingerprint = record.data if record else ""
     known = re.fullmatch(r"[0-9a-f]{64}", fingerprint)
     return {

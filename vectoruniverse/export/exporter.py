@@ -61,6 +61,13 @@ def export_run(
             f"a {loaded.adapter.words} cannot be merged into weights, so there is no model to export",
             remedy=f"use it as it stands: {loaded.run.adapter} is in peft's format, and load_run reads the run",
         )
+    if loaded.experiment.quantization is not None and isinstance(form, Peft):
+        raise ConfigError(
+            f"the adapter was trained on weights in {loaded.experiment.quantization}, and on the plain ones that peft "
+            "would load the model gives other vectors",
+            remedy=f"use --to transformers, which merges it into what it was trained on; {loaded.run.adapter} is in "
+            "peft's format, for a base that is quantised alike",
+        )
     folder = out or loaded.run.path / "export" / form.name
     with new_folder(folder, {"run": loaded.run.name, "format": form.name}) as temporary, others_silenced():
         probe = make_probe(loaded)

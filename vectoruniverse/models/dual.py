@@ -30,6 +30,7 @@ from vectoruniverse.models.load import (
 )
 from vectoruniverse.models.patch_dropout import count_patches, only_patches
 from vectoruniverse.models.picture_input import PictureInput, read_picture_input
+from vectoruniverse.models.quantized import Quantization
 from vectoruniverse.models.source import BUILT_IN, ModelSource, open_source, told
 
 FAMILIES = ("altclip", "chinese_clip", "clip", "metaclip_2", "siglip")
@@ -193,7 +194,12 @@ def text_vectors(model: Any, **inputs: Tensor) -> Tensor:
 
 
 def load_dual_encoder(
-    name: str, compute: Compute, *, revision: str | None = None, trained: bool = False
+    name: str,
+    compute: Compute,
+    *,
+    revision: str | None = None,
+    trained: bool = False,
+    quantization: Quantization | None = None,
 ) -> DualEncoder:
     """Load a CLIP-like model, its tokenizer and what its image processor declares; never code, never pickles.
 
@@ -202,6 +208,7 @@ def load_dual_encoder(
         compute: where, and in which format.
         revision: branch, tag or commit of a hub name.
         trained: whether its weights will be trained, and not be frozen.
+        quantization: how the frozen linear layers of its blocks are kept, if not in the format of the others.
 
     Raises:
         ConfigError: there is no such model, it is no dual encoder, or it needs its own code to load.
@@ -211,7 +218,7 @@ def load_dual_encoder(
     source, config, tokenizer = _open(name, revision)
     _check_end_mark(source, config, tokenizer)
     weights = compute.weights(trained=trained)  # which hold the sizes to what is stored
-    model, _ = load_weights(source, config, dtype=weights, attention=compute.attention)
+    model, _ = load_weights(source, config, dtype=weights, attention=compute.attention, quantization=quantization)
     with told(name):
         processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil", trust_remote_code=False)
     picture = read_picture_input(name, config.vision_config.image_size, processor)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.quantized import Quantization, quantize
 from vectoruniverse.models.source import ModelSource, told
 from vectoruniverse.models.weights import StoredTensor, read_object, read_weights
 
@@ -107,6 +108,7 @@ def load_weights(
     attention: str,
     model_class: Any = None,
     may_lack: tuple[str, ...] = (),
+    quantization: Quantization | None = None,
 ) -> tuple[Any, tuple[str, ...]]:
     """A transformers model with the weights of its folder, on the CPU.
 
@@ -117,6 +119,7 @@ def load_weights(
         attention: ``sdpa`` or ``eager``, which a model without ``sdpa`` gets in any case.
         model_class: one of transformers' classes; the bare model of the configuration's type unless given.
         may_lack: beginnings of the names of parameters that may be drawn anew from torch's generator.
+        quantization: how the linear layers of its blocks are kept instead, which are frozen then.
 
     Returns:
         The model in evaluation mode, and the names of the parameters that were drawn.
@@ -137,12 +140,14 @@ def load_weights(
             None,
             config=config,
             state_dict={key: tensor.handle for key, tensor in stored.items()},
-            dtype=dtype,
+            dtype=dtype if quantization is None else torch.float32,
             attn_implementation=attention if model_class._supports_sdpa else "eager",
             ignore_mismatched_sizes=True,  # told below, with both shapes
             output_loading_info=True,
         )
     drawn = _checked(source.name, model, report, may_lack)
+    if quantization is not None:
+        quantize(model, quantization, dtype)
     model.name_or_path = model.config.name_or_path = str(source.folder if source.commit is None else source.repository)
     return model, drawn
 

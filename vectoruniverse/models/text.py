@@ -14,6 +14,7 @@ from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.encoder import Encoder, TextBatch, TextReader
 from vectoruniverse.models.load import load_config, load_tokenizer, load_weights, longest_text
+from vectoruniverse.models.quantized import Quantization
 from vectoruniverse.models.sentence_folder import read_layout, write_layout
 from vectoruniverse.models.sizes import POOLINGS, Pooling
 from vectoruniverse.models.source import ModelSource, open_source, told
@@ -90,6 +91,7 @@ def load_text_encoder(
     revision: str | None = None,
     pooling: Pooling | None = None,
     trained: bool = False,
+    quantization: Quantization | None = None,
 ) -> TextEncoder:
     """Load a text encoder and its tokenizer; never code, never pickles.
 
@@ -100,6 +102,7 @@ def load_text_encoder(
         revision: branch, tag or commit of a hub name.
         pooling: how token vectors become one; None is what a sentence-transformers folder says, and else the mean.
         trained: whether its weights will be trained, and not be frozen.
+        quantization: how the frozen linear layers of its blocks are kept, if not in the format of the others.
 
     Raises:
         ConfigError: there is no such model, it is no encoder, it needs its own code or pickles to load, it has no
@@ -112,7 +115,14 @@ def load_text_encoder(
     chosen = pooling or _known_pooling(layout.pooling, name)
     tokenizer = _load_tokenizer(source, lowercase=layout.lowercase)
     weights = compute.weights(trained=trained)
-    model, drawn = load_weights(source, config, dtype=weights, attention=compute.attention, may_lack=("pooler.",))
+    model, drawn = load_weights(
+        source,
+        config,
+        dtype=weights,
+        attention=compute.attention,
+        may_lack=("pooler.",),
+        quantization=quantization,
+    )
     if drawn:
         model.pooler = None  # it would be random
     tower = TextTower(model, chosen, [layer.to(weights) for layer in layout.layers], name=name)

@@ -12,6 +12,7 @@ from vectoruniverse.adapters.families import attention_targets
 from vectoruniverse.adapters.methods import put_on
 from vectoruniverse.adapters.targets import ATTENTION, TowerTargets, tower_targets
 from vectoruniverse.models.compute import Compute
+from vectoruniverse.models.quantized import Quantization
 from vectoruniverse.models.scratch import build_bert, random_like
 from vectoruniverse.models.sizes import ScratchBert
 from vectoruniverse.models.source import find_source
@@ -39,17 +40,30 @@ def load_encoder(
         pooling = experiment.pooling or "mean"
         return build_bert(texts(), experiment.model, compute, seed=experiment.seed, pooling=pooling)
     named = EncoderConfig(model=experiment.model, revision=experiment.revision, pooling=experiment.pooling)
-    encoder = load_named(named, compute, trained=experiment.adapter.trains_everything)
+    trained_in_full = experiment.adapter.trains_everything
+    encoder = load_named(named, compute, trained=trained_in_full, quantization=experiment.quantization)
     if reserved := experiment.adapter.reserved_positions:
         room = count_positions(encoder.model) - reserved
         encoder.max_tokens = min(encoder.max_tokens, max(room, 1))
     return encoder
 
 
-def load_named(config: EncoderConfig, compute: Compute, *, trained: bool = False, seed: int = 0) -> TextEncoder:
+def load_named(
+    config: EncoderConfig,
+    compute: Compute,
+    *,
+    trained: bool = False,
+    quantization: Quantization | None = None,
+    seed: int = 0,
+) -> TextEncoder:
     """An encoder by name or folder; with ``random_weights``, drawn from ``seed``."""
     encoder = load_text_encoder(
-        config.model, compute, revision=config.revision, pooling=config.pooling, trained=trained
+        config.model,
+        compute,
+        revision=config.revision,
+        pooling=config.pooling,
+        trained=trained,
+        quantization=quantization,
     )
     return random_like(encoder, seed) if config.random_weights else encoder
 

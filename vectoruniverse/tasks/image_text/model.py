@@ -45,8 +45,13 @@ def load_encoder(experiment: ImageTextExperiment, compute: Compute) -> DualEncod
     """The named model; None where it is built from scratch, which needs the training texts first."""
     if isinstance(experiment.model, ScratchClip):
         return None
-    trained = experiment.adapter.trains_everything
-    encoder = load_dual_encoder(experiment.model, compute, revision=experiment.revision, trained=trained)
+    encoder = load_dual_encoder(
+        experiment.model,
+        compute,
+        revision=experiment.revision,
+        trained=experiment.adapter.trains_everything,
+        quantization=experiment.quantization,
+    )
     _take_fit(encoder, experiment)
     return encoder
 

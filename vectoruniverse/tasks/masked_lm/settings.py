@@ -52,6 +52,8 @@ class MaskedLmExperiment(TextExperiment):
 
     @model_validator(mode="after")
     def _monitored(self) -> MaskedLmExperiment:
+        if self.quantization is not None:
+            raise ValueError("quantization is for encoders that are used, not for pre-training; remove it")
         if self.adapter.reserved_positions:
             raise ValueError("adapter.method: prefix is for encoders that are used, not for pre-training")
         if self.eval.monitor == "nsp_accuracy" and not self.next_sentence:
