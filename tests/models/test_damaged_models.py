@@ -157,9 +157,16 @@ def first_layer(change):
     return tensors(lambda old: {(change(k) if ".layer.0." in k or ".layers.0." in k else k): v for k, v in old.items()})
 
 
-def nan(old):
-    name = sorted(key for key in old if key.endswith(".weight"))[0]
-    return {**old, name: torch.full_like(old[name], float("nan"))}
+def one_number(number):
+    """Put one such number into the first weight."""
+
+    def change(old):
+        name = sorted(key for key in old if key.endswith(".weight"))[0]
+        changed = old[name].clone()
+        changed.view(-1)[-1] = number
+        return {**old, name: changed}
+
+    return tensors(change)
 
 
 def wider(old):
@@ -200,7 +207,9 @@ EVERY = {
         tensors(lambda old: {k: v.to(torch.int8) for k, v in old.items()}),
         "nothing here can train",
     ),
-    "weights that are not finite": (tensors(nan), "not finite"),
+    "a NaN among the weights": (one_number(float("nan")), "not finite"),
+    "an infinity among the weights": (one_number(float("inf")), "not finite"),
+    "a negative infinity among the weights": (one_number(float("-inf")), "not finite"),
     "a tensor of another shape": (tensors(wider), "config.json asks for"),
     "a prefix of torch.compile": (first_layer(lambda k: f"_orig_mod.{k}"), "no place for|lack"),
     "a layer without its weights": (first_layer(lambda k: k.replace(".0.", ".77.")), r"lack \d+ tensors"),

@@ -279,7 +279,8 @@ def _checked(name: str, model: nn.Module, report: Mapping[str, Any], may_lack: t
         )
         raise ConfigError(message, key="model", remedy=_CONVERTED)
     for key, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        # least and greatest number: NaN is both; torch.isfinite of all would take the parameter's memory once more
+        if parameter.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(parameter))).all()):
             message = f"the weights of {name!r} hold numbers in {key} that are not finite"
             raise ConfigError(message, key="model", remedy="take an intact copy of the model")
     return tuple(missing)
