@@ -157,3 +157,12 @@ def test_what_is_written_means_the_same_to_a_yaml_1_1_reader() -> None:
 def test_equal_lists_are_written_out_and_not_aliased() -> None:
     shared = ["q_proj"]
     assert parse(write({"a": shared, "b": shared}), "f.yaml").value == {"a": shared, "b": shared}
+
+
+def test_what_one_reader_changes_no_other_reads() -> None:
+    first = parse("train: {lr: 1}\n", "one.yaml")
+    assert isinstance(first.value, dict)
+    first.value["train"]["lr"] = 2
+    first.lines.clear()
+    again = parse("train: {lr: 1}\n", "one.yaml")
+    assert again.value == {"train": {"lr": 1}} and again.lines == {("train",): 1, ("train", "lr"): 1}

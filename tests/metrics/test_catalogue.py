@@ -10,6 +10,7 @@ import torch
 
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.evaluation.retrieval import evaluate_pairs
+from vectoruniverse.metrics import catalogue
 from vectoruniverse.metrics.catalogue import Metric, best_ends, declare, describe, in_order, signed
 from vectoruniverse.report.tables import comparison_table, metric_table
 from vectoruniverse.tasks.classification.task import Examples, _evaluation
@@ -77,6 +78,14 @@ def test_a_name_means_one_thing():
     declare([describe("modality_gap")])  # the same again
     with pytest.raises(ValueError, match="mrr is declared twice"):
         declare([Metric("mrr", "another")])
+
+
+def test_a_metric_is_known_from_when_it_is_declared(monkeypatch):
+    monkeypatch.setattr(catalogue, "_DECLARED", dict(catalogue._DECLARED))
+    assert describe("test/late@5").place == "undeclared"
+    declare([Metric("test/late@*", "late@{}", "higher")])
+    assert describe("test/late@5").marked == "late@5 ↑"
+    catalogue._placed.cache_clear()  # as it was before
 
 
 def test_the_command_line_knows_the_metrics_of_every_task():

@@ -11,7 +11,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -70,6 +72,13 @@ def parse(text: str, file: str) -> Document:
     Raises:
         ConfigError: it is not YAML, or YAML that this reader refuses; names line and key.
     """
+    read = _parsed(text, file)
+    return Document(deepcopy(read.value), dict(read.lines))
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str, file: str) -> Document:
+    """As ``parse``; kept, for a run's settings are read several times by all that goes on with it or compares it."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ConfigError(f"longer than {MAX_BYTES // 1024} KiB, which no experiment needs", file=file)
     path: list[str | int] = []

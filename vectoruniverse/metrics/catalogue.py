@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, get_args
 
 Better = Literal["higher", "lower"]
@@ -116,6 +117,15 @@ _LABELS = (
 _DECLARED: dict[str, Metric] = {}
 
 
+@lru_cache(maxsize=4096)
+def _placed(name: str) -> tuple[tuple[int, int, int], Metric]:
+    for position, kind in enumerate(_DECLARED.values()):
+        if match := re.fullmatch(re.escape(kind.name).replace(r"\*", "(.+)"), name, re.DOTALL):
+            place = (get_args(Place).index(kind.place), kind.order, position)
+            return place, replace(kind, name=name, label=kind.label.format(*match.groups()))
+    return (len(get_args(Place)), 0, 0), Metric(name, name, place="undeclared")
+
+
 def declare(metrics: Iterable[Metric]) -> None:
     """Add metrics to the catalogue.
 
@@ -125,6 +135,7 @@ def declare(metrics: Iterable[Metric]) -> None:
     for metric in metrics:
         if _DECLARED.setdefault(metric.name, metric) != metric:
             raise ValueError(f"{metric.name} is declared twice: {_DECLARED[metric.name]} and {metric}")
+    _placed.cache_clear()
 
 
 declare(replace(kind, label=f"{kind.label}, mean of both", place="retrieval") for kind in _RANKED)
@@ -145,11 +156,3 @@ def in_order(names: Iterable[str]) -> list[Metric]:
 def best_ends() -> Iterator[tuple[str, Better]]:
     """Patterns (``fnmatch``) of all declared metrics that have a better end, and that end."""
     return ((metric.name, metric.better) for metric in _DECLARED.values() if metric.better is not None)
-
-
-def _placed(name: str) -> tuple[tuple[int, int, int], Metric]:
-    for position, kind in enumerate(_DECLARED.values()):
-        if match := re.fullmatch(re.escape(kind.name).replace(r"\*", "(.+)"), name, re.DOTALL):
-            place = (get_args(Place).index(kind.place), kind.order, position)
-            return place, replace(kind, name=name, label=kind.label.format(*match.groups()))
-    return (len(get_args(Place)), 0, 0), Metric(name, name, place="undeclared")

@@ -214,14 +214,19 @@ class Encoder(TextReader, ABC):
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within this there is neither dropout nor a gradient."""
+        """Within this there is neither dropout nor a gradient.
+
+        The model is in one mode as a whole, which is not set again for each batch: that takes as long as a small one.
+        """
         training = self.module.training
-        self.module.eval()
+        if training:
+            self.module.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            self.module.train(training)
+            if training:
+                self.module.train()
 
 
 def _as_arrays(rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
