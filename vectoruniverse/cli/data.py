@@ -20,7 +20,7 @@ from vectoruniverse.cli.shell import (
     print_table,
     tells_errors,
 )
-from vectoruniverse.errors import ConfigError, ResourceError, UserError
+from vectoruniverse.errors import ConfigError, ResourceError, UserError, printable
 
 MetadataEncoding = Annotated[
     str | None, typer.Option("--encoding", metavar="NAME", help="data.encoding, as in cp949 or utf-16.")
@@ -108,6 +108,8 @@ def data_check(
             f"{parts['test']} test), "
             f"{report.rows_unusable} unusable ({report.bad_share:.1%}, allowed {allowed:.1%})"
         )
+        if (remark := report.stats.label_remark) is not None:
+            typer.echo(printable(remark))
     if report.bad_share > allowed or "broken_shard" in report.counts:
         raise typer.Exit(3)
 

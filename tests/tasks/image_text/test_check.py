@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from vectoruniverse.cli import app
 from vectoruniverse.config.sections import SplitConfig
 from vectoruniverse.data.findings import KINDS, Finding, Place
 from vectoruniverse.errors import ConfigError, DataError
@@ -443,6 +445,18 @@ def test_a_label_of_all_rows_beside_others_is_told(folder: Folder) -> None:
         folder.set(n, "Category", "Comedy,Music" if n % 2 else "Music,Opera")
     (found,) = [one for one in check(folder).findings if one.kind == "common_label"]
     assert found.reason == "all 12 rows have 'Music', and others that differ"
+
+
+def test_a_single_label_that_tells_rows_apart_is_remarked_on_and_no_fault(folder: Folder) -> None:
+    said = "only the label 'Comedy' (6 of 12 rows) tells rows apart, and it takes two: "
+    report = check(folder)
+    assert report.findings == () and report.stats.label_remark == f"{said}nothing is evaluated or predicted by labels"
+    done = CliRunner().invoke(app, ["data", "check", str(folder.root)])
+    assert done.exit_code == 0 and said in done.output
+    assert json.loads(report_json(report))["stats"]["label_remark"] == report.stats.label_remark
+    for n, cell in ((0, "Music,Opera"), (1, "")):
+        folder.set(n, "Category", cell)
+    assert check(folder).stats.label_remark is None
 
 
 def test_colours_tell_pictures_of_the_same_shape_apart(folder: Folder) -> None:

@@ -56,12 +56,25 @@ class DataStats:
     unusable: int = 0
     parts: Mapping[str, PartStats] = field(default_factory=dict)
 
+    @property
+    def label_remark(self) -> str | None:
+        """That labels are left out for want of a second that tells rows apart; None where there is, or there are none.
+
+        No fault, so no finding: a table may be about something else than labels.
+        """
+        telling = [label for label, count in self.label_counts.items() if count < self.rows]
+        if len(telling) != 1:
+            return None
+        only = f"{telling[0]!r} ({self.label_counts[telling[0]]:,} of {self.rows:,} rows)"
+        return f"only the label {only} tells rows apart, and it takes two: nothing is evaluated or predicted by labels"
+
     def summary(self) -> dict[str, object]:
         """The numbers without a value for each row."""
         return {
             "rows": self.rows,
             "unusable": self.unusable,
             "label_counts": self.label_counts,
+            "label_remark": self.label_remark,
             "labels_per_row": self.labels_per_row,
             "title_characters": quantiles(self.title_characters),
             "text_tokens": None if self.text_tokens is None else quantiles(self.text_tokens),
