@@ -43,6 +43,24 @@ def test_a_failed_cell_gives_exit_code_1_and_the_rest(config, tmp_path):  # noqa
     assert sorted(cell["state"] for cell in json.loads(done.stdout)["cells"]) == ["failed", "finished"]
 
 
+def test_a_cell_that_diverged_is_told_and_left_until_it_is_forced(config, tmp_path):  # noqa: F811
+    file = config(adapter={"method": "full"})
+    command = ("sweep", "-c", file, "--set", "train.clip_grad_norm=null", "--over", "train.lr=1e30,0.001")
+
+    def again(*more):
+        done = vu(*command, *more, cwd=tmp_path)
+        assert done.returncode == 4 and "stopped: " in done.stderr and "once more with --force" in done.stderr
+        record = json.loads(next(tmp_path.rglob("sweep.json")).read_text())
+        return done.stdout, [cell["run"] for cell in record["cells"]]
+
+    _, (steady, diverged) = again("-q")
+    said, same = again()
+    assert same == [steady, diverged] and "has already finished" in said and len(said.splitlines()) == 1
+    _, forced = again("-q", "--force")
+    assert forced[0] == steady and forced[1] != diverged
+    assert again("-q")[1] == forced and len(list((tmp_path / "runs").glob("*/state.json"))) == 3
+
+
 def test_full_fine_tuning_that_fails_is_told_in_terminal_page_and_json(config, tmp_path, monkeypatch):  # noqa: F811
     fit = Trainer.fit
 

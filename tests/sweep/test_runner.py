@@ -197,6 +197,13 @@ def test_a_cell_that_diverges_leaves_the_base_as_it_was_for_the_next(config, tmp
     assert by_rate[1e30].state == "stopped"
     alone = train(grid.cells[-1].experiment, runs_dir=tmp_path / "alone", display=quiet())
     assert by_rate[0.001].metrics == dict(alone.adapted)
+    assert found.record.state == "stopped"
+    more = make_grid(file, ["train.clip_grad_norm=null"], [parse_over("train.lr=1e30,0.001,0.002")], (0,))
+    before = {run.run.name for run in list_runs(tmp_path / "runs")}
+    wider = run_sweep(more, runs_dir=tmp_path / "runs", out=None, display=quiet())
+    now = {c.values["train.lr"]: c.run for c in wider.record.cells}
+    assert {run.run.name for run in list_runs(tmp_path / "runs")} - before == {now[0.002]}
+    assert now[1e30] == by_rate[1e30].run, "it diverged, and would again"
 
 
 def test_cells_on_different_texts_share_what_they_can_and_are_not_compared(config, tmp_path):

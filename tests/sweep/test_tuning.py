@@ -34,10 +34,10 @@ def file(config, shapes):
     )
 
 
-def sweep(file, ranks, *, runs, seeds=(0,), rates="auto", full=False, pattern=False, overrides=()):
+def sweep(file, ranks, *, runs, seeds=(0,), rates="auto", full=False, pattern=False, overrides=(), force=False):
     over = [Over("adapter.rank", ranks)]
     grid = make_grid(file, overrides, over, seeds, "auto", rates=rates, full=full, pattern=pattern)
-    return run_sweep(grid, runs_dir=runs, out=None, display=quiet())
+    return run_sweep(grid, runs_dir=runs, out=None, display=quiet(), force=force)
 
 
 def test_each_rank_takes_the_rate_that_trials_on_validation_rows_chose_with_the_test_rows_sealed(
@@ -146,14 +146,21 @@ def fails_at_rank_2(error, times):
 
 
 @pytest.mark.parametrize(
-    ("error", "times", "reason"),
+    ("error", "times", "reason", "again"),
     [
-        (ResourceError("the disk is full"), 1, "lr 0.002, epochs 2, seed 0: the disk is full"),
-        (DivergedError("the loss is not finite"), 99, "training diverged at every learning rate that was tried"),
+        (ResourceError("the disk is full"), 1, "lr 0.002, epochs 2, seed 0: the disk is full", {}),
+        (
+            DivergedError("the loss is not finite"),
+            99,
+            "training diverged at every learning rate that was tried",
+            {"force": True},
+        ),
     ],
     ids=["a trial fails", "all diverge"],
 )
-def test_a_search_that_failed_chooses_no_rate_and_is_made_again(error, times, reason, file, tmp_path, monkeypatch):
+def test_a_search_that_failed_chooses_no_rate_and_is_made_again(
+    error, times, reason, again, file, tmp_path, monkeypatch
+):
     failing, fit = fails_at_rank_2(error, times)
     monkeypatch.setattr(Trainer, "fit", failing)
     first = sweep(file, (1, 2), runs=tmp_path / "runs", seeds=(0, 1), rates="0.002,0.02").record
@@ -164,7 +171,7 @@ def test_a_search_that_failed_chooses_no_rate_and_is_made_again(error, times, re
         assert cells[2, seed].state == "failed" and cells[2, seed].message.startswith("no learning rate was chosen: ")
         assert cells[2, seed].message.endswith(reason)
     monkeypatch.setattr(Trainer, "fit", fit)
-    second = sweep(file, (1, 2), runs=tmp_path / "runs", seeds=(0, 1), rates="0.002,0.02").record
+    second = sweep(file, (1, 2), runs=tmp_path / "runs", seeds=(0, 1), rates="0.002,0.02", **again).record
     alone = sweep(file, (1, 2), runs=tmp_path / "alone", seeds=(0, 1), rates="0.002,0.02").record
     assert second.state == "finished" and second.rates.choices[:1] == first.rates.choices
     assert {one.rate for one in second.rates.choices} == {one.rate for one in alone.rates.choices}

@@ -135,7 +135,7 @@ def sweep(
     """Train one run for each value and seed, and say which value is best and how sure that is.
 
     Running the same command again goes on where it stopped, or says that all is done; more values or seeds run only
-    what is new. Exit code 1: some cells failed, and the others are there.
+    what is new. Exit code 1: some cells failed, 4: they diverged; the others are there.
     """
     del max_time  # tells_errors holds the command to it
     from vectoruniverse.sweep.grid import make_grid, parse_over, whole_numbers
@@ -195,7 +195,7 @@ def sweep_rank(
 
     Validation rows choose the rates and the best rank; test rows are what the answer is of. Running the same command
     again goes on where it stopped, or says that all is done; more ranks or seeds run only what is new. Exit code 1:
-    some cells failed, and the others are there.
+    some cells failed, 4: they diverged; the others are there.
     """
     del max_time  # tells_errors holds the command to it
     from vectoruniverse.sweep.grid import RANK, Over, make_grid, whole_numbers
@@ -224,7 +224,7 @@ def sweep_rank(
 
 
 def _run_part(part: str, grid: Grid, out: Path | None, runs_dir: Path, quiet: bool, as_json: bool) -> None:
-    """Train some of the cells; exit code 1 where one failed."""
+    """Train some of the cells; exit code as of ``_complain_of``."""
     from vectoruniverse.sweep.part import Part, run_part
 
     chosen = Part.parse(part)
@@ -238,10 +238,14 @@ def _run_part(part: str, grid: Grid, out: Path | None, runs_dir: Path, quiet: bo
 
 
 def _complain_of(failed: Sequence[CellRecord]) -> None:
+    """Tell which cells have no result; exit code 4 where all of them diverged, else 1; nothing where there are none."""
+    from vectoruniverse.errors import DivergedError
+    from vectoruniverse.tasks.same_run import ENDS_THE_SAME
+
     for cell in failed:
-        complain(f"{cell.name} failed: {cell.message}", None)
+        complain(f"{cell.name} {cell.state}: {cell.message}", ENDS_THE_SAME if cell.state == "stopped" else None)
     if failed:
-        raise typer.Exit(1)
+        raise typer.Exit(DivergedError.exit_code if all(cell.state == "stopped" for cell in failed) else 1)
 
 
 def _machines(engine: str, address: str | None, cpus: float | None, gpus: float | None, retries: int) -> Machines:
@@ -286,7 +290,7 @@ def run_grid(
     force: bool,
     new: bool,
 ) -> None:
-    """Run a sweep and print its answer; exit code 1 where cells failed."""
+    """Run a sweep and print its answer; exit code as of ``_complain_of``."""
     from vectoruniverse.sweep.runner import run_sweep
 
     with open_display(quiet) as display, machines(display) if machines else contextlib.nullcontext() as engine:

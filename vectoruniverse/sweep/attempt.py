@@ -1,7 +1,7 @@
 """One attempt at one cell of a sweep, in whatever process that is.
 
-A cell is an ordinary run, and known as any other (``tasks.same_run``): finished ones are not run again, interrupted
-ones go on from their last checkpoint, failed ones are tried again.
+A cell is an ordinary run, and known as any other (``tasks.same_run``): finished ones are not run again, nor those that
+diverged, interrupted ones go on from their last checkpoint, failed ones are tried again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vectoruniverse.tasks.identity import describe_base
 from vectoruniverse.tasks.recorded_rows import DATA_FILE
 from vectoruniverse.tasks.results import Outcome
 from vectoruniverse.tasks.same_run import same_runs
+from vectoruniverse.terminal import Display
 from vectoruniverse.training.interruption import InterruptedTraining
 
 
@@ -63,7 +64,7 @@ class Ending:
 
 
 def attempt(job: Job, bases: Bases) -> Ending:
-    """Bring a cell to its end, whatever that is; of one that is done, tell so.
+    """Bring a cell to its end, whatever that is; of one that is done, or has diverged, tell so.
 
     One cell's failure, even a bug of ours, must not cost the others, so it is told and not raised.
 
@@ -75,9 +76,8 @@ def attempt(job: Job, bases: Bases) -> Ending:
     try:
         shared = bases.of(job.cell.experiment)
         run = find_cell_run(job.runs_dir, job.cell, shared.data.fingerprint(), job.aside)
-        if run is not None and is_finished(run):
-            bases.display.say(f"{job.cell.title}: done already ({run.name})")
-            return Ending("finished", run.name)
+        if run is not None and (ending := ended_before(run, job.cell.title, bases.display)) is not None:
+            return ending
         bases.display.say(job.title)
         trained = _train(job, run, shared, bases)
         return Ending("finished", trained.run.name, seconds=(trained.step_seconds, trained.evaluation_seconds))
@@ -108,6 +108,17 @@ def _train(job: Job, run: Run | None, shared: Shared, bases: Bases) -> Outcome:
     assert outcome is not None, "it was not finished, and this is the only process"
     outcome.run.note(peak_memory_bytes=peak(shared.compute.device))
     return outcome
+
+
+def ended_before(run: Run, title: str, display: Display) -> Ending | None:
+    """How a cell's run ended that is not to be trained again; None where it is."""
+    if is_finished(run):
+        display.say(f"{title}: done already ({run.name})")
+        return Ending("finished", run.name)
+    if (told := run.read_state()).state == "stopped":
+        display.say(f"{title}: {run.name} has stopped, and would again; --force trains it once more")
+        return Ending("stopped", run.name, told.message or "it does not say why")
+    return None
 
 
 def unfinished_run(job: Job) -> str | None:

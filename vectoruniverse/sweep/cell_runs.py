@@ -140,7 +140,7 @@ class CellRuns:
             except UserError as error:  # a file of it is damaged
                 ending = replace(ending, state="failed", message=str(error))
         if ending.message is not None:
-            self._display.warn(f"{job.cell.title} failed: {ending.message}")
+            self._display.warn(f"{job.cell.title} {ending.state}: {ending.message}")
         state = "pending" if ending.state == "held" else ending.state
         self.note(job.cell, state, run, message=None if ending.message is None else ending.message[:500], **facts)
         if ending.seconds is not None:

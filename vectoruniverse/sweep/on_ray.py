@@ -24,7 +24,7 @@ from typing import Any
 
 import vectoruniverse
 from vectoruniverse.errors import ConfigError, UserError
-from vectoruniverse.sweep.attempt import Ending, Job, attempt, find_cell_run, is_finished, unfinished_run
+from vectoruniverse.sweep.attempt import Ending, Job, attempt, ended_before, find_cell_run, unfinished_run
 from vectoruniverse.sweep.engines import Begun
 from vectoruniverse.sweep.sharing import Bases
 from vectoruniverse.terminal import Display
@@ -190,10 +190,7 @@ def _done(job: Job, bases: Bases) -> Ending | None:
     if unfinished_run(job) is None:
         return None
     run = find_cell_run(job.runs_dir, job.cell, bases.of(job.cell.experiment).data.fingerprint(), job.aside)
-    if run is None or not is_finished(run):
-        return None
-    bases.display.say(f"{job.cell.title}: done already ({run.name})")
-    return Ending("finished", run.name)
+    return None if run is None else ended_before(run, job.cell.title, bases.display)
 
 
 def _mark(folder: Path) -> Path:

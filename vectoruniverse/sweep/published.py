@@ -124,7 +124,7 @@ def _log(folder: SweepFolder, record: SweepRecord, display: Display) -> bool:
         _table(record),
         _summary(record),
         figures={path.stem: path for path in drawn},
-        failed=record.state == "failed",
+        failed=record.state in ("failed", "stopped"),
     )
 
 

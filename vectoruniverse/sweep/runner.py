@@ -72,7 +72,8 @@ def run_sweep(
         out: the sweep's folder; None: ``<experiment>-sweep-<fingerprint>`` below ``runs_dir``.
         display: what a person sees.
         engine: what brings cells to their ends; None: this process, one after another.
-        force: train every cell again where the sweep has finished; one that has not goes on.
+        force: train every cell again where the sweep has finished; one that has not goes on, with cells that diverged
+            trained again.
         new: train every cell again, however the sweep fares.
 
     Raises:
@@ -91,7 +92,8 @@ def run_sweep(
     with folder.lock(), Interruption():  # so that SIGTERM is raised as Ctrl-C is, wherever it comes
         if new or (force and earlier is not None and earlier.state == "finished"):
             _set_aside(grid, folder, runs_dir)
-        record = _Sweep(grid, folder, runs_dir, display, bases, engine or InThisProcess(), measured, asked).run()
+        aside = _stopped(grid, folder, runs_dir) if force else []
+        record = _Sweep(grid, folder, runs_dir, display, bases, engine or InThisProcess(), measured, asked, aside).run()
         publish(folder, record, display)
         return SweepOutcome(folder, record)
 
@@ -103,11 +105,21 @@ def place_of_sweep(grid: Grid, data: str, runs_dir: Path, out: Path | None) -> S
 
 
 def _is_done(record: SweepRecord, asked: str | None, grid: Grid, folder: SweepFolder, runs_dir: Path) -> bool:
-    """Whether all that is asked for has been found, and is still there."""
-    if record.state != "finished" or asked is None or record.asked != asked:
+    """Whether all that is asked for has been found, or has diverged, and is still there."""
+    if record.state not in ("finished", "stopped") or asked is None or record.asked != asked:
         return False
-    runs = [Run(runs_dir / Path(str(cell.run)).name) for cell in (*record.cells, *record.beside)]
-    return all(map(is_finished, runs)) and (folder.page_file.is_file() or not grid.base.eval.report)
+    for cell in (*record.cells, *record.beside):
+        run = Run(runs_dir / Path(str(cell.run)).name)
+        if not (is_finished(run) if cell.state == "finished" else run.read_state().state == "stopped"):
+            return False
+    return folder.page_file.is_file() or not grid.base.eval.report
+
+
+def _stopped(grid: Grid, folder: SweepFolder, runs_dir: Path) -> list[str]:
+    """Names of runs that diverged, of cells and of trials."""
+    names = {cell.experiment.name for cell in (*grid.cells, *grid.full)}
+    runs = [one for one in list_runs(runs_dir) if one.run.experiment in names]
+    return [one.run.name for one in (*runs, *list_runs(folder.path / "trials")) if one.state == "stopped"]
 
 
 def _set_aside(grid: Grid, folder: SweepFolder, runs_dir: Path) -> None:
@@ -149,9 +161,10 @@ class _Sweep:
         engine: Engine,
         measured: PrecisionRecord | None,
         asked: str | None,
+        aside: Sequence[str],
     ) -> None:
         earlier = folder.read()
-        self._asked, self._aside = asked, [] if earlier is None else earlier.aside
+        self._asked, self._aside = asked, sorted({*aside, *([] if earlier is None else earlier.aside)})
         if measured is not None:  # what an earlier call chose stays, so that all cells have one format
             held = None if earlier is None else earlier.precision
             measured = held if held is not None and held.device == measured.device else measured
@@ -206,7 +219,7 @@ class _Sweep:
                 self._write("failed")
             raise
         states = {cell.state for cell in (*self._runs.records("value"), *self._runs.records("beside"))}
-        return self._write("failed" if states & {"failed", "stopped"} else "finished")
+        return self._write(next((how for how in ("failed", "stopped") if how in states), "finished"))
 
     def _at_their_rates(self, cells: Sequence[Cell]) -> list[Cell]:
         """Each at the learning rate that its value deserves, where those are chosen; without one a cell has failed."""

@@ -38,6 +38,9 @@ MOST_KEYS = 8
 LONGEST = 60
 """Characters of a value that are told."""
 
+ENDS_THE_SAME = "change what it says, or train it once more with --force: with nothing changed, it ends the same"
+"""What to do about a run that has stopped."""
+
 _ENDED = ("finished", "stopped")
 
 
@@ -169,7 +172,7 @@ def find_same(experiment: Experiment, runs_dir: Path, display: Display, *, force
     if same.state == "stopped":
         raise DivergedError(
             f"{same.run.name} is this very run, and has stopped: {same.message}",
-            remedy="change what it says, or train it once more with --force: with nothing changed, it ends the same",
+            remedy=ENDS_THE_SAME,
         )
     if (own := _in_precision_of(same.run, experiment)) != as_run:
         shared = setup(own).share(own, display)

@@ -38,7 +38,7 @@ class SweepRecord(Part):
     """The whole of it.
 
     Attributes:
-        state: running, interrupted, failed (some cells did) or finished.
+        state: running, interrupted, failed (some cells did), stopped (some diverged, all others are done) or finished.
         experiment: its name.
         config: all settings without any swept value.
         over: swept key → values of the cells.

@@ -77,7 +77,7 @@ def warnings(sweep: SweepRecord) -> Iterator[str]:
     done = sum(cell.state == "finished" for cell in cells)
     if done < len(cells):
         which = f"{done} of {counted(len(cells), 'cell')} {'is' if done == 1 else 'are'} done"
-        how = "failed" if sweep.state == "failed" else f"is {sweep.state}"
+        how = {"failed": "failed", "stopped": "has ended"}.get(sweep.state, f"is {sweep.state}")
         yield f"{which} (the sweep {how}); everything below is of those."
     bad = sweep.failed
     for cell in bad[:TOLD]:
