@@ -21,6 +21,7 @@ from vectoruniverse.tasks.image_text.setup import prepare, share
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.allocator import keep_freed_memory
 from vectoruniverse.training.batches import batches
+from vectoruniverse.training.blocks import passed_as_asked
 from vectoruniverse.training.build import build_schedule
 from vectoruniverse.training.loop import Trainer
 from vectoruniverse.training.observer import Observer
@@ -59,7 +60,7 @@ class Ours:
         shared = share(experiment, Display(quiet=True))
         self._place = {int(row): place for place, row in enumerate(shared.data.split.train)}  # drawn in another order
         prepared = prepare(experiment, shared)
-        self.task, self.experiment = prepared.task, experiment
+        self.task, self.experiment, self._model = prepared.task, experiment, prepared.model
         groups = parameter_groups(self.task.trained().items(), self.task.modules(), experiment.train.weight_decay)
         kind = prepared.compute.device.type
         self._trainer = Trainer(
@@ -90,12 +91,13 @@ class Ours:
         for module in self.task.modules():
             module.train()
         seconds, train = [], self.experiment.train
-        for epoch in range(count):
-            started = clock()
-            steps = batches(self.task.train_rows, train.batch_size, 0, epoch)
-            for step, rows in enumerate(steps, start=1):  # numbers are read as often as the loop reads them
-                self._trainer.train_step(rows, epoch, read=step % train.log_every == 0 or step == len(steps))
-            seconds.append(clock() - started + (0 if epoch else self._decoding))
+        with passed_as_asked(self._model, train, device()):
+            for epoch in range(count):
+                started = clock()
+                steps = batches(self.task.train_rows, train.batch_size, 0, epoch)
+                for step, rows in enumerate(steps, start=1):  # numbers are read as often as the loop reads them
+                    self._trainer.train_step(rows, epoch, read=step % train.log_every == 0 or step == len(steps))
+                seconds.append(clock() - started + (0 if epoch else self._decoding))
         return seconds
 
 

@@ -1,4 +1,4 @@
-"""``train.activation_checkpointing`` and ``train.compile``: the same numbers, with less memory or by other kernels."""
+"""``train.activation_checkpointing``, ``compile`` and ``packed_weights``: the same, by other kernels or with less."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from vectoruniverse.tasks.experiments import load_experiment
 from vectoruniverse.tasks.image_text.setup import prepare, share
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.blocks import blocks_of_gradients, passed_as_asked
+from vectoruniverse.training.packed_weights import can_pack
 
 CPU = torch.device("cpu")
 LORA = {"method": "lora", "rank": 2, "dropout": 0.3}
 UPPER = {**LORA, "dropout": 0.0, "vision_layers_to_transform": [1], "text_layers_to_transform": [1]}
-PLAIN, AGAIN = TrainConfig(), TrainConfig(activation_checkpointing=True)
+PLAIN, AGAIN, UNPACKED = TrainConfig(), TrainConfig(activation_checkpointing=True), TrainConfig(packed_weights=False)
+needs_packing = pytest.mark.skipif(not can_pack(), reason="no oneDNN on this machine")
 
 
 @pytest.fixture
@@ -118,6 +120,42 @@ def test_a_run_that_makes_activations_again_ends_where_another_does(experiment, 
         return run(made, runs_dir=tmp_path / "runs", display=Display(quiet=True)).comparison.adapted.metrics
 
     assert metrics() == metrics("train.activation_checkpointing=true")
+
+
+@needs_packing
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"adapter": UPPER},
+        {"adapter": {"method": "lora", "rank": 2, "dora": True}},
+        {"adapter": {"method": "prefix"}},
+    ],
+    ids=["dropout", "upper blocks", "dora", "prefix"],
+)
+def test_packed_weights_give_the_same_loss_and_gradient(prepared, products, sections):
+    made = prepared(**sections)
+    loss, wanted, _ = step(made, UNPACKED)
+    assert not products
+    packed, found, _ = step(made, PLAIN)
+    assert products
+    torch.testing.assert_close(packed, loss, rtol=1e-6, atol=1e-6)
+    for name, gradient in wanted.items():
+        if gradient is not None:
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_full_training_packs_nothing(prepared, products):
+    step(prepared(adapter={"method": "full"}), PLAIN)
+    assert not products
+
+
+def test_while_weights_are_packed_the_names_and_shapes_of_what_is_saved_are_as_ever(prepared):
+    made = prepared(adapter={**LORA, "dropout": 0.0})
+    names = {name: value.shape for name, value in made.model.state_dict().items()}
+    with passed_as_asked(made.model, PLAIN, CPU):
+        made.task.loss(np.arange(4), epoch=0).total.backward()
+        assert {name: value.shape for name, value in made.model.state_dict().items()} == names
 
 
 TORCH_HIDES = pytest.mark.filterwarnings("default")  # its compiler causes warnings, and hides those that are no errors

@@ -189,6 +189,11 @@ class TrainConfig(Section):
         description="torch.compile the transformer blocks while training, once for all batches; the first step takes "
         "a minute or so longer.",
     )
+    packed_weights: bool = Field(
+        True,
+        description="On a CPU, keep two more copies of frozen linear layers' weights, laid out as its kernels read "
+        "them: faster steps, equal up to rounding.",
+    )
     log_every: int = Field(10, ge=1, le=1_000_000_000, description="Steps between two lines in metrics.jsonl.")
 
 

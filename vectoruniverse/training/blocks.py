@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vectoruniverse.config.sections import TrainConfig
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.training.packed_weights import packed_weights
 
 Forward = Callable[..., Any]
 
@@ -25,7 +26,7 @@ _MOST_KINDS = 64
 
 @contextlib.contextmanager
 def passed_as_asked(model: nn.Module, train: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Within this, blocks are passed as ``train.compile`` and ``train.activation_checkpointing`` ask.
+    """Within this, the model is passed as ``train.compile``, ``activation_checkpointing`` and ``packed_weights`` ask.
 
     Raises:
         ConfigError: torch cannot compile here.
@@ -36,6 +37,8 @@ def passed_as_asked(model: nn.Module, train: TrainConfig, device: torch.device) 
             check_compiler(device)
             stack.enter_context(torch._dynamo.config.patch(recompile_limit=_MOST_KINDS))
             stack.enter_context(_instead(blocks, _compiled))
+        elif train.packed_weights and device.type == "cpu":  # the compiler chooses kernels itself
+            stack.enter_context(packed_weights(model))
         if train.activation_checkpointing:
             stack.enter_context(_instead(blocks, _made_again))
         yield
