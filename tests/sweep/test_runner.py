@@ -78,8 +78,14 @@ def test_a_cell_of_a_sweep_is_the_same_run_as_alone_bit_for_bit(sections, over, 
     assert lines[0] == lines[1]
 
 
-def test_a_sweep_tells_everything_about_its_cells(config, tmp_path):
-    file = config(forgetting={"include": {"Category": ["yellow"]}, "scales": [0.0, 0.5, 1.0]})
+def test_a_sweep_tells_everything_about_its_cells(config, tmp_path, monkeypatch):
+    file, write = config(forgetting={"include": {"Category": ["yellow"]}, "scales": [0.0, 0.5, 1.0]}), Run._write_state
+
+    def written(run, earlier, facts):
+        assert earlier.state != "finished", "nobody would clear away what a kill leaves of a finished run's file"
+        write(run, earlier, facts)
+
+    monkeypatch.setattr(Run, "_write_state", written)
     found = ranks(file, 1, 2, seeds=(0, 1), runs=tmp_path / "runs")
     record = json.loads(found.folder.record_file.read_text())
     assert read_sweep(found.folder.record_file) == found.record

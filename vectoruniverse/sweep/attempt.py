@@ -17,13 +17,14 @@ from vectoruniverse.runs.folder import Run
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.runs.outcomes import PER_QUERY_FILE
 from vectoruniverse.sweep.cells import Cell
-from vectoruniverse.sweep.sharing import Bases, peak, reset_peak
+from vectoruniverse.sweep.sharing import Bases
 from vectoruniverse.tasks.base import Shared
 from vectoruniverse.tasks.identity import describe_base
 from vectoruniverse.tasks.recorded_rows import DATA_FILE
 from vectoruniverse.tasks.results import Outcome
 from vectoruniverse.tasks.same_run import same_runs
 from vectoruniverse.terminal import Display
+from vectoruniverse.training.device import reset_peak
 from vectoruniverse.training.interruption import InterruptedTraining
 
 
@@ -106,7 +107,6 @@ def _train(job: Job, run: Run | None, shared: Shared, bases: Bases) -> Outcome:
         experiment = job.cell.experiment.model_copy(update={"wandb": grouped})
         outcome = runner.train(experiment, runs_dir=job.runs_dir, display=bases.display, shared=shared)
     assert outcome is not None, "it was not finished, and this is the only process"
-    outcome.run.note(peak_memory_bytes=peak(shared.compute.device))
     return outcome
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 import sys
+from pathlib import Path
 
 import torch
 
@@ -13,6 +15,9 @@ from vectoruniverse.models.compute import Compute
 
 if sys.platform != "win32":
     import resource
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"  # proc(5): the peak resident size becomes the present one
 
 _CUDA_TARGET = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)[af]?")
 
@@ -103,10 +108,26 @@ def _cpu_has_bf16() -> bool:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Most bytes in use so far: on the GPU where there is one, else by this process; None where the system hides it."""
+    """Most bytes in use so far: on the GPU where there is one, else by this process; None where the system hides it.
+
+    So far: since the process began, or since ``reset_peak``.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return None
+    with contextlib.suppress(OSError):
+        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+        if told := [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]:
+            return told[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin to measure memory anew; of a CPU on Linux only."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
