@@ -6,6 +6,7 @@ config → data → encoder (+ adapter) → task (loss) → loop → metrics →
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import time
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from vectoruniverse.config.loading import dump_experiment, file_fingerprint
 from vectoruniverse.config.sections import Experiment
 from vectoruniverse.errors import DivergedError, UserError
 from vectoruniverse.evaluation.comparison import Comparison
+from vectoruniverse.models.shards import help_first, helped
 from vectoruniverse.report.figures.style import undrawn
 from vectoruniverse.report.learning import sign_lines
 from vectoruniverse.report.run_verdict import signs_of
@@ -197,8 +199,10 @@ def resume(reference: str, *, runs_dir: Path, display: Display, shared: Shared |
 
 def warnings_before(prepared: Prepared, steps: int) -> list[str]:
     """What a person should know before ``steps`` updates are made."""
-    misfit = schedule_misfit(prepared.experiment.train, steps)
-    return prepared.warnings() + ([] if misfit is None else [misfit])
+    train = prepared.experiment.train
+    alone = "train.shard_base changes nothing here: a single process holds the whole base (vu guide processes)"
+    misfits = (schedule_misfit(train, steps), alone if train.shard_base and processes.count() == 1 else None)
+    return prepared.warnings() + [said for said in misfits if said is not None]
 
 
 def _execute(
@@ -227,6 +231,7 @@ def _execute(
             hold_to_data(run, experiment, shared.data)
         with processes.together(), memory_told(experiment.train):
             processes.told_by_first(str(run.path.absolute()))
+            processes.told_by_first("\n".join(_passed_alike(experiment)))
             return _train(experiment, run, display, interruption, shared, started)
     except InterruptedTraining as stopped:
         run.set_state("interrupted")
@@ -246,13 +251,21 @@ def _execute(
         raise
 
 
+def _passed_alike(experiment: Experiment) -> list[str]:
+    """Settings by which processes pass a model together, and which may differ from those that the run was made with."""
+    return [
+        f"train.shard_base={json.dumps(experiment.train.shard_base)}",
+        f"eval.batch_size={experiment.eval.batch_size}",
+    ]
+
+
 def _assist(display: Display, interruption: Interruption) -> None:
     """What the other processes of a run do: the same steps on rows of their own, and nothing is written or said."""
     if not (place := processes.told_by_first("")):
         return  # it has finished before
-    run = Run(Path(place))
+    run, asked = Run(Path(place)), processes.told_by_first("").splitlines()
     with threads_of_run(run.read_state().threads), processes.apart():
-        experiment = locate_data(run, run_experiment(run), read_rows_of(run), display)
+        experiment = locate_data(run, run_experiment(run, asked), read_rows_of(run), display)
         shared = setup(experiment).share(experiment, display)
         with processes.together(), memory_told(experiment.train):
             base = evaluated_base(experiment, shared, "val")
@@ -260,6 +273,7 @@ def _assist(display: Display, interruption: Interruption) -> None:
             checkpoint = named(run.checkpoints, processes.told_by_first(""))
             task = TimedTask(prepared.task, base if checkpoint is None and prepared.starts_as_base else None)
             _fit(prepared, task, AssistingObserver(interruption), interruption, checkpoint)
+            help_first(prepared.model)
 
 
 def _train(
@@ -309,7 +323,7 @@ def _train_prepared(
         heard = (run, trackers, display, interruption, session.times.facts)
         observer = RunObserver(experiment, experiment.train.epochs * per_epoch, *heard)
         trainer = _fit(prepared, task, observer, interruption, checkpoint)
-        with processes.apart():
+        with processes.apart(), helped(prepared.model):
             outcome = _conclude(prepared, shared, session, trainer, task)
     except (InterruptedTraining, KeyboardInterrupt):
         trackers.finish("interrupted")

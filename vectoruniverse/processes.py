@@ -111,12 +111,21 @@ def _message() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        why = "another process of this run has ended"
-        with contextlib.suppress(RuntimeError):
-            if _store().check([_REASON]):
-                why = _store().get(_REASON).decode()
-        remedy = "the same command goes on from the last checkpoint"
-        raise OtherProcessError(why, remedy=remedy) from error
+        raise _ended() from error
+
+
+def _ended() -> OtherProcessError:
+    """That another process has ended, and why, where it could tell."""
+    why = "another process of this run has ended"
+    with contextlib.suppress(RuntimeError):
+        if _store().check([_REASON]):
+            why = _store().get(_REASON).decode()
+    return OtherProcessError(why, remedy="the same command goes on from the last checkpoint")
+
+
+def _lost(error: RuntimeError) -> bool:
+    """Whether it is of torch's own messages, whose other end is gone: nccl's have a class, gloo's name it."""
+    return dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
 def _store() -> Any:
@@ -136,12 +145,25 @@ def apart() -> Iterator[None]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Within it, within ``apart``, processes share their work again."""
+    """Within it, within ``apart``, processes share their work again.
+
+    Raises:
+        OtherProcessError: one of them has ended while torch itself, as FSDP does, spoke to it.
+    """
     before, _Apart.on = _Apart.on, False
     try:
         yield
+    except RuntimeError as error:
+        if _lost(error):
+            raise _ended() from error
+        raise
     finally:
         _Apart.on = before
+
+
+def longest(rows: int) -> int:
+    """How many of ``rows`` rows the process with the most of them has."""
+    return -(-rows // count())
 
 
 def own(rows: int) -> slice:

@@ -14,6 +14,8 @@ from torch.nn.functional import linear
 
 from vectoruniverse.adapters.layers import LoraLinear, LoraSettings
 from vectoruniverse.adapters.linear_layers import weight_of
+from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.shards import in_shards
 
 
 class DoraLinear(LoraLinear):
@@ -31,6 +33,9 @@ class DoraLinear(LoraLinear):
     """
 
     def __init__(self, base: nn.Module, **settings: Unpack[LoraSettings]) -> None:
+        if in_shards(weight_of(base)):
+            message, remedy = "DoRA reads whole weights of the base", "set it to false, or take another adapter"
+            raise ConfigError(message, key="train.shard_base", remedy=remedy)
         super().__init__(base, **settings)
         assert self.initialisation == "kaiming", self.initialisation
         self.lora_magnitude_vector = nn.Parameter(self._norm())

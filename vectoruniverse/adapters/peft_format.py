@@ -19,6 +19,7 @@ from vectoruniverse.adapters.lora import PEFT_PREFIX, LoraAdapter, check_tensor,
 from vectoruniverse.adapters.patterns import choose, exactly
 from vectoruniverse.adapters.peft_config import PeftConfig, read_peft_config
 from vectoruniverse.errors import ConfigError, DataError, UserError
+from vectoruniverse.models.shards import plain_class
 from vectoruniverse.runs.durable import write_durably
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -51,8 +52,8 @@ def save_lora(
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
     config = {
         "auto_mapping": {
-            "base_model_class": type(adapter.model).__name__,
-            "parent_library": type(adapter.model).__module__,
+            "base_model_class": plain_class(adapter.model).__name__,
+            "parent_library": plain_class(adapter.model).__module__,
         },
         "base_model_name_or_path": base_model,
         "bias": "none",
@@ -243,7 +244,7 @@ def _check_complete(model: nn.Module, adapted: set[str], config: PeftConfig, fil
     """No layer that the configuration names lacks its tensors."""
     linear = (path for path, module in model.named_modules() if is_linear(module))
     missing = [path for path in config.targeted(linear) if path not in adapted]
-    if config.auto_mapping.get("base_model_class") not in (None, type(model).__name__):
+    if config.auto_mapping.get("base_model_class") not in (None, plain_class(model).__name__):
         shared = {path.partition(".")[0] for path in adapted}  # it may have been made on one tower alone
         missing = [path for path in missing if path.partition(".")[0] in shared]
     if missing:

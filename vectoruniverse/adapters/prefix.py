@@ -29,6 +29,7 @@ from vectoruniverse.adapters.prefix_layers import (
 )
 from vectoruniverse.adapters.targets import suggest
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.shards import plain_class
 
 __all__ = ["PrefixAdapter", "TowerSizes", "inject_prefix", "tower_sizes"]
 
@@ -213,6 +214,6 @@ def _names(attention: nn.Module) -> AttentionNames:
 
 def _shifted(root: nn.Module) -> list[nn.Embedding]:
     """The tables of positions whose tokens begin after the prefix."""
-    embeddings = [module for module in root.modules() if type(module).__name__ in SHIFTED_EMBEDDINGS]
+    embeddings = [module for module in root.modules() if plain_class(module).__name__ in SHIFTED_EMBEDDINGS]
     tables = [module.get_submodule("position_embeddings") for module in embeddings]
     return [table for table in tables if isinstance(table, nn.Embedding)]

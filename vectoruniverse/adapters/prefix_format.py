@@ -20,6 +20,7 @@ from vectoruniverse.adapters.peft_config import read_json
 from vectoruniverse.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, check_weights
 from vectoruniverse.adapters.prefix import PrefixAdapter, inject_prefix, tower_sizes
 from vectoruniverse.errors import ConfigError, DataError, UserError
+from vectoruniverse.models.shards import plain_class
 from vectoruniverse.runs.durable import write_durably
 
 _TENSOR = "prompt_embeddings"
@@ -56,7 +57,7 @@ def save_prefix(adapter: PrefixAdapter, folder: Path, *, base_model: str, revisi
     with torch.no_grad():
         produced = adapter.keys_and_values()
     prompt = produced.permute(3, 0, 1, 2, 4).flatten(1).cpu().contiguous()
-    tower = type(adapter.model.get_submodule(adapter.tower))
+    tower = plain_class(adapter.model.get_submodule(adapter.tower))
     config = {
         "auto_mapping": {"base_model_class": tower.__name__, "parent_library": tower.__module__},
         "base_model_name_or_path": base_model,

@@ -12,17 +12,18 @@ Everything is done in float64 on the CPU.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
+from torch import Tensor, nn
+from torch.nn.functional import linear, pad
 
 from vectoruniverse.adapters.dora import DoraLinear
 from vectoruniverse.adapters.linear_layers import weight_of
 from vectoruniverse.adapters.lora import PEFT_PREFIX, LoraAdapter, LoraLinear
 from vectoruniverse.errors import DivergedError
+from vectoruniverse.models.shards import whole
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def intruders(
     """
     found = {}
     for path, layer in adapter.layers.items():
-        weight = weight_of(layer.base).to("cpu", torch.float64)
+        with whole(adapter.model, layer):
+            weight = weight_of(layer.base).to("cpu", torch.float64)
         u, sigma, vh = torch.linalg.svd(weight + layer.delta_weight().to("cpu", torch.float64), full_matrices=False)
         known = torch.linalg.svd(weight, full_matrices=False)[0]
         nearest = (known.T @ u[:, :top]).abs().amax(dim=0)
@@ -109,15 +111,22 @@ def intruders(
 
 @contextlib.contextmanager
 def without_intruders(adapter: LoraAdapter, found: Mapping[str, Intruders]) -> Iterator[None]:
-    """The adapted model with these directions taken out of its weights, σ = 0; as it was afterwards, bit for bit."""
-    adapter.merge()
-    try:
+    """The adapted model without these directions, σ = 0: what they make of a layer's input is taken off its output."""
+
+    def less(directions: Intruders) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        scaled = directions.left * directions.values  # (O, N)
+
+        def take_off(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            (x,) = inputs
+            return output - linear(linear(x, directions.right.to(x)), scaled.to(x)).to(output.dtype)
+
+        return take_off
+
+    with contextlib.ExitStack() as hooks:
         for path, directions in found.items():
-            weight = weight_of(adapter.layers[path].base)
-            weight.data.sub_((directions.left * directions.values @ directions.right).to(weight))
+            if len(directions):
+                hooks.callback(adapter.layers[path].register_forward_hook(less(directions)).remove)
         yield
-    finally:
-        adapter.unmerge()
 
 
 def singular_values(adapter: LoraAdapter) -> dict[str, Tensor]:

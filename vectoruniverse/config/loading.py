@@ -29,6 +29,7 @@ NOT_IN_FINGERPRINT = (
     "tensorboard",
     "data.cache_dir",
     "train.device",
+    "train.shard_base",
     "train.log_every",
     "eval.batch_size",
 )

@@ -194,6 +194,11 @@ class TrainConfig(Section):
         description="On a CPU, keep two more copies of frozen linear layers' weights, laid out as its kernels read "
         "them: faster steps, equal up to rounding.",
     )
+    shard_base: bool = Field(
+        False,
+        description="On several processes each holds a part of every frozen weight, and a transformer block is whole "
+        "only while it is passed (PyTorch's FSDP2): for encoders that do not fit a GPU; same numbers.",
+    )
     log_every: int = Field(10, ge=1, le=1_000_000_000, description="Steps between two lines in metrics.jsonl.")
 
 
@@ -417,6 +422,18 @@ class Experiment(Section):
         """Whether what is evaluated before the first step is random in part, and so nothing that a run may end with."""
         return isinstance(self.model, Section) or self.adapter.method == "prefix"
 
+    def _why_whole(self) -> str | None:
+        """Why the base cannot be in shards; None where it can."""
+        if self.adapter.trains_everything:
+            return "adapter.method: full trains every weight, and only a frozen base is sharded"
+        if self.quantization is not None:
+            return "what bitsandbytes keeps of a weight is no parameter, which alone are sharded; remove quantization"
+        if self.train.compile:
+            return "train.compile takes blocks whose weights stay where they are; set one of the two to false"
+        if self.adapter.dora or self.adapter.initialisation != "kaiming":
+            return f"adapter.{'dora' if self.adapter.dora else 'initialisation'} reads whole weights of the base"
+        return None
+
     @model_validator(mode="after")
     def _trainable(self) -> Experiment:
         if isinstance(self.model, Section) and self.adapter.method != "full":
@@ -430,6 +447,8 @@ class Experiment(Section):
         if self.adapter.method == "prefix" and (self.train.compile or self.train.activation_checkpointing):
             key = "compile" if self.train.compile else "activation_checkpointing"
             raise ValueError(f"train.{key}: a prefix comes into the blocks by hooks, which cannot be passed so")
+        if self.train.shard_base and (why := self._why_whole()):
+            raise ValueError(f"train.shard_base: {why}")
         if self.eval.keep == "blend" and (self.starts_random or self.draws_base):
             raise ValueError(
                 "eval.keep: blend needs a way from the base to what is trained; a prefix, a new head and a model of "

@@ -16,11 +16,13 @@ class Compute:
         device: the device of weights and batches.
         dtype: format of activations and of frozen weights; trained parameters are always float32.
         attention: kernel to ask transformers for.
+        sharded: whether several processes hold a part of each frozen weight (see ``models.shards``).
     """
 
     device: torch.device
     dtype: torch.dtype
     attention: Literal["sdpa", "eager"] = "eager"
+    sharded: bool = False
 
     def weights(self, *, trained: bool) -> torch.dtype:
         """Format of weights: frozen ones are kept in that of activations, since autocast would cast them every step."""

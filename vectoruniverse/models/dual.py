@@ -31,6 +31,7 @@ from vectoruniverse.models.load import (
 from vectoruniverse.models.patch_dropout import count_patches, only_patches
 from vectoruniverse.models.picture_input import PictureInput, read_picture_input
 from vectoruniverse.models.quantized import Quantization
+from vectoruniverse.models.shards import placed
 from vectoruniverse.models.source import BUILT_IN, ModelSource, open_source, told
 
 FAMILIES = ("altclip", "chinese_clip", "clip", "metaclip_2", "siglip")
@@ -223,7 +224,7 @@ def load_dual_encoder(
         processor = AutoImageProcessor.from_pretrained(source.folder, backend="pil", trust_remote_code=False)
     picture = read_picture_input(name, config.vision_config.image_size, processor)
     put_quick_gelu(model)
-    return DualEncoder(model.to(compute.device), tokenizer, picture, name=name, compute=compute, commit=source.commit)
+    return DualEncoder(placed(model, compute), tokenizer, picture, name=name, compute=compute, commit=source.commit)
 
 
 def load_dual_tokenizer(name: str, revision: str | None) -> TextReader:

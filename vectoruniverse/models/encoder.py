@@ -201,16 +201,18 @@ class Encoder(TextReader, ABC):
     def _in_batches(self, encode: Any, count: int, batch_size: int) -> Tensor:
         """What ``encode`` makes of each slice of ``count`` ≥ 1 rows, one below the other, on the CPU.
 
-        On several processes each takes a stretch of the rows.
+        On several processes each takes a stretch of the rows; of a base in shards all make as many passes.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} is below 1")
         alone = processes.apart() if count < processes.count() else contextlib.nullcontext()
         with self.evaluating(), alone:
             own = processes.own(count)
-            starts = range(own.start, own.stop, batch_size)
+            starts = [*range(own.start, own.stop, batch_size)]
+            if self.compute.sharded and len(starts) * batch_size < processes.longest(count):
+                starts.append(own.start)  # once more, and not kept
             made = torch.cat([encode(slice(i, min(i + batch_size, own.stop))).cpu() for i in starts])
-            return processes.gathered(made, count)
+            return processes.gathered(made[: own.stop - own.start], count)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:

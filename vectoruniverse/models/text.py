@@ -16,6 +16,7 @@ from vectoruniverse.models.encoder import Encoder, TextBatch, TextReader
 from vectoruniverse.models.load import load_config, load_tokenizer, load_weights, longest_text
 from vectoruniverse.models.quantized import Quantization
 from vectoruniverse.models.sentence_folder import read_layout, write_layout
+from vectoruniverse.models.shards import placed
 from vectoruniverse.models.sizes import POOLINGS, Pooling
 from vectoruniverse.models.source import ModelSource, open_source, told
 from vectoruniverse.models.text_tower import TextTower
@@ -127,7 +128,7 @@ def load_text_encoder(
         model.pooler = None  # it would be random
     tower = TextTower(model, chosen, [layer.to(weights) for layer in layout.layers], name=name)
     max_tokens = longest_text(source, tokenizer, count_positions(model), *layout.limits)
-    tower = tower.to(compute.device).eval()
+    tower = placed(tower, compute).eval()
     return TextEncoder(tower, tokenizer, name=name, compute=compute, max_tokens=max_tokens, commit=source.commit)
 
 

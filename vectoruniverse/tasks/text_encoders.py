@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,15 +65,6 @@ def load_named(
         quantization=quantization,
     )
     return random_like(encoder, seed) if config.random_weights else encoder
-
-
-def twin(encoder: TextEncoder, seed: int | None) -> TextEncoder:
-    """Another encoder like this one: a copy, or with weights of its own drawn from ``seed``."""
-    if seed is not None:
-        return random_like(encoder, seed)
-    other = copy.copy(encoder)
-    other.module = copy.deepcopy(encoder.module)
-    return other
 
 
 def put_adapters(

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vectoruniverse.config.sections import TrainConfig
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.shards import in_shards
 from vectoruniverse.training.packed_weights import packed_weights
 
 Forward = Callable[..., Any]
@@ -37,7 +38,8 @@ def passed_as_asked(model: nn.Module, train: TrainConfig, device: torch.device) 
             check_compiler(device)
             stack.enter_context(torch._dynamo.config.patch(recompile_limit=_MOST_KINDS))
             stack.enter_context(_instead(blocks, _compiled))
-        elif train.packed_weights and device.type == "cpu":  # the compiler chooses kernels itself
+        elif train.packed_weights and device.type == "cpu" and not any(map(in_shards, model.parameters())):
+            # the compiler chooses kernels itself, and of shards nothing whole is kept
             stack.enter_context(packed_weights(model))
         if train.activation_checkpointing:
             stack.enter_context(_instead(blocks, _made_again))

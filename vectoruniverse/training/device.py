@@ -22,13 +22,14 @@ _RESET_PEAK = "5"  # proc(5): the peak resident size becomes the present one
 _CUDA_TARGET = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)[af]?")
 
 
-def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
+def choose_compute(device: str = "auto", precision: str = "auto", *, sharded: bool = False) -> Compute:
     """Resolve ``auto`` to what this machine has, and refuse what it does not have.
 
     Args:
         device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (the usual format of the device; training measures, see ``training.precision``), ``fp32``,
             ``bf16`` or ``fp16``.
+        sharded: whether several processes hold a part of each frozen weight.
 
     Raises:
         ConfigError: the device is absent, torch was built without its architecture, or cannot compute in the precision.
@@ -39,7 +40,7 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = named[formats_of(chosen)[0] if precision == "auto" else precision]
     # on CPUs fused attention is as fast in fp32 and slower in bf16 (guide/tried.md); on GPUs it is the faster one
-    return Compute(chosen, dtype, "sdpa" if chosen.type == "cuda" else "eager")
+    return Compute(chosen, dtype, "sdpa" if chosen.type == "cuda" else "eager", sharded)
 
 
 def _choose_device(device: str) -> torch.device:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vectoruniverse.processes import longest, own
 from vectoruniverse.training.allocator import give_back_freed
 
 Encode = Callable[[NDArray[np.int64]], list[Tensor]]
@@ -17,24 +18,25 @@ Encode = Callable[[NDArray[np.int64]], list[Tensor]]
 
 
 def in_micro_batches(encode: Encode, rows: NDArray[np.int64], size: int | None) -> list[Tensor]:
-    """The vectors of all rows, of which at most ``size`` at a time keep what the way back needs.
+    """The vectors of this process's rows of a batch, of which at most ``size`` at a time keep what the way back needs.
 
     That is gradient caching (GradCache, arXiv:2101.06983): vectors first, then the loss of all of them, then each
     micro-batch once more with gradients. Dropout is replayed, so that both passes are one and the same; PyTorch's
     activation checkpointing does both. It costs a forward pass more. Dropout draws other numbers than in one pass over
-    all rows; without it the gradient is that of one pass, up to rounding.
+    all rows; without it the gradient is that of one pass, up to rounding. All processes make as many passes.
 
     Args:
         encode: a pure function of rows, parameters and torch's random state.
-        rows: of a batch (B,).
+        rows: of a batch, those of all processes (B,).
         size: None: all at once.
     """
-    if size is None or len(rows) <= size:
-        return encode(rows)
+    mine, most = rows[own(len(rows))], longest(len(rows))
+    if size is None or most <= size:
+        return encode(mine)
 
     def one(some: NDArray[np.int64]) -> list[Tensor]:
         give_back_freed()  # what the micro-batch before, forth or back, left in pieces
-        return encode(some)
+        return [view[: len(some)] for view in encode(some if len(some) else mine[:1])]
 
-    parts = [checkpoint(one, part, use_reentrant=False) for part in np.array_split(rows, -(-len(rows) // size))]
+    parts = [checkpoint(one, part, use_reentrant=False) for part in np.array_split(mine, -(-most // size))]
     return [torch.cat(view) for view in zip(*parts, strict=True)]

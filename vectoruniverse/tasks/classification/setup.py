@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from vectoruniverse.models.heads import (
     read_head,
     save_head,
 )
+from vectoruniverse.models.scratch import random_like
 from vectoruniverse.models.text import TextEncoder
 from vectoruniverse.models.text_tower import without_normalize
 from vectoruniverse.report.figures.album import Plate
@@ -36,7 +37,7 @@ from vectoruniverse.tasks.classification.settings import (
 from vectoruniverse.tasks.classification.task import ClassificationTask, Examples
 from vectoruniverse.tasks.rows import RowChoice
 from vectoruniverse.tasks.sharing import sharing_key
-from vectoruniverse.tasks.text_encoders import base_words, load_encoder, load_trained, put_adapters, twin
+from vectoruniverse.tasks.text_encoders import base_words, load_encoder, load_trained, put_adapters
 from vectoruniverse.tasks.text_rows import TextRows, read_text_rows, tell_truncated
 from vectoruniverse.terminal import Display
 from vectoruniverse.training.device import choose_compute
@@ -67,7 +68,8 @@ def share(
     experiment: ClassificationExperiment, display: Display, choice: RowChoice | None = None
 ) -> ClassificationShared:
     """Config → texts and labels → encoders."""
-    compute = choose_compute(experiment.train.device, experiment.train.precision)
+    train = experiment.train
+    compute = choose_compute(train.device, train.precision, sharded=train.shard_base)
     data = read_text_rows(
         experiment.data,
         text_columns(experiment),
@@ -77,10 +79,13 @@ def share(
         names=None if choice is None else read_head(choice.trained / HEAD_FILE).names,
     )
     trained = None if choice is None else choice.trained / _part_names(experiment)[0]
-    first = load_encoder(experiment, compute, data.train_texts, trained)
-    without_normalize(first.module)
-    encoders = _parts(experiment, first)
-    inputs = tokenize(experiment, first, {role: data.column(role) for role in text_columns(experiment)}, display)
+    encoders = _parts(experiment, lambda: _base(experiment, compute, data.train_texts, trained))
+    inputs = tokenize(
+        experiment,
+        next(iter(encoders.values())),
+        {role: data.column(role) for role in text_columns(experiment)},
+        display,
+    )
     assert data.labels is not None
     labels = data.labels
 
@@ -96,11 +101,25 @@ def text_columns(experiment: ClassificationExperiment) -> dict[str, str]:
     return {"text": data.text} if isinstance(data, LabelledData) else {"first": data.first, "second": data.second}
 
 
-def _parts(experiment: ClassificationExperiment, first: TextEncoder) -> dict[str, TextEncoder]:
+def _base(
+    experiment: ClassificationExperiment,
+    compute: Compute,
+    texts: Callable[[], Iterable[str]],
+    trained: Path | None = None,
+) -> TextEncoder:
+    """An encoder as classifiers read it; see ``load_encoder``."""
+    encoder = load_encoder(experiment, compute, texts, trained)
+    without_normalize(encoder.module)
+    return encoder
+
+
+def _parts(experiment: ClassificationExperiment, load: Callable[[], TextEncoder]) -> dict[str, TextEncoder]:
     """The encoders by part; two of one checkpoint start equal, two from scratch each with weights of its own."""
+    first = load()
     if not isinstance(experiment, PairClassificationExperiment) or experiment.shared_encoder:
         return {"": first}
-    return {"first": first, "second": twin(first, None if isinstance(experiment.model, str) else experiment.seed + 1)}
+    second = load() if isinstance(experiment.model, str) else random_like(first, experiment.seed + 1)
+    return {"first": first, "second": second}
 
 
 def tokenize(
@@ -184,9 +203,7 @@ def load_classifier(
     if experiment.adapter.trains_everything:  # what is saved needs no base, which may be gone
         encoders = {part: load_trained(experiment, compute, folder / part) for part in _part_names(experiment)}
     else:
-        base = load_encoder(experiment, compute, list)
-        without_normalize(base.module)
-        encoders = _parts(experiment, base)
+        encoders = _parts(experiment, lambda: _base(experiment, compute, list))
         put_adapters(encoders, experiment, compute, folder)
     names = read_head(folder / HEAD_FILE).names
     model = build_model(experiment, encoders, len(names))

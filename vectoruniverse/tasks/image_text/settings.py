@@ -278,6 +278,12 @@ class ImageTextExperiment(Experiment):
         texts = self.views.text
         return list(dict.fromkeys((texts.templates if texts is not None else None) or [self.data.text]))
 
+    def _why_whole(self) -> str | None:
+        pooled = (
+            None if self.views.pool is None else "views.pool passes no whole tower, and shards are gathered by towers"
+        )
+        return super()._why_whole() or pooled
+
     @model_validator(mode="after")
     def _consistent(self) -> ImageTextExperiment:
         if self.views.count == 1 and any("I+" in pair for pair in loss_pairs(self.loss)):

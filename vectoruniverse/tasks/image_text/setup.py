@@ -81,7 +81,8 @@ def as_image_text(experiment: Experiment, what: str) -> ImageTextExperiment:
 
 def share(experiment: ImageTextExperiment, display: Display, choice: RowChoice | None = None) -> ImageTextShared:
     """Config → data → encoder; nothing is written but the cache of decoded pictures."""
-    compute = choose_compute(experiment.train.device, experiment.train.precision)
+    train = experiment.train
+    compute = choose_compute(train.device, train.precision, sharded=train.shard_base)
     metadata = read_rows(experiment.data)
     encoder = load_encoder(experiment, compute)
     data = decode(experiment.data, metadata, picture_recipe(experiment, encoder), display, choice)

@@ -50,6 +50,9 @@ class MaskedLmExperiment(TextExperiment):
         """Yes: heads that a checkpoint lacks are drawn from the seed, and so is what is masked."""
         return True
 
+    def _why_whole(self) -> str | None:
+        return "pre-training reads the table of words twice, as what texts begin with and as what is told"
+
     @model_validator(mode="after")
     def _monitored(self) -> MaskedLmExperiment:
         if self.quantization is not None:

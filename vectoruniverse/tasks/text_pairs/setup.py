@@ -69,7 +69,8 @@ class TextPairsShared(Shared):
 
 def share(experiment: TextPairsExperiment, display: Display, choice: RowChoice | None = None) -> TextPairsShared:
     """Config → pairs → encoder."""
-    compute = choose_compute(experiment.train.device, experiment.train.precision)
+    train = experiment.train
+    compute = choose_compute(train.device, train.precision, sharded=train.shard_base)
     data = read_pairs(experiment, display, choice)
     encoder = load_encoder(experiment, compute, data.train_texts, choice.trained if choice else None)
     return TextPairsShared(sharing_key(experiment), compute, data, {}, encoder, tokenize_pairs(encoder, data, display))

@@ -21,7 +21,6 @@ from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.metrics.pair_scores import pair_scores
 from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.models.text import TextEncoder
-from vectoruniverse.processes import own
 from vectoruniverse.training.micro_batches import in_micro_batches
 from vectoruniverse.training.task import StepLoss
 
@@ -121,7 +120,7 @@ class TextPairsTask:
             batch = self.encoder.pad(tokens, some)
             return [normalize(self.encoder.encode_texts(batch), dim=1) for _ in range(count)]
 
-        return in_micro_batches(encode, rows[own(len(rows))], self._micro_batch)
+        return in_micro_batches(encode, rows, self._micro_batch)
 
     def after_step(self) -> None:
         """Nothing that is trained here has bounds."""
