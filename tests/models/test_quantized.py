@@ -130,6 +130,20 @@ def test_nothing_of_the_weight_s_size_is_kept_for_the_way_back(kind):
     assert 64 * 64 in kept, "as torch's own product keeps it"
 
 
+@pytest.mark.filterwarnings("default")  # torch's compiler causes warnings, and hides those that are no errors
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_compile_passes_it_in_one_graph(kind):
+    layer = LoraLinear(QuantizedLinear(a_linear(), kind), rank=2, alpha=2.0)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    found = []
+    for one in (layer, compiled):
+        x = rows(4, 24).requires_grad_()
+        y = one(x)
+        found.append([y.detach(), *torch.autograd.grad(y.square().sum(), [x, layer.lora_B])])
+    for plain, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluating_changes_nothing_and_training_goes_on_after_it(kind):
     layer = QuantizedLinear(a_linear(), kind)

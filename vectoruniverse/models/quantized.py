@@ -71,9 +71,11 @@ class QuantizedLinear(nn.Module):
         """The weight that the numbers stand for, (O, I)."""
         if self.kind == "int8":
             return self.codes.to(dtype).mul_(self.scale.unsqueeze(1) / 127.0)
-        functional, shape = _bitsandbytes(), (self.out_features, self.in_features)
-        state = functional.QuantState(self.scale, shape, blocksize=BLOCK, quant_type="nf4", dtype=dtype)
-        weight: Tensor = functional.dequantize_4bit(self.codes, state)
+        shape = (self.out_features, self.in_features)
+        # the library's own operator, which torch.compile passes
+        weight: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
+            self.codes, self.scale, BLOCK, "nf4", shape, dtype
+        )
         return weight
 
     def plain(self) -> nn.Linear:
