@@ -55,6 +55,8 @@ def test_its_base_is_the_quantised_one_wherever_the_run_is_read(run):
     assert dict(again.base.metrics) == pytest.approx(dict(told.base), abs=1e-6)
     loaded = load_run(run.path, device="cpu", precision="fp32")
     assert any(isinstance(module, QuantizedLinear) for module in loaded.encoder.model.modules())
+    card = (run.path / "README.md").read_text(encoding="utf-8")
+    assert ", its blocks in nf4" in card and "load_run" in card, "peft would put the adapter on plain weights"
     plain = load_config_of(run, ["quantization=null"])
     assert sharing_key(plain) != sharing_key(load_config_of(run)), "another base, so no evaluation is shared"
 

@@ -278,7 +278,7 @@ def card_facts(prepared: Prepared, run: Run, seconds: float | None) -> dict[str,
     trained = None if record is None else record.trained_parameters
     trained = prepared.trained_parameters() if trained is None else trained
     facts = {
-        "base model": prepared.base_model(),
+        "base model": prepared.base_model() + (f", its blocks in {kept}" if (kept := experiment.quantization) else ""),
         "data": f"`{data.source}`, fingerprint `{data.fingerprint()[:16]}`",
         "split": f"{data.counted_parts()}, {data.division()}",
         "reported": reported_words(data, experiment),

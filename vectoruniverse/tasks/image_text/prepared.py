@@ -192,7 +192,8 @@ class PreparedImageText(Prepared):
 
     def snippet(self) -> str:
         """Python that loads what the run made."""
-        snippet = SNIPPETS[self.experiment.adapter.method]
+        # peft would put it on plain weights, which it was not trained on
+        snippet = SNIPPETS[self.experiment.adapter.method if self.experiment.quantization is None else "prefix"]
         return snippet.format(model=type(self.encoder.model).__name__, base=local_source(self.encoder.name))
 
     @property
