@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from pathlib import Path
 
@@ -91,3 +92,17 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch, shared_cache: Path, tmp_p
     monkeypatch.setenv("VU_CACHE", str(shared_cache))
     monkeypatch.setenv("VU_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))  # where schedules are
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what a page says: figures are made and stand in it, but hold nothing.
+
+    Drawing a dozen of them takes nine tenths of a small run's time; tests of the figures and of whole pages draw them.
+    """
+    from vectoruniverse.report.figures import style
+
+    stream = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(stream, "PNG")
+    blank = {"png": stream.getvalue(), "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>'}
+    monkeypatch.setattr(style, "_render", lambda figure, kind, *, first: blank[kind])

@@ -134,6 +134,7 @@ def test_where_nothing_learns_the_command_tries_what_was_measured_to_be_wrong():
     assert command == "vu find-lr --config c.yaml --steps 60", "a task without a temperature"
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_too_few_rows_are_told_with_a_remedy(models, tmp_path):
     (tmp_path / "few.csv").write_text("first,second\n" + "\n".join(f"a {i},b {i}" for i in range(12)))
     file = write(tmp_path, "text_pairs", models["bert"], {"file": str(tmp_path / "few.csv")}, FULL)

@@ -43,6 +43,7 @@ def test_a_failed_cell_gives_exit_code_1_and_the_rest(config, tmp_path):  # noqa
     assert sorted(cell["state"] for cell in json.loads(done.stdout)["cells"]) == ["failed", "finished"]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_cell_that_diverged_is_told_and_left_until_it_is_forced(config, tmp_path):  # noqa: F811
     file = config(adapter={"method": "full"})
     command = ("sweep", "-c", file, "--set", "train.clip_grad_norm=null", "--over", "train.lr=1e30,0.001")

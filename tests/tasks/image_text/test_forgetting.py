@@ -51,6 +51,7 @@ def test_the_scale_that_keeps_most_is_found_by_hand():
     assert [p.kept for p in nothing] == [0.0, 0.0] and best_scale(nothing) == 1.0
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(
     "adapter",
     [{"method": "lora"}, {"method": "lora", "train_projections": True}, {"method": "full"}],
