@@ -11,7 +11,8 @@ from vectoruniverse.data.views import Augmentation
 from vectoruniverse.losses import contrastive as losses
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.dual import load_dual_encoder
-from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs
+from vectoruniverse.models.encoder import TokenizedTexts
+from vectoruniverse.tasks.image_text.task import ImageTextTask, Pairs, TrainingParts
 
 TITLES = [
     "red circle",
@@ -44,9 +45,12 @@ def folder(tmp_path_factory):
     return save_clip(tmp_path_factory.mktemp("clip"))
 
 
-def make_task(folder, *, views=2, augmentation=RANDOM, text_is_random=False, dropout=0.0, order=None):
+def make_task(
+    folder, *, views=2, augmentation=RANDOM, text_is_random=False, dropout=0.0, order=None,
+    towers=("vision_model", "text_model"), parts=None,
+):  # fmt: skip
     encoder = load_dual_encoder(str(folder), Compute(torch.device("cpu"), torch.float32))
-    targets = [TowerTargets(tower, ("q_proj", "v_proj"), "adapter") for tower in ("vision_model", "text_model")]
+    targets = [TowerTargets(tower, ("q_proj", "v_proj"), "adapter") for tower in towers]
     inject_lora(encoder.model, targets, rank=2, alpha=2.0, dropout=dropout, seed=0)
     order = np.arange(len(TITLES)) if order is None else np.asarray(order)
     pairs = Pairs(
@@ -63,7 +67,7 @@ def make_task(folder, *, views=2, augmentation=RANDOM, text_is_random=False, dro
 
     task = ImageTextTask(
         encoder, train=pairs, val=pairs, loss=loss, augmentation=augmentation, views=views,
-        text_is_random=text_is_random, seed=3, recall_at=(1, 5), eval_batch=3,
+        text_is_random=text_is_random, seed=3, recall_at=(1, 5), eval_batch=3, parts=parts,
     )  # fmt: skip
     return task, seen
 
@@ -99,6 +103,88 @@ def test_dropout_makes_two_text_views(folder):
     task.encoder.model.train()
     task.loss(np.array([0, 1]), epoch=0)
     assert not torch.allclose(seen[0]["T"], seen[0]["T+"], atol=1e-4)
+
+
+def texts_encoded(task):
+    """How many rows each pass of the text tower had; noted while the list lives."""
+    rows, encode = [], task.encoder.encode_texts
+    task.encoder.encode_texts = lambda batch: rows.append(len(batch.ids)) or encode(batch)
+    return rows
+
+
+def with_gradients(task, rows, epoch=0):
+    """The loss, and the gradient of all that is trained, B of LoRA no longer 0."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in task.trained().values():
+            parameter.copy_(torch.randn_like(parameter) * 0.1)
+    task.encoder.model.train()
+    loss = task.loss(rows, epoch).total
+    return loss.detach(), torch.autograd.grad(loss, list(task.trained().values()))
+
+
+def one_by_one(monkeypatch):
+    """Encode every row, whatever its text."""
+    monkeypatch.setattr(TokenizedTexts, "distinct", lambda tokens, rows: (rows, np.arange(len(rows))))
+
+
+SAME = np.array([TITLES.index("red circle"), 3, len(TITLES) - 4, 5])
+"""Rows of which the first and the third have one text."""
+
+
+class Drawn:
+    """Texts of views, of which some are the same."""
+
+    def draw(self, rows, epoch, view):
+        return [["one", "two"][(int(row) + view) % 2] for row in rows]
+
+
+@pytest.mark.parametrize(("texts", "passes"), [(None, [3]), (Drawn(), [2])], ids=["as they stand", "drawn"])
+def test_a_text_that_several_rows_have_is_encoded_once_with_the_loss_and_gradient_of_each(
+    folder, monkeypatch, texts, passes
+):
+    assert TITLES[SAME[0]] == TITLES[SAME[2]]
+    task, seen = make_task(folder, text_is_random=texts is not None, parts=TrainingParts(texts=texts))
+    encoded = texts_encoded(task)
+    found, gradients = with_gradients(task, SAME)
+    assert encoded == passes
+    one_by_one(monkeypatch)
+    wanted, plain = with_gradients(task, SAME)
+    assert encoded[1:] == [4 if texts is None else 8]
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    assert any(gradient.abs().sum() > 0 for gradient in plain)
+    for ours, theirs in zip(gradients, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(seen[0]["T"], seen[1]["T"], rtol=1e-6, atol=1e-6)
+
+
+def test_under_dropout_rows_with_the_same_text_differ(folder):
+    task, seen = make_task(folder, dropout=0.5)
+    encoded = texts_encoded(task)
+    with_gradients(task, SAME)
+    assert encoded == [4] and not torch.allclose(seen[0]["T"][0], seen[0]["T"][2], atol=1e-4)
+
+
+def test_texts_that_nothing_trained_reads_are_encoded_once_more_in_the_second_epoch_and_never_again(folder):
+    task, seen = make_task(folder, towers=("vision_model",))
+    encoded = texts_encoded(task)
+    with_gradients(task, SAME)
+    assert encoded == [3]
+    second = task.loss(SAME, epoch=1).total
+    assert sum(encoded) == 3 + len(TITLES)
+    task.loss(SAME[::-1].copy(), epoch=2)
+    assert sum(encoded) == 3 + len(TITLES)
+    torch.testing.assert_close(seen[1]["T"], seen[0]["T"], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(seen[2]["T"], seen[0]["T"].flip(0), rtol=1e-6, atol=1e-6)
+    assert any(gradient.abs().sum() > 0 for gradient in torch.autograd.grad(second, list(task.trained().values())))
+
+
+def test_texts_that_what_is_trained_reads_are_encoded_in_every_epoch(folder):
+    task, _ = make_task(folder, towers=("text_model",))
+    encoded = texts_encoded(task)
+    for epoch in range(3):
+        task.loss(SAME, epoch)
+    assert encoded == [3, 3, 3]
 
 
 def test_a_row_has_the_same_view_in_any_batch_and_order_and_another_one_next_epoch(folder):

@@ -8,6 +8,7 @@ from vectoruniverse.data.pair_items import same_texts
 from vectoruniverse.losses import contrastive as losses
 from vectoruniverse.metrics import geometry
 from vectoruniverse.models.compute import Compute
+from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.models.scratch import build_bert
 from vectoruniverse.models.sizes import ScratchBert
 from vectoruniverse.tasks.text_pairs.task import TextPairs, TextPairsTask
@@ -57,6 +58,38 @@ def test_with_dropout_two_passes_differ_and_torch_s_seed_decides_them():
     assert not torch.allclose(first["T"], first["T+"], atol=1e-3)
     assert all(torch.equal(first[view], again[view]) for view in first)
     assert not torch.allclose(first["I"], other["I"], atol=1e-3)
+
+
+def test_a_text_that_several_rows_have_is_encoded_once_with_the_loss_and_gradient_of_each(monkeypatch):
+    rows, found = np.array([3, 1, 0, 5]), []
+    for tokens in (TokenizedTexts.distinct, lambda tokens, rows: (rows, np.arange(len(rows)))):
+        monkeypatch.setattr(TokenizedTexts, "distinct", tokens)
+        task, seen = make_task()
+        encoded, encode = [], task.encoder.encode_texts
+        task.encoder.encode_texts = lambda batch, encode=encode, encoded=encoded: (
+            encoded.append(len(batch.ids)) or encode(batch)
+        )
+        task.encoder.module.train()
+        gradients = torch.autograd.grad(
+            task.loss(rows, epoch=0).total, list(task.trained().values()), allow_unused=True
+        )
+        found.append((encoded, seen[0], gradients))
+    (once, views, ours), (each, plain, theirs) = found
+    assert (once, each) == ([3, 4], [4, 4])
+    for view in "IT":
+        torch.testing.assert_close(views[view], plain[view], rtol=1e-6, atol=1e-6)
+    assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_under_dropout_rows_with_the_same_text_differ():
+    task, seen = make_task(dropout=0.3, text_is_random=True)
+    task.encoder.module.train()
+    task.loss(np.array([0, 3]), epoch=0)
+    assert not torch.allclose(seen[0]["I"][0], seen[0]["I"][1], atol=1e-3)
 
 
 def test_rows_of_the_loss_are_the_rows_asked_for():

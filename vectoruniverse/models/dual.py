@@ -124,6 +124,11 @@ class DualEncoder(Encoder):
             if one is not None and one.requires_grad
         }
 
+    def trains_texts(self) -> bool:
+        """Whether anything is trained that a text's vector comes from: all but what pictures or logits alone read."""
+        apart = (f"{VISION_TOWER}.", "visual_projection.", *LOGIT_SCALARS)
+        return any(one.requires_grad and not name.startswith(apart) for name, one in self.model.named_parameters())
+
     def start_logits(self, *, temperature: float | None, bias: float | None) -> None:
         """Let trained logit scalars start at these; None leaves them where they are."""
         with torch.no_grad():

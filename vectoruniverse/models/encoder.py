@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,32 @@ class TokenizedTexts:
             [self.segments[i] for i in rows],
             [place for place, i in enumerate(rows) if int(i) in cut],
         )
+
+    def distinct(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The first row that holds each text, in the order of ``rows``, and each row's place among these."""
+        places: dict[tuple[bytes, bytes], int] = {}
+        keys = [(self.ids[i].tobytes(), self.segments[i].tobytes()) for i in rows]
+        place = np.array([places.setdefault(key, len(places)) for key in keys], dtype=np.int64)
+        return rows[np.unique(place, return_index=True)[1]], place
+
+
+def each_once(
+    encode: Callable[[np.ndarray], list[Tensor]], tokens: TokenizedTexts, rows: np.ndarray, *, differ: bool = False
+) -> list[Tensor]:
+    """Vectors of the texts of ``rows`` in V views, V times (B, E), of which equal ones are encoded once.
+
+    Value and gradient are those of encoding every row.
+
+    Args:
+        encode: rows (M,) → V times (M, E).
+        tokens: texts of all rows.
+        rows: B positions in ``tokens``.
+        differ: whether two vectors of one text differ, as under dropout: then every row is encoded.
+    """
+    distinct, place = tokens.distinct(rows)
+    if differ or len(distinct) == len(rows):
+        return encode(rows)
+    return [view[send(torch.from_numpy(place), view.device)] for view in encode(distinct)]
 
 
 @dataclass(frozen=True, slots=True)

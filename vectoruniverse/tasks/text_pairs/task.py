@@ -19,7 +19,7 @@ from vectoruniverse.evaluation.retrieval import evaluate_pairs
 from vectoruniverse.losses.contrastive import ViewLoss, Views
 from vectoruniverse.losses.negatives import Negatives
 from vectoruniverse.metrics.pair_scores import pair_scores
-from vectoruniverse.models.encoder import TokenizedTexts
+from vectoruniverse.models.encoder import TokenizedTexts, each_once
 from vectoruniverse.models.text import TextEncoder
 from vectoruniverse.training.micro_batches import in_micro_batches
 from vectoruniverse.training.task import StepLoss
@@ -114,13 +114,19 @@ class TextPairsTask:
         return StepLoss(value.total, value.parts, embedded, value.chance, {"masked_share": relations.masked_share()})
 
     def passes(self, tokens: TokenizedTexts, rows: np.ndarray, *, count: int) -> list[Tensor]:
-        """Unit vectors (B, D) of as many passes, each with dropout of its own; of rows that are this process's."""
+        """Unit vectors (B, D) of as many passes, each with dropout of its own; of rows that are this process's.
+
+        Without dropout rows of a micro-batch with the same text are encoded once.
+        """
 
         def encode(some: np.ndarray) -> list[Tensor]:
             batch = self.encoder.pad(tokens, some)
             return [normalize(self.encoder.encode_texts(batch), dim=1) for _ in range(count)]
 
-        return in_micro_batches(encode, rows, self._micro_batch)
+        def encode_some(some: np.ndarray) -> list[Tensor]:
+            return each_once(encode, tokens, some, differ=self._text_is_random)
+
+        return in_micro_batches(encode_some, rows, self._micro_batch)
 
     def after_step(self) -> None:
         """Nothing that is trained here has bounds."""
