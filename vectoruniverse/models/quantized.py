@@ -61,6 +61,7 @@ class QuantizedLinear(nn.Module):
         if layer.bias is not None:
             layer.bias.requires_grad_(False)
             self.bias = layer.bias
+        self.train(layer.training)  # a new module is in training mode, and a model is in one mode as a whole
 
     @property
     def weight(self) -> Tensor:
