@@ -152,12 +152,12 @@ def sharded(train, **more):
     ("count", "more"),
     [
         (2, {"preserve": {"rows": 1}, "micro_batch": 2}),
-        (4, {"activation_checkpointing": True, "hard_negatives": {"share": 0.5}}),
+        pytest.param(4, {"activation_checkpointing": True, "hard_negatives": {"share": 0.5}}, marks=pytest.mark.slow),
     ],
 )
 def test_a_training_of_a_base_in_shards_is_that_of_a_whole_one(count, more, config, tmp_path, monkeypatch):
     for name in ("shards", "whole"):
-        file = config(**EVERYTHING, train=sharded(more, shard_base=name == "shards"))
+        file = config(**EVERYTHING, train=sharded(more, epochs=1, shard_base=name == "shards"))
         first, *others = several.train(count, file, tmp_path / name, monkeypatch)
         assert not any(one.out.read_text() + one.err.read_text() for one in others)
         assert "shard_base" not in first.err.read_text()
@@ -173,7 +173,7 @@ def changed(file, change):
     Path(file).write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
-@pytest.mark.parametrize("task", ["text_pairs", "sequence_classification"])
+@pytest.mark.parametrize("task", ["text_pairs", pytest.param("sequence_classification", marks=pytest.mark.slow)])
 def test_text_encoders_in_shards_train_as_whole_ones(task, texts, tmp_path, monkeypatch):
     file = texts(task)
     changed(file, lambda settings: settings["train"].update(packed_weights=False))
@@ -193,7 +193,7 @@ def test_a_killed_process_is_told_and_others_go_on_with_a_whole_base(config, tmp
     children[1].send_signal(signal.SIGKILL)
     assert [child.wait(60) for child in children] == [5, -signal.SIGKILL]
     assert "another process of this run has ended" in children[0].err.read_text()
-    several.train(3, config(train=sharded(few)), runs, monkeypatch)
+    several.train(2, config(train=sharded(few)), runs, monkeypatch)
     assert len(list_runs(runs)) == 1, "a base in shards makes no other run"
     (alone,) = several.train(1, config(train=sharded(few, shard_base=True)), tmp_path / "one", monkeypatch)
     assert "holds the whole base" in alone.err.read_text()
