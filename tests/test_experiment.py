@@ -511,7 +511,6 @@ def test_evaluations_can_be_rarer_than_epochs(experiment, tmp_path):
     assert epochs == [0, 2, 4, 5]
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_a_best_checkpoint_of_this_process_is_not_evaluated_twice(experiment, tmp_path, monkeypatch):
     """What stands in evaluation.json is the evaluation that picked the checkpoint; a fresh one gives the same."""
     evaluated = []
@@ -525,6 +524,7 @@ def test_a_best_checkpoint_of_this_process_is_not_evaluated_twice(experiment, tm
     assert again.adapted.metrics == pytest.approx(dict(outcome.adapted))
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_numbers_are_of_the_weights_that_are_kept(experiment, tmp_path, monkeypatch):
     """keep: last beside a better earlier epoch: record, card and state tell the last one's, and which was the best."""
     told, scores = ImageTextTask.evaluate, iter([0.9, 0.5])
@@ -543,7 +543,6 @@ def test_the_numbers_are_of_the_weights_that_are_kept(experiment, tmp_path, monk
     assert said in (outcome.run.path / "README.md").read_text() and said in outcome.run.report_file.read_text()
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_where_the_best_checkpoint_is_damaged_the_numbers_are_of_its_substitute(experiment, tmp_path, monkeypatch):
     told, scores = ImageTextTask.evaluate, iter([0.9, 0.5, 0.5])
 
@@ -583,6 +582,7 @@ def test_a_run_that_no_epoch_made_better_says_so_everywhere(experiment, tmp_path
     assert found.answer.headline == said and recorded_verdict(outcome.run) == found
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_rivals_that_cost_nothing_stand_beside_a_run(experiment, tmp_path):
     outcome = train(experiment(eval={"report": True}), runs_dir=tmp_path / "runs", display=quiet())
     told, record = outcome.comparison, outcome.run.read_evaluation()

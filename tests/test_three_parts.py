@@ -107,8 +107,8 @@ def experiment(models, shapes, table, tmp_path):
     return write
 
 
-@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.usefixtures("blank_figures")
 def test_the_test_rows_are_reported_and_the_rows_that_picked_stand_beside_them_as_optimistic(
     experiment, tmp_path, task
 ):

@@ -134,7 +134,6 @@ def test_where_nothing_learns_the_command_tries_what_was_measured_to_be_wrong():
     assert command == "vu find-lr --config c.yaml --steps 60", "a task without a temperature"
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_too_few_rows_are_told_with_a_remedy(models, tmp_path):
     (tmp_path / "few.csv").write_text("first,second\n" + "\n".join(f"a {i},b {i}" for i in range(12)))
     file = write(tmp_path, "text_pairs", models["bert"], {"file": str(tmp_path / "few.csv")}, FULL)
@@ -143,6 +142,7 @@ def test_too_few_rows_are_told_with_a_remedy(models, tmp_path):
     assert "training rows are too few to set some of them apart" in done.stderr and "give at least 16" in done.stderr
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_that_does_not_learn_says_so_in_terminal_and_page_with_a_command_that_runs(models, shapes, tmp_path):
     data = {"root": str(shapes), "split": {"val_fraction": 0.2, "test_fraction": 0}}
     file = write(tmp_path, "image_text", models["clip"], data, LORA, epochs=3, lr=1e-12, log_every=1)

@@ -12,6 +12,7 @@ from vectoruniverse.errors import ResourceError
 from vectoruniverse.training.loop import Trainer
 
 
+@pytest.mark.usefixtures("blank_figures")  # drawn in test_reports.py
 def test_sweep_rank_prints_the_answer_and_where_it_is(config, tmp_path):  # noqa: F811
     file = config(forgetting={"include": {"Category": ["yellow"]}}, eval={"report": True})
     done = vu("sweep-rank", "-c", file, "--ranks", "1,2", "-q", cwd=tmp_path)
@@ -43,7 +44,6 @@ def test_a_failed_cell_gives_exit_code_1_and_the_rest(config, tmp_path):  # noqa
     assert sorted(cell["state"] for cell in json.loads(done.stdout)["cells"]) == ["failed", "finished"]
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_a_cell_that_diverged_is_told_and_left_until_it_is_forced(config, tmp_path):  # noqa: F811
     file = config(adapter={"method": "full"})
     command = ("sweep", "-c", file, "--set", "train.clip_grad_norm=null", "--over", "train.lr=1e30,0.001")
@@ -62,6 +62,7 @@ def test_a_cell_that_diverged_is_told_and_left_until_it_is_forced(config, tmp_pa
     assert again("-q")[1] == forced and len(list((tmp_path / "runs").glob("*/state.json"))) == 3
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_full_fine_tuning_that_fails_is_told_in_terminal_page_and_json(config, tmp_path, monkeypatch):  # noqa: F811
     fit = Trainer.fit
 

@@ -51,7 +51,6 @@ def test_the_scale_that_keeps_most_is_found_by_hand():
     assert [p.kept for p in nothing] == [0.0, 0.0] and best_scale(nothing) == 1.0
 
 
-@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize(
     "adapter",
     [{"method": "lora"}, {"method": "lora", "train_projections": True}, {"method": "full"}],
@@ -71,6 +70,7 @@ def test_the_ends_of_the_path_are_the_base_and_the_adapted_model(adapter, config
     assert after == pytest.approx(before), "the base is left as it was"
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_tells_what_it_lost_in_its_record_page_card_and_terminal(config, tmp_path, capsys, monkeypatch):
     every = partial(intruders, threshold=1.1)  # all of the first ten directions
     monkeypatch.setattr("vectoruniverse.tasks.image_text.forgetting.intruders", every)
