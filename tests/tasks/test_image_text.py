@@ -9,6 +9,7 @@ from vectoruniverse.adapters.apply import TowerTargets, inject_lora
 from vectoruniverse.data.pair_items import PairItems, number
 from vectoruniverse.data.views import Augmentation
 from vectoruniverse.losses import contrastive as losses
+from vectoruniverse.models import encoder as encoder_module
 from vectoruniverse.models.compute import Compute
 from vectoruniverse.models.dual import load_dual_encoder
 from vectoruniverse.models.encoder import TokenizedTexts
@@ -156,6 +157,21 @@ def test_a_text_that_several_rows_have_is_encoded_once_with_the_loss_and_gradien
     for ours, theirs in zip(gradients, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(seen[0]["T"], seen[1]["T"], rtol=1e-6, atol=1e-6)
+
+
+def test_texts_of_other_lengths_have_other_passes_with_the_loss_and_gradient_of_one(folder, monkeypatch):
+    monkeypatch.setattr(encoder_module, "_LEAST_ROWS", 2)
+    task, seen = make_task(folder)
+    encoded, rows = texts_encoded(task), np.array([3, 7, 0, 5, 1])
+    found, gradients = with_gradients(task, rows)
+    assert encoded == [3, 2]
+    monkeypatch.setattr(encoder_module, "_LEAST_SAVED", 1.0)
+    wanted, plain = with_gradients(task, rows)
+    assert encoded == [3, 2, 5]
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(seen[0]["T"], seen[1]["T"], rtol=1e-6, atol=1e-6)
+    for ours, theirs in zip(gradients, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_under_dropout_rows_with_the_same_text_differ(folder):

@@ -59,8 +59,27 @@ class TokenizedTexts:
         return rows[np.unique(place, return_index=True)[1]], place
 
 
+_LEAST_SAVED, _LEAST_ROWS = 0.2, 16
+"""Share of the tokens, and rows of a part, below which less padding does not pay for more passes (vu guide tried)."""
+
+
+def similar_lengths(lengths: np.ndarray) -> list[np.ndarray]:
+    """Places of B texts in 1, 2 or 4 parts of similar length; one where too little padding would be saved.
+
+    Args:
+        lengths: in tokens (B,).
+    """
+    order, parts = np.argsort(lengths, kind="stable"), [np.arange(len(lengths))]
+    most = (1 - _LEAST_SAVED) * len(lengths) * lengths.max(initial=0)
+    for count in (2, 4):
+        some = np.array_split(order, count)
+        if len(some[-1]) >= _LEAST_ROWS and sum(len(part) * lengths[part].max() for part in some) <= most:
+            parts = some
+    return parts
+
+
 def each_once(
-    encode: Callable[[np.ndarray], list[Tensor]], tokens: TokenizedTexts, rows: np.ndarray, *, differ: bool = False
+    encode: Callable[[np.ndarray], list[Tensor]], tokens: TokenizedTexts, rows: np.ndarray, *, differ: bool, apart: bool
 ) -> list[Tensor]:
     """Vectors of the texts of ``rows`` in V views, V times (B, E), of which equal ones are encoded once.
 
@@ -71,11 +90,17 @@ def each_once(
         tokens: texts of all rows.
         rows: B positions in ``tokens``.
         differ: whether two vectors of one text differ, as under dropout: then every row is encoded.
+        apart: whether texts of other lengths may be encoded in other passes, where that saves padding.
     """
-    distinct, place = tokens.distinct(rows)
-    if differ or len(distinct) == len(rows):
+    if differ:
         return encode(rows)
-    return [view[send(torch.from_numpy(place), view.device)] for view in encode(distinct)]
+    distinct, place = tokens.distinct(rows)
+    parts = similar_lengths(np.array([len(tokens.ids[i]) for i in distinct])) if apart else [np.arange(len(distinct))]
+    views = [torch.cat(view) for view in zip(*(encode(distinct[part]) for part in parts), strict=True)]
+    if len(parts) == 1 and len(distinct) == len(rows):
+        return views
+    place = np.argsort(np.concatenate(parts))[place]
+    return [view[send(torch.from_numpy(place), view.device)] for view in views]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +220,11 @@ class Encoder(TextReader, ABC):
         super().__init__(**vars(reader))
         self.module: Any = module
         self.compute, self.commit = compute, commit
+
+    @property
+    def passes_apart(self) -> bool:
+        """Whether texts of other lengths may have other passes: not where all are padded alike or processes wait."""
+        return not self.pads_to_end and processes.count() == 1
 
     @property
     def device(self) -> torch.device:

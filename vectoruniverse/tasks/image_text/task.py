@@ -291,13 +291,15 @@ class ImageTextTask:
                 with self._behind_frozen(some, batch):
                     return [encoder.encode_texts(batch) for _ in views]
 
-            return each_once(encode, self.train.tokens, rows, differ=self._text_dropout)
+            return each_once(encode, self.train.tokens, rows, differ=self._text_dropout, apart=encoder.passes_apart)
         tokens = encoder.tokenize([text for view in views for text in self.texts.draw(rows, epoch, view)])
 
         def encode_drawn(some: np.ndarray) -> list[Tensor]:
             return [encoder.encode_texts(encoder.pad(tokens, some))]
 
-        (vectors,) = each_once(encode_drawn, tokens, np.arange(len(tokens)), differ=self._text_dropout)
+        (vectors,) = each_once(
+            encode_drawn, tokens, np.arange(len(tokens)), differ=self._text_dropout, apart=encoder.passes_apart
+        )
         return list(vectors.chunk(len(views)))
 
     def _behind_frozen(self, rows: np.ndarray, batch: TextBatch) -> AbstractContextManager[object]:

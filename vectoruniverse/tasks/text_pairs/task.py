@@ -124,7 +124,7 @@ class TextPairsTask:
             return [normalize(self.encoder.encode_texts(batch), dim=1) for _ in range(count)]
 
         def encode_some(some: np.ndarray) -> list[Tensor]:
-            return each_once(encode, tokens, some, differ=self._text_is_random)
+            return each_once(encode, tokens, some, differ=self._text_is_random, apart=self.encoder.passes_apart)
 
         return in_micro_batches(encode_some, rows, self._micro_batch)
 
