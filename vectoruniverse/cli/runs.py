@@ -20,7 +20,7 @@ from vectoruniverse.cli.shell import (
     tells_errors,
 )
 from vectoruniverse.errors import UserError, printable
-from vectoruniverse.runs.listing import ShownState
+from vectoruniverse.runs.states import ShownState
 
 StateOption = Annotated[ShownState | None, typer.Option(help="Only runs in this state.")]
 

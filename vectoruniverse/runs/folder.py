@@ -25,7 +25,8 @@ from vectoruniverse.runs.durable import (
 from vectoruniverse.runs.files import Record, read_record, record_text
 from vectoruniverse.runs.locks import lock_file
 from vectoruniverse.runs.process import here
-from vectoruniverse.runs.records import EvaluationRecord, RunState, State
+from vectoruniverse.runs.records import EvaluationRecord, RunState
+from vectoruniverse.runs.states import State
 
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no i, l, o, 0, 1: names are read aloud and typed
 BUILDING = ".run.tmp"

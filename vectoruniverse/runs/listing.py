@@ -11,10 +11,6 @@ from typing import Any, Literal
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.runs.folder import RUN_NAME, Run
 from vectoruniverse.runs.process import is_dead
-from vectoruniverse.runs.records import State
-
-ShownState = Literal[State, "dead", "unknown"]
-"""`dead` says that it is `running`, but its process on this host is gone; `unknown` is any other."""
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,6 @@ from pydantic import (
 from vectoruniverse.runs.files import Record
 from vectoruniverse.runs.label_records import LabelsRecord
 
-State = Literal["running", "finished", "failed", "interrupted", "stopped"]
-
 
 def finite(value: object) -> float | None:
     """The value as a float; None where it is no number, or none that a float can be."""
