@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -310,3 +311,33 @@ def test_wandb_s_own_process_killed_or_stopped_holds_nothing_up_and_is_told_in_a
     warned, done_line = done.stdout.splitlines()
     assert done.stderr == "" and done_line == "done"
     assert "training goes on without it; upload what is there with: vu sync" in warned
+
+
+ONE_AFTER_ANOTHER = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from vectoruniverse.tracking.weights_and_biases import WandbSettings, WandbTracker
+
+def log(name):
+    tracker = WandbTracker(Path(sys.argv[1]), name, {}, print, WandbSettings(mode="offline"))
+    tracker.log(0, {"a": 1.0})
+    tracker.finish("finished")
+
+log("first")
+children = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True)
+(core,) = (int(line.split()[0]) for line in children.stdout.splitlines() if "wandb-core" in line)
+os.kill(core, signal.SIGKILL)
+os.waitpid(core, 0)
+log("second")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ps")
+@pytest.mark.parametrize("inherited", [False, True])
+def test_a_run_is_logged_although_wandb_s_process_has_ended_before_it(inherited: bool, run: Path) -> None:
+    """That of the run before, as among the cells of a sweep; or that of whoever started this process, as an agent."""
+    gone = {"WANDB_SERVICE": f"3-1-unix-{run / 'socket'}"} if inherited else {}
+    command = [sys.executable, "-c", ONE_AFTER_ANOTHER, str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=os.environ | gone)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert [file.name for file in sorted(run.rglob("run-*.wandb"))] == ["run-first.wandb", "run-second.wandb"]

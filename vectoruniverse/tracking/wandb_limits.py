@@ -1,8 +1,10 @@
-"""How long wandb is waited for, and what its errors say in one line."""
+"""How long wandb is waited for, and what becomes of a process of its own that has ended."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -34,6 +36,29 @@ def service_ended_after(seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def forget_ended_service() -> None:
+    """Let wandb start its own process anew where the one it knows has ended.
+
+    That is one which an earlier run of this process started, or a parent whose variables were inherited. wandb would
+    try to reach it for every later run, and fail.
+    """
+    import wandb
+
+    path = os.environ.get("WANDB_SERVICE", "").partition("-unix-")[2]
+    if not path:
+        return
+    try:
+        with socket.socket(socket.AF_UNIX) as asked:
+            asked.settimeout(1.0)
+            asked.connect(path)
+    except TimeoutError:
+        return  # it is there, and busy
+    except OSError:
+        with contextlib.suppress(Exception):  # it says that nobody is there
+            wandb.teardown()
+        os.environ.pop("WANDB_SERVICE", None)
 
 
 def within(seconds: float, act: Callable[[], object]) -> None:

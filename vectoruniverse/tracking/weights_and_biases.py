@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vectoruniverse.errors import reason
 from vectoruniverse.tracking.contract import DataSet, Retrieval, Status, Tracker, Value
-from vectoruniverse.tracking.wandb_limits import service_ended_after, within
+from vectoruniverse.tracking.wandb_limits import forget_ended_service, service_ended_after, within
 from vectoruniverse.tracking.wandb_media import adapter_artifact, data_artifact, retrieval_tables
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ class WandbTracker(Tracker):
         self._warned: set[str] = set()
         try:
             with service_ended_after(self._settings.init_timeout + _GRACE):
+                forget_ended_service()
                 self._start()
             for record in history or ():
                 self.log(int(record["step"]), _values(record))
