@@ -292,6 +292,9 @@ def texts(tmp_path):
     table.write_text(
         "\n".join(",".join(row) for row in [("first", "second", "colour"), *rows]) + "\n", encoding="utf-8"
     )
+    documents = tmp_path / "documents.csv"
+    sentences = [f"There is {first}. Here is the {second}. It is {colour}." for first, second, colour in rows]
+    documents.write_text("\n".join(["text", *sentences]) + "\n", encoding="utf-8")
     bert = str(save_encoder(tmp_path / "bert", "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
     train = {"epochs": 2, "batch_size": 7, "lr": 0.01, "precision": "fp32", "device": "cpu", "log_every": 1}
     shared = {"model": bert, "train": train, "wandb": {"mode": "disabled"}, "eval": {"report": False}}
@@ -303,6 +306,20 @@ def texts(tmp_path):
             "head": {"dropout": 0.0},
             "loss": {"l2": 0.001, "balanced": True},
         },
+        "masked_lm": {
+            "data": {"source": str(documents), "column": "text"},
+            "model": {
+                "scratch": "bert",
+                "vocab_size": 120,
+                "width": 16,
+                "layers": 1,
+                "heads": 2,
+                "intermediate": 32,
+                "max_text_tokens": 16,
+                "dropout": 0.0,
+            },
+            "adapter": {"method": "full"},
+        },
     }
 
     def write(task):
@@ -313,7 +330,9 @@ def texts(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("task", ["text_pairs", pytest.param("sequence_classification", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "task", ["text_pairs", "masked_lm", pytest.param("sequence_classification", marks=pytest.mark.slow)]
+)
 def test_text_tasks_on_two_processes_are_those_of_one(task, texts, tmp_path, monkeypatch):
     file = texts(task)
     train(1, file, tmp_path / "one", monkeypatch)

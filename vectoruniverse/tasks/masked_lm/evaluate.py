@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from vectoruniverse.errors import DataError
 from vectoruniverse.evaluation.comparison import means
 from vectoruniverse.evaluation.result import Evaluation
 from vectoruniverse.metrics.language import perplexity, rows_of_ratio
+from vectoruniverse.processes import gathered
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,40 +99,49 @@ def score_rows(batch: MaskedBatch, predictions: Predictions, unigram: NDArray[np
     )
 
 
-def evaluate(scores: Sequence[RowScores], order: NDArray[np.int64]) -> Evaluation:
-    """Put batches together.
+def gathered_scores(scores: Sequence[RowScores], rows: int) -> RowScores:
+    """The scores of all ``rows`` rows, of which ``scores`` are this process's stretch, batch by batch."""
+
+    def together(name: str) -> NDArray[Any]:
+        return gathered(torch.from_numpy(np.concatenate([getattr(part, name) for part in scores])), rows).numpy()
+
+    return RowScores(*(together(field.name) for field in fields(RowScores)))
+
+
+def evaluate(scores: RowScores, order: NDArray[np.int64]) -> Evaluation:
+    """Make metrics of what every row adds to them.
 
     Metrics of tokens are means over all masked tokens, so long rows count for more; their values in ``per_query`` have
     these means (see ``rows_of_ratio``).
 
     Args:
-        scores: of every batch.
+        scores: of all rows.
         order: (N,) which row of the split each scored row is.
 
     Raises:
         DataError: no token was masked.
     """
 
-    def together(name: str) -> NDArray[np.float64]:
-        values = np.concatenate([getattr(part, name) for part in scores])
+    def of_rows(name: str) -> NDArray[np.float64]:
+        values: NDArray[np.float64] = getattr(scores, name)
         spread = np.empty_like(values)
         spread[order] = values
         return spread
 
-    targets = together("targets")
+    targets = of_rows("targets")
     if not targets.any():
         raise DataError(
             "no token could be masked: every one is unknown to the tokenizer", remedy="train a tokenizer on these texts"
         )
     rows = {
-        "mlm_loss": rows_of_ratio(together("mlm_loss"), targets),
-        "mlm_accuracy": rows_of_ratio(together("mlm_hits"), targets),
-        "nsp_loss": together("nsp_loss"),
-        "nsp_accuracy": together("nsp_hits"),
+        "mlm_loss": rows_of_ratio(of_rows("mlm_loss"), targets),
+        "mlm_accuracy": rows_of_ratio(of_rows("mlm_hits"), targets),
+        "nsp_loss": of_rows("nsp_loss"),
+        "nsp_accuracy": of_rows("nsp_hits"),
     }
     rows = {name: values for name, values in rows.items() if np.isfinite(values).any()}
     metrics = means(rows)
     metrics["perplexity"] = perplexity(metrics["mlm_loss"])
-    metrics["unigram_entropy"] = float(together("unigram").sum() / targets.sum())
+    metrics["unigram_entropy"] = float(of_rows("unigram").sum() / targets.sum())
     loss = metrics["mlm_loss"] + metrics.get("nsp_loss", 0.0)
-    return Evaluation(metrics, rows, vectors={"pooled": torch.from_numpy(together("pooled"))}, loss=loss)
+    return Evaluation(metrics, rows, vectors={"pooled": torch.from_numpy(of_rows("pooled"))}, loss=loss)

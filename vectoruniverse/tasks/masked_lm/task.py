@@ -23,8 +23,8 @@ from vectoruniverse.metrics.language import unigram_log_probabilities
 from vectoruniverse.models.encoder import attention_mask
 from vectoruniverse.models.pretraining import PARTS
 from vectoruniverse.models.wordpiece import CONTINUATION
-from vectoruniverse.processes import own
-from vectoruniverse.tasks.masked_lm.evaluate import MaskedBatch, Predictions, evaluate, score_rows
+from vectoruniverse.processes import apart, count, own
+from vectoruniverse.tasks.masked_lm.evaluate import MaskedBatch, Predictions, evaluate, gathered_scores, score_rows
 from vectoruniverse.training.task import StepLoss
 
 TRAINING, EVALUATING = 0, 1
@@ -170,6 +170,8 @@ class MaskedLmTask:
     def evaluate(self, split: str = "val") -> Evaluation:
         """Losses in nats, accuracies and perplexity on pairs and masks that never change.
 
+        On several processes each scores a stretch of the rows, and all have the scores of all.
+
         ``unigram_entropy`` is the cross-entropy of the same masked tokens under the training corpus's smoothed token
         frequencies: a model above it has learned nothing that counting does not know.
 
@@ -179,13 +181,14 @@ class MaskedLmTask:
         part, stream = self.part(split), (self._seed, EVALUATING, 0)
         rows = [part.row(i, stream) for i in range(len(part))]
         order = np.argsort([len(row.ids) for row in rows], kind="stable")  # rows of like length: little padding
-        scores = []
-        with self._evaluating():
-            for start in range(0, len(order), self._eval_batch):
-                chosen = order[start : start + self._eval_batch]
+        alone = apart() if len(order) < count() else contextlib.nullcontext()
+        with self._evaluating(), alone:
+            mine, scores = order[own(len(order))], []
+            for start in range(0, len(mine), self._eval_batch):
+                chosen = mine[start : start + self._eval_batch]
                 batch = self._masked([rows[i] for i in chosen], part.keys[chosen], stream)
                 scores.append(score_rows(batch, self.predict(batch.to(self.model.device)), self._counted))
-        return evaluate(scores, order)
+            return evaluate(gathered_scores(scores, len(order)), order)
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
