@@ -17,6 +17,7 @@ from torch import nn
 from vectoruniverse.errors import ConfigError
 from vectoruniverse.models.quantized import Quantization, quantize
 from vectoruniverse.models.source import ModelSource, told
+from vectoruniverse.models.stacks import stacks_of
 from vectoruniverse.models.weights import StoredTensor, read_object, read_weights
 
 SIZES = frozenset(
@@ -289,7 +290,6 @@ def _checked(name: str, model: nn.Module, report: Mapping[str, Any], may_lack: t
 def _in_layers(model: nn.Module, unexpected: Any) -> list[str]:
     """Tensors that lie in the model's stacks of layers, unlike the heads of other tasks."""
     base = f"{getattr(model, 'base_model_prefix', '')}."  # which the file of a bare model does without
-    paths = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList) and path]
-    stacks = [f".{path.removeprefix(base)}." for path in paths]
+    stacks = [f".{path.removeprefix(base)}." for path in stacks_of(model)]
     computed = ".inv_freq"  # older releases saved what rotary positions are computed from
     return sorted(k for k in unexpected if any(stack in f".{k}" for stack in stacks) and not k.endswith(computed))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vectoruniverse.errors import ConfigError
+from vectoruniverse.models.stacks import stacks_of
 
 Quantization = Literal["int8", "nf4"]
 """``int8``: each row over its largest number, as in LLM.int8() (arXiv:2208.07339). ``nf4``: QLoRA's 4-bit numbers."""
@@ -157,8 +158,8 @@ def quantized_numbers(part: nn.Module) -> int:
 
 def _in_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules that lie in one of the model's stacks of layers, by path."""
-    stacks = [f"{path}." for path, module in model.named_modules() if isinstance(module, nn.ModuleList) and path]
-    return ((path, module) for path, module in model.named_modules() if path.startswith(tuple(stacks)))
+    stacks = tuple(f"{path}." for path in stacks_of(model))
+    return ((path, module) for path, module in model.named_modules() if path.startswith(stacks))
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vectoruniverse import processes
 from vectoruniverse.models.compute import Compute
+from vectoruniverse.models.stacks import stacks_of
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -113,10 +114,9 @@ def _ask_for(unit: nn.Module) -> None:
 
 def _parts(transformer: nn.Module) -> list[nn.Module]:
     """A transformer, its embeddings and its blocks; none of a layer or a list of layers."""
-    inner = dict(transformer.named_modules())
-    stacks = [stack for path, stack in inner.items() if path and isinstance(stack, nn.ModuleList)]
-    blocks = {block for stack in stacks for block in stack}
-    found = [one for path, one in inner.items() if one in blocks or path.rpartition(".")[2] == "embeddings"]
+    blocks = {block for stack in stacks_of(transformer).values() for block in stack}
+    named = transformer.named_modules()
+    found = [one for path, one in named if one in blocks or path.rpartition(".")[2] == "embeddings"]
     return [transformer, *found] if found and not isinstance(transformer, nn.ModuleList) else []
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vectoruniverse.models.stacks import stacks_of
+
 
 class _ReachedError(Exception):
     """Ends a pass at the end of the trunk."""
@@ -29,7 +31,7 @@ class Trunk:
     def __init__(self, tower: Any) -> None:
         """Find it in a tower, with whatever is trained already in place."""
         named = dict(tower.named_modules())
-        stack = next(module for module in named.values() if isinstance(module, nn.ModuleList))
+        stack = next(iter(stacks_of(tower).values()))
         embeddings = next(module for name, module in named.items() if name.rpartition(".")[2] == "embeddings")
         first = [module for module in (embeddings, named.get("pre_layrnorm")) if module is not None]
         frozen = [not any(parameter.requires_grad for parameter in module.parameters()) for module in (*first, *stack)]
