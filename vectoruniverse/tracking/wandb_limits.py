@@ -44,8 +44,6 @@ def forget_ended_service() -> None:
     That is one which an earlier run of this process started, or a parent whose variables were inherited. wandb would
     try to reach it for every later run, and fail.
     """
-    import wandb
-
     path = os.environ.get("WANDB_SERVICE", "").partition("-unix-")[2]
     if not path:
         return
@@ -56,6 +54,8 @@ def forget_ended_service() -> None:
     except TimeoutError:
         return  # it is there, and busy
     except OSError:
+        import wandb
+
         with contextlib.suppress(Exception):  # it says that nobody is there
             wandb.teardown()
         os.environ.pop("WANDB_SERVICE", None)
