@@ -19,10 +19,12 @@ from safetensors.torch import load_file
 from tests.models.models import save_clip
 from tests.models.text_models import save_encoder
 from tests.processes import start
+from tests.tasks.test_masked_lm import DOCUMENTS, make_task
 from vectoruniverse import processes
 from vectoruniverse.losses.contrastive import alignment_anisotropy, info_nce, siglip
 from vectoruniverse.losses.label_kl import label_kl
 from vectoruniverse.losses.negatives import Relations
+from vectoruniverse.models.wordpiece import train_wordpiece
 from vectoruniverse.runs.listing import list_runs
 from vectoruniverse.training.shares import whole_step
 from vectoruniverse.training.task import StepLoss
@@ -423,6 +425,33 @@ with processes.joined():
         os.kill(os.getpid(), signal.SIGKILL)
     print(processes.summed(torch.ones(1)).item(), flush=True)
 """
+
+
+def scored():
+    """Rows that this process passes to score all, and what all of them make."""
+    task = make_task(train_wordpiece((s for d in DOCUMENTS for s in d), 300, lowercase=True, max_tokens=32))
+    passed, predict = [], task.predict
+
+    def counted(batch):
+        passed.append(len(batch.ids))
+        return predict(batch)
+
+    task.predict = counted
+    found = task.evaluate()
+    return sum(passed), found.metrics, {name: values.tolist() for name, values in found.per_query.items()}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_pre_training_is_scored_in_stretches_of_rows_none_twice_and_none_left_out(count):
+    rows, metrics, per_row = scored()
+    shares = on(count, scored)
+    assert sum(share[0] for share in shares) == rows
+    assert max(share[0] for share in shares) == -(-rows // count)
+    for _, theirs, values in shares:
+        assert theirs == pytest.approx(metrics, rel=1e-5)
+        assert values.keys() == per_row.keys()
+        for name, each in values.items():
+            assert each == pytest.approx(per_row[name], rel=1e-4, abs=1e-5, nan_ok=True), name
 
 
 @pytest.mark.slow  # seconds of waiting for ports, more on a busy machine
