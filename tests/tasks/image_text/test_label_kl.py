@@ -97,7 +97,7 @@ def test_it_is_added_to_the_loss_over_all_labels_or_those_of_the_batch(limit, co
         vectors = torch.cat(
             [encoder.encode_texts(encoder.pad(encoder.tokenize([f"a {name} shape"]), [0])) for name in names]
         )
-        images, texts = task._pictures.encode(rows, 0), task._text_views(rows, 0)
+        images, texts = task._pictures.encode(rows, 0), task._texts.encode(rows, 0)
         fused = torch.stack([prepared.fusion(images[view], texts[0]) for view in range(2)])
         has = torch.tensor([[name in held[row] for name in names] for row in rows])
         expected = label_kl(

@@ -44,7 +44,7 @@ def test_siglip_on_a_clip_learns_scale_and_bias_from_the_start_of_its_paper(conf
     assert scalars(task) == pytest.approx({"logit_scale": math.log(10.0), "logit_bias": -10.0})
     rows = np.arange(6)
     loss = task.loss(rows, 0)
-    images, texts = task._pictures.encode(rows, 0)[0].detach(), task._text_views(rows, 0)[0].detach()
+    images, texts = task._pictures.encode(rows, 0)[0].detach(), task._texts.encode(rows, 0)[0].detach()
     scale, bias = (torch.tensor(value, requires_grad=True) for value in (math.log(10.0), -10.0))
     same = (task.train.items.second[rows][:, None] == task.train.items.second[rows]) & ~np.eye(6, dtype=bool)
     slow = torch.zeros(())

@@ -6,14 +6,12 @@ Shapes: B batch, N rows of a split, S side of the stored picture, H side of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vectoruniverse.adapters.apply import draws_dropout
 from vectoruniverse.data.pair_items import PairItems
 from vectoruniverse.data.transfer import send
 from vectoruniverse.data.views import Augmentation, to_input
@@ -22,18 +20,16 @@ from vectoruniverse.evaluation.retrieval import Embeddings, evaluate_labels, eva
 from vectoruniverse.losses.contrastive import LossValue, ViewLoss, summed
 from vectoruniverse.losses.distillation import Distance, distillation
 from vectoruniverse.losses.negatives import Negatives
-from vectoruniverse.models.dual import TEXT_TOWER, DualEncoder
-from vectoruniverse.models.encoder import TextBatch, TokenizedTexts, each_once
+from vectoruniverse.models.dual import DualEncoder
+from vectoruniverse.models.encoder import TokenizedTexts
 from vectoruniverse.processes import common_seed, own
+from vectoruniverse.tasks.image_text.encoded_texts import EncodedTexts
 from vectoruniverse.tasks.image_text.frozen import Frozen
 from vectoruniverse.tasks.image_text.labels import LabelDivergence, LabelTexts
 from vectoruniverse.tasks.image_text.picture_views import PictureSource, PictureViews
 from vectoruniverse.tasks.image_text.text_views import TextViews
 from vectoruniverse.training.micro_batches import in_micro_batches
 from vectoruniverse.training.task import StepLoss
-
-MOST_KEPT = 2**19
-"""Training rows whose texts' vectors are kept where they stay the same: 1 GiB of vectors of 512 numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +151,6 @@ class ImageTextTask:
         self.encoder, self.train, self.val = encoder, train, val
         self._test = test
         self._loss, self._text_is_random = loss, text_is_random
-        self._text_dropout = draws_dropout(encoder.model.get_submodule(TEXT_TOWER), encoder.model.config.text_config)
-        self._constant_texts: Tensor | None = None
         self._parts = parts or TrainingParts()
         self._negatives = self._parts.negatives or Negatives(train.items)
         self._pictures = PictureViews(
@@ -169,6 +163,15 @@ class ImageTextTask:
             patches=patches,
             pool=pool,
             frozen=self._parts.frozen,
+        )
+        self._texts = EncodedTexts(
+            encoder,
+            train.tokens,
+            count=2 if text_is_random else 1,
+            drawn=self._parts.texts,
+            frozen=self._parts.frozen,
+            micro_batch=micro_batch,
+            eval_batch=eval_batch,
         )
         self._recall_at, self._eval_batch, self._micro_batch = tuple(recall_at), eval_batch, micro_batch
 
@@ -214,7 +217,7 @@ class ImageTextTask:
     def loss(self, rows: np.ndarray, epoch: int) -> StepLoss:
         """Loss of the training rows at these positions in the views of this epoch."""
         images = in_micro_batches(lambda some: self._pictures.encode(some, epoch), rows, self._micro_batch)
-        texts = self._encoded_texts(rows, epoch)
+        texts = self._texts.of_batch(rows, epoch)
         relations = self._negatives.among(rows)
         found = [self._loss({"I": images[0], "I+": images[-1], "T": texts[0], "T+": texts[-1]}, relations)]
         if self._parts.preserved is not None:
@@ -263,55 +266,6 @@ class ImageTextTask:
         mine, sides = rows[own(len(rows))], ((images, base.image), (texts, base.text))
         each = [distillation(views, send(of[mine], views[0].device), distance=held.distance) for views, of in sides]
         return torch.stack(each).mean() * (len(mine) / len(rows))
-
-    def _encoded_texts(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
-        """Unit vectors of each view, 1 or 2 times (B, E).
-
-        Of texts that stay as they are those of all rows are encoded when the second epoch begins, and looked up then.
-        """
-        if epoch == 0 or not self._texts_are_constant:
-            return in_micro_batches(lambda some: self._text_views(some, epoch), rows, self._micro_batch)
-        if self._constant_texts is None:
-            self._constant_texts = self._embed_texts(self.train.tokens)
-        return [send(self._constant_texts[rows[own(len(rows))]], self.encoder.device)]
-
-    @property
-    def _texts_are_constant(self) -> bool:
-        """Whether a row's text has the same vector throughout training, and those of all rows are little to keep."""
-        drawn = self.texts is not None or self._text_dropout
-        return not drawn and len(self.train) <= MOST_KEPT and not self.encoder.trains_texts()
-
-    def _text_views(self, rows: np.ndarray, epoch: int) -> list[Tensor]:
-        """Unit vectors of each view, 1 or 2 times (B, E); without dropout equal texts are encoded once."""
-        encoder, views = self.encoder, range(2 if self._text_is_random else 1)
-        if self.texts is None:
-
-            def encode(some: np.ndarray) -> list[Tensor]:
-                batch = encoder.pad(self.train.tokens, some)
-                with self._behind_frozen(some, batch):
-                    return [encoder.encode_texts(batch) for _ in views]
-
-            return each_once(encode, self.train.tokens, rows, differ=self._text_dropout, apart=encoder.passes_apart)
-        tokens = encoder.tokenize([text for view in views for text in self.texts.draw(rows, epoch, view)])
-
-        def encode_drawn(some: np.ndarray) -> list[Tensor]:
-            return [encoder.encode_texts(encoder.pad(tokens, some))]
-
-        (vectors,) = each_once(
-            encode_drawn, tokens, np.arange(len(tokens)), differ=self._text_dropout, apart=encoder.passes_apart
-        )
-        return list(vectors.chunk(len(views)))
-
-    def _behind_frozen(self, rows: np.ndarray, batch: TextBatch) -> AbstractContextManager[object]:
-        """Within this, passes of the batch begin with what is kept of its texts, where it is."""
-        frozen, encoder, tokens = self._parts.frozen, self.encoder, self.train.tokens
-        if frozen is None or frozen.texts is None:
-            return nullcontext()
-        return frozen.texts.standing_in(
-            [frozen.text_digests[row] for row in rows],
-            lambda missing: encoder.encode_texts(encoder.pad(tokens, rows[missing], frozen.longest)),
-            batch.ids.shape[1],
-        )
 
     def after_step(self) -> None:
         """Clamp a trained logit scale."""
