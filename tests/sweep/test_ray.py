@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+import tarfile
 import threading
 import time
 
@@ -112,6 +114,18 @@ def test_a_worker_that_dies_whenever_it_is_started_costs_its_own_cell_only(engin
     whole = ranks(file, 1, 2, runs=runs).record
     assert [cell.state for cell in whole.cells] == ["finished", "finished"]
     assert len(list_runs(runs)) == 2, "this process goes on where the worker ended"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="tarfile has had its filters from the start")
+def test_a_run_that_is_sent_back_is_unpacked_by_a_python_without_filters_too(tmp_path, monkeypatch):
+    sent = tmp_path / "worker" / "a-run"
+    (sent / "checkpoints").mkdir(parents=True)
+    (sent / "checkpoints" / "best").write_text("step-1", encoding="utf-8")
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    (tmp_path / "runs").mkdir()
+    on_ray._unpack(on_ray._pack(sent), tmp_path / "runs", "a-run")
+    assert [one.name for one in (tmp_path / "runs").iterdir()] == ["a-run"]
+    assert (tmp_path / "runs" / "a-run" / "checkpoints" / "best").read_text(encoding="utf-8") == "step-1"
 
 
 def test_workers_that_do_not_see_the_runs_folder_send_their_runs_back(engine, config, tmp_path, monkeypatch):
