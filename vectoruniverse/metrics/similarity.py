@@ -15,7 +15,7 @@ from vectoruniverse.errors import DivergedError
 STRIPE = 1 << 25
 """Similarities held at once (128 MiB in fp32).
 
-With a quarter of it a stripe of 100,000 columns has 83 rows, and its product takes 1.4 times as long.
+With a quarter of it a stripe of 100,000 columns has 83 rows, and ranking takes half as long again (guide/speed.md).
 """
 
 TIE = 1e-6
